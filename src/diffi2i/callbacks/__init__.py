@@ -1,0 +1,1 @@
+"""Lightning callbacks: scores and pictures of the validation, progress, and a guard."""

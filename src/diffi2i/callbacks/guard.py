@@ -1,0 +1,22 @@
+"""Stops a run whose loss is no number any more."""
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from diffi2i.errors import UserError
+
+
+class StopOnNonFinite(L.Callback):
+    """Raises `UserError` at the first step whose loss is NaN or infinite, before it can reach a checkpoint."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not torch.isfinite(outputs["loss"]):
+            names = ", ".join(sorted(set(batch["name"])))
+            raise UserError(
+                f"the loss is {float(outputs['loss'])} at step {trainer.global_step} (images: {names}): check these, "
+                "or lower train.lr; the last checkpoint is intact"
+            )

@@ -1,0 +1,65 @@
+"""Pictures to look at: input | output | ground truth | error, one row per image."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from diffi2i.data.resize import to_uint8
+
+COLUMNS = ("input", "output", "ground truth", "error x4")
+SAVED = 64
+ROWS = 8
+ROW_HEIGHT = 320
+HEADER = 24
+
+
+def as_picture(image: Tensor) -> Image.Image:
+    """(3, H, W) float in [0, 1] -> an 8-bit RGB picture."""
+    return Image.fromarray(np.ascontiguousarray(to_uint8(image.float()).permute(1, 2, 0).cpu().numpy()))
+
+
+class Pictures:
+    """Saves the first images as PNG files, `<name>_input.png` and so on, and gathers the rows of a panel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.saved = 0
+        self.rows: list[tuple[str, list[Image.Image]]] = []
+
+    def add(self, name: str, shown_input: Tensor, output: Tensor, target: Tensor) -> None:
+        """Each (3, H, W) float in [0, 1]; the input as it is shown, at the target's size."""
+        if self.saved < SAVED:
+            for role, image in (("input", shown_input), ("output", output), ("target", target)):
+                file = self.folder / f"{name}_{role}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                as_picture(image).save(file)
+            self.saved += 1
+        if len(self.rows) < ROWS:
+            error = (4 * (output.float().clamp(0, 1) - target).abs()).clamp(0, 1)
+            images = [as_picture(image) for image in (shown_input, output, target, error)]
+            self.rows.append((name, [thumbnail(image) for image in images]))
+
+    def panel(self) -> Image.Image:
+        """All rows under one header. Needs at least one row."""
+        widths = [max(images[i].width for _, images in self.rows) for i in range(len(COLUMNS))]
+        heights = [HEADER + images[0].height for _, images in self.rows]
+        sheet = Image.new("RGB", (sum(widths) + 4 * (len(widths) - 1), sum(heights)), "white")
+        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+        top = 0
+        for (name, images), height in zip(self.rows, heights, strict=True):
+            left = 0
+            for title, image, width in zip(COLUMNS, images, widths, strict=True):
+                draw.text((left + 4, top + 4), f"{name}: {title}", fill="black", font=font)
+                sheet.paste(image, (left, top + HEADER))
+                left += width + 4
+            top += height
+        return sheet
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """At most `ROW_HEIGHT` high; never enlarged beyond twice, so that pixels stay pixels."""
+    factor = min(2.0, ROW_HEIGHT / image.height)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.BICUBIC if factor < 1 else Image.Resampling.NEAREST)

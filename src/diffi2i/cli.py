@@ -1,0 +1,106 @@
+"""`diffi2i <command> [hydra overrides]`. Heavy imports wait until a command needs them."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from diffi2i import __version__
+from diffi2i.errors import UserError
+
+USAGE = f"""DiffI2I {__version__}: efficient diffusion for image-to-image translation
+
+usage: diffi2i <command> [key=value ...]
+
+  train     train one stage:      diffi2i train task=sisr stage=pretrain run_dir=runs/s1
+                                  diffi2i train task=sisr stage=joint stage.init=runs/s1 run_dir=runs/s2
+            sweep:                diffi2i train -m seed=0,1,2 stage=pretrain
+  eval      score a run:          diffi2i eval run=runs/s2 dataset=folder root=<folder>
+  predict   restore images:       diffi2i predict run=runs/s2 input=<image or folder> output=<folder>
+  bench     size and speed:       diffi2i bench task=inpainting model=base
+  table     runs side by side:    diffi2i table runs/s1 runs/s2
+
+Keys are Hydra overrides: `diffi2i train --cfg job` prints all of them, conf/ documents them.
+Interrupted training goes on when the same command is given again.
+"""
+
+COMMANDS = ("train", "eval", "predict", "bench", "table")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 done, 1 failed, 2 refused (one line on stderr says why), 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    if arguments[0] == "--version":
+        print(__version__)
+        return
+    try:
+        run(arguments[0], arguments[1:])
+    except UserError as error:
+        print(f"diffi2i: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("diffi2i: interrupted; give the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(command: str, arguments: list[str]) -> None:
+    """Checks the configuration, then starts the command."""
+    if command not in COMMANDS:
+        raise UserError(f"unknown command '{command}': choose one of {', '.join(COMMANDS)}")
+    if command == "table":
+        from diffi2i.tables.runs import print_table
+
+        print_table(arguments)
+        return
+
+    from diffi2i import config
+
+    if any(argument.startswith("-") for argument in arguments):
+        hydra_main(command, arguments)
+    elif command == "train":
+        settings = config.load(config.Config, command, arguments)
+        from diffi2i.train import train
+
+        train(settings)
+    elif command == "eval":
+        evaluation = config.load(config.EvalConfig, command, arguments)
+        from diffi2i.evaluate import evaluate
+
+        evaluate(evaluation)
+    elif command == "predict":
+        prediction = config.load(config.PredictConfig, command, arguments)
+        from diffi2i.predict import predict
+
+        predict(prediction)
+    else:
+        measurement = config.load(config.BenchConfig, command, arguments)
+        from diffi2i.bench import bench
+
+        bench(measurement)
+
+
+def hydra_main(command: str, arguments: list[str]) -> None:
+    """Hydra's own flags (`-m`, `--cfg`, `--info`, ...). A sweep starts one process per run.
+
+    In-process sweeps cannot start DDP, and would share a process's random state and memory.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from diffi2i import config
+
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    if "-m" in arguments or "--multirun" in arguments:
+        if command != "train":
+            raise UserError(f"diffi2i {command} does not sweep: leave out -m")
+        for combination in config.sweep(overrides):
+            config.load(config.Config, command, combination)
+
+    def job(_: object) -> None:
+        task_overrides = HydraConfig.get().overrides.task
+        subprocess.run([sys.executable, "-m", "diffi2i", command, *task_overrides], check=True)
+
+    sys.argv = [f"diffi2i {command}", *arguments]
+    hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()

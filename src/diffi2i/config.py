@@ -1,0 +1,495 @@
+"""The typed schema of every command's configuration, and the checks that cross fields.
+
+Hydra composes `conf/`; `load` turns the composition into these dataclasses or raises `UserError` with one line
+that says what to write instead. Nothing heavy is imported here.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffi2i.errors import UserError
+
+
+def conf_dir() -> Path:
+    """The folder of Hydra configurations: `conf/` of the checkout, or its copy inside the installed package."""
+    package = Path(__file__).parent
+    checkout = package.parent.parent / "conf"
+    return checkout if (checkout / "train.yaml").is_file() else package / "conf"
+
+
+@dataclass
+class StageBudget:
+    """Optimiser steps and peak learning rate of one stage."""
+
+    steps: int = MISSING
+    lr: float = MISSING
+
+
+@dataclass
+class ScaleConfig:
+    """What one scale of a task sets; see `TrainConfig` for the meanings."""
+
+    batch: int = MISSING
+    patch: int = MISSING
+    ema_decay: float = MISSING
+    epoch_steps: int = MISSING
+    pretrain: StageBudget = field(default_factory=StageBudget)
+    joint: StageBudget = field(default_factory=StageBudget)
+
+
+@dataclass
+class ProtocolConfig:
+    """How outputs are scored: `border` pixels are left out on each side, LPIPS is optional."""
+
+    border: int = 0
+    lpips: bool = True
+
+
+@dataclass
+class TaskConfig:
+    """What to learn: the shapes, the degradation, the optimiser, the score, the budget of each scale.
+
+    `in_channels` counts the mask, `scale` is target size over input size.
+    """
+
+    name: str = MISSING
+    in_channels: int = MISSING
+    scale: int = MISSING
+    degrade: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    main_metric: str = MISSING
+    scales: dict[str, ScaleConfig] = MISSING
+
+
+@dataclass
+class DatasetConfig:
+    """Where the images come from. `source` is a partial that maps a split to its items."""
+
+    name: str = MISSING
+    source: dict[str, Any] = MISSING
+    cache_mb: int = 2048
+    workers: int = 0
+    max_val_images: int | None = None
+
+
+@dataclass
+class CpenConfig:
+    """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks."""
+
+    channels: int = 64
+    blocks: int = MISSING
+
+
+@dataclass
+class ModelConfig:
+    """Sizes of the networks; see `models.di2iformer.DI2Iformer`."""
+
+    name: str = MISSING
+    width: int = MISSING
+    blocks: list[int] = MISSING
+    refinement: int = MISSING
+    expansion: float = 1.0
+    projection: str = "depthwise"
+    cpen: CpenConfig = field(default_factory=CpenConfig)
+    denoiser_layers: int = 4
+
+
+@dataclass
+class DiffusionConfig:
+    """See `models.diffusion.PriorDiffusion`. `timesteps` re-spaces the reverse process."""
+
+    steps: int = 4
+    beta_1: float = 0.1
+    beta_T: float = 0.99
+    prediction: str = "x0"
+    variance_noise: bool = False
+    timesteps: list[int] | None = None
+
+
+@dataclass
+class StageConfig:
+    """`pretrain` (stage 1) or `joint` (stage 2).
+
+    `init` is the stage-1 run that stage 2 starts from. `prior` says where stage 2 takes Z from and how it learns
+    it: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none` (no diffusion: CPEN_S2
+    gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; Table 7, V2). `prior_only` is
+    the fraction of steps that train the prior alone before the DI2Iformer joins.
+    """
+
+    name: str = MISSING
+    init: str | None = None
+    prior: str = "joint"
+    prior_loss: str = "l1"
+    prior_only: float = 0.0
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+
+
+@dataclass
+class TrainConfig:
+    """The budget. All counts are optimiser steps at the global batch `batch`.
+
+    `patch` is the side of the target's crops in pixels. The rate rises linearly over the first `warmup` (a
+    fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An epoch is
+    `epoch_steps` steps: after each a checkpoint is written and every `val_epochs` epochs the validation runs. The
+    averaged weights are updated every `ema_every` steps with `ema_decay`.
+    """
+
+    steps: int = MISSING
+    batch: int = MISSING
+    patch: int = MISSING
+    lr: float = MISSING
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    lr_end: float = 0.01
+    ema_decay: float = MISSING
+    ema_every: int = 1
+    clip: float | None = 1.0
+    epoch_steps: int = MISSING
+    val_epochs: int = 1
+
+
+@dataclass
+class TrainerConfig:
+    """Hardware. `precision` is fp32, bf16 or auto (bf16 where the processor multiplies bf16 natively).
+
+    `device_batch` is the batch of one device and pass; None takes the whole share of the global batch.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    device_batch: int | None = None
+    threads: int | None = None
+    progress: bool = True
+
+
+@dataclass
+class Config:
+    """`diffi2i train`, and what a run directory keeps as `config.yaml`."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stage: StageConfig = field(default_factory=StageConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: dict[str, Any] | None = None
+    scale: str = "demo"
+    seed: int = 0
+    root: str | None = None
+    run_dir: str | None = None
+
+
+@dataclass
+class EvalConfig:
+    """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset."""
+
+    run: str = MISSING
+    dataset: DatasetConfig | None = None
+    timesteps: list[int] | None = None
+    seed: int | None = None
+    root: str | None = None
+    output: str | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class PredictConfig:
+    """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole."""
+
+    run: str = MISSING
+    input: str = MISSING
+    output: str = MISSING
+    mask: str | None = None
+    seed: int = 0
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class BenchConfig:
+    """`diffi2i bench`: parameters, multiply-accumulates and latency of a model on a `size` x `size` output."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stage: StageConfig = field(default_factory=StageConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    train: dict[str, Any] = field(default_factory=dict)
+    scale: str = "demo"
+    size: int = 256
+    repeats: int = 5
+
+
+T = TypeVar("T")
+
+CHOICES = {
+    "stage.name": ("pretrain", "joint"),
+    "stage.prior": ("joint", "none", "traditional"),
+    "stage.prior_loss": ("l1", "l2", "kl"),
+    "stage.diffusion.prediction": ("eps", "x0"),
+    "model.projection": ("depthwise", "pointwise"),
+    "train.schedule": ("constant", "cosine", "poly"),
+    "trainer.precision": ("auto", "fp32", "bf16"),
+}
+
+POSITIVE = (
+    "train.steps",
+    "train.batch",
+    "train.patch",
+    "train.lr",
+    "train.epoch_steps",
+    "train.val_epochs",
+    "train.ema_every",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.device_batch",
+    "trainer.threads",
+    "stage.diffusion.steps",
+    "model.width",
+    "model.expansion",
+    "model.cpen.channels",
+    "dataset.max_val_images",
+)
+
+
+def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
+    """Composes `conf/<name>.yaml` with Hydra `overrides` into a checked `schema`.
+
+    Raises:
+        UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
+    """
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose(name, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, name)) from error
+    return typed(schema, composed)
+
+
+def typed(schema: type[T], composed: DictConfig) -> T:
+    """Turns a composed configuration into a checked `schema`; see `load`."""
+    scale, scales = composed.get("scale"), OmegaConf.select(composed, "task.scales")
+    if scales is not None and scale not in scales:
+        raise UserError(f"scale={scale}: choose one of {', '.join(scales)}")
+    try:
+        config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, "")) from error
+    check(config)
+    return config
+
+
+def explain(error: Exception, name: str) -> str:
+    """One line for an error of Hydra or OmegaConf: the key, what is wrong, what to write."""
+    lines = (str(error).strip() or str(error.__cause__) or type(error).__name__).splitlines()
+    first = lines[0].rstrip(".")
+    cause = str(error.__cause__ or "").splitlines()
+    key = getattr(error, "full_key", None) or ""
+    if match := re.search(r"Could not override '([^']+)'", first):
+        return unknown_key(match.group(1), name)
+    if match := re.search(r"Key '([^']+)' (?:is )?not in", first):
+        return unknown_key(key or match.group(1), name or "train")
+    if match := re.search(r"Could not find '([^']+)'", first):
+        group, _, choice = match.group(1).rpartition("/")
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        if options:
+            return f"{group}={choice} is unknown: write {group}= one of {', '.join(options)}"
+    if "Missing mandatory value" in first or "MISSING" in first:
+        return f"{key or first.split(':')[-1].strip()} is missing: write {key or '<key>'}=<value>"
+    if key:
+        return f"{key}: {first[0].lower()}{first[1:]}"
+    return f"{first} ({cause[0]})" if cause and cause[0] not in first else first
+
+
+def unknown_key(key: str, name: str) -> str:
+    """The line for a key that no schema has, with the nearest one that exists."""
+    known = known_keys(SCHEMAS.get(name, Config))
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = near or [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    return f"unknown key '{key}'" + (f": did you mean '{near[0]}'?" if near else "")
+
+
+def known_keys(schema: type) -> list[str]:
+    """All dotted keys of a schema."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        keys = []
+        for name in node:
+            child = OmegaConf.to_container(node)[name] if OmegaConf.is_missing(node, name) else node[name]  # type: ignore[index]
+            keys.append(prefix + name)
+            if isinstance(child, DictConfig):
+                keys += walk(child, f"{prefix}{name}.")
+        return keys
+
+    return walk(OmegaConf.structured(schema), "")
+
+
+SCHEMAS: dict[str, type] = {
+    "train": Config,
+    "eval": EvalConfig,
+    "predict": PredictConfig,
+    "bench": BenchConfig,
+}
+
+
+def select(config: Any, key: str) -> Any:
+    """The value at a dotted key of nested dataclasses, None where a part is absent."""
+    for part in key.split("."):
+        config = getattr(config, part, None)
+    return config
+
+
+def check(config: Any) -> None:
+    """Refuses values and combinations that cannot be.
+
+    Raises:
+        UserError: one line that says what to write.
+    """
+    for key, choices in CHOICES.items():
+        value = select(config, key)
+        if value is not None and value not in choices:
+            raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+    for key in POSITIVE:
+        value = select(config, key)
+        if value is not None and value <= 0:
+            raise UserError(f"{key}={value} must be above 0")
+    if getattr(config, "model", None) is not None:
+        check_model(config.model)
+    if getattr(config, "stage", None) is not None:
+        check_diffusion(config.stage.diffusion)
+    if isinstance(config, Config):
+        check_train(config)
+
+
+def check_model(model: ModelConfig) -> None:
+    if len(model.blocks) != 4 or min(model.blocks) < 0:
+        raise UserError(f"model.blocks={model.blocks} must give four counts, one per level: [2,1,1,1]")
+    if model.width % 2:
+        raise UserError(f"model.width={model.width} must be even: each level's down-sampling halves it first")
+    if model.projection == "depthwise" and model.expansion != 1:
+        raise UserError(
+            f"model.expansion={model.expansion} needs model.projection=pointwise: "
+            "a depth-wise output projection keeps its width"
+        )
+    for key in ("refinement", "denoiser_layers"):
+        if getattr(model, key) < 0:
+            raise UserError(f"model.{key}={getattr(model, key)} must not be negative")
+
+
+def check_diffusion(diffusion: DiffusionConfig) -> None:
+    if not 0 < diffusion.beta_1 <= diffusion.beta_T < 1:
+        raise UserError(
+            f"stage.diffusion needs 0 < beta_1 <= beta_T < 1, got {diffusion.beta_1} and {diffusion.beta_T}"
+        )
+    if diffusion.timesteps is not None:
+        steps = diffusion.timesteps
+        if not steps or steps != sorted(set(steps)) or steps[0] < 1 or steps[-1] != diffusion.steps:
+            raise UserError(f"timesteps={steps} must increase within 1..{diffusion.steps} and end at {diffusion.steps}")
+
+
+def check_train(config: Config) -> None:
+    train, trainer, task = config.train, config.trainer, config.task
+    world = trainer.devices * trainer.num_nodes
+    share = trainer.device_batch or -(-train.batch // world)
+    if train.batch % (world * share):
+        raise UserError(
+            f"train.batch={train.batch} is not a multiple of devices x nodes x device_batch = {world * share}: "
+            f"write train.batch={-(-train.batch // (world * share)) * world * share}"
+        )
+    if task.protocol.border < 0:
+        raise UserError(f"task.protocol.border={task.protocol.border} must be 0 or more pixels")
+    if train.patch % task.scale:
+        raise UserError(
+            f"train.patch={train.patch} must be a multiple of the task's scale: "
+            f"write train.patch={-(-train.patch // task.scale) * task.scale}"
+        )
+    if not 0 <= train.warmup < 1 or not 0 <= train.lr_end <= 1 or not 0 <= train.ema_decay < 1:
+        raise UserError("train.warmup and train.ema_decay lie in [0, 1), train.lr_end in [0, 1]")
+    if not 0 <= config.stage.prior_only < 1:
+        raise UserError(f"stage.prior_only={config.stage.prior_only} is a fraction of the steps in [0, 1)")
+    check_source(config.dataset)
+    if config.run_dir is not None and Path(config.run_dir).is_file():
+        raise UserError(f"run_dir={config.run_dir} is a file: name a folder")
+    check_init(config)
+
+
+def check_source(dataset: DatasetConfig) -> None:
+    """The folders a dataset names exist."""
+    for key in ("root", "val_root"):
+        if key not in dataset.source:
+            continue
+        path = dataset.source[key]
+        if path is None and key == "root":
+            raise UserError(f"dataset={dataset.name} needs its folder: write root=<folder>")
+        if path is not None and not Path(path).is_dir():
+            raise UserError(f"{'' if key == 'root' else 'dataset.source.'}{key}={path} is not a folder")
+
+
+def check_init(config: Config) -> None:
+    """Stage 2 needs the weights of a finished stage 1 of the same task and model."""
+    init = config.stage.init
+    if config.stage.name == "pretrain":
+        if init is not None:
+            raise UserError("stage=pretrain starts from nothing: leave out stage.init, or write stage=joint")
+        return
+    if init is None:
+        raise UserError("stage=joint needs stage-1 weights: write stage.init=<run directory of stage=pretrain>")
+    saved_file = Path(init) / "config.yaml"
+    if not saved_file.is_file():
+        raise UserError(f"stage.init={init} is no run directory: it has no config.yaml")
+    if not (Path(init) / "result.json").is_file():
+        raise UserError(f"stage.init={init} is unfinished: run its `diffi2i train ... run_dir={init}` again first")
+    saved = read_run_config(Path(init))
+    if saved.stage.name != "pretrain":
+        raise UserError(f"stage.init={init} is a stage={saved.stage.name} run: name one of stage=pretrain")
+    if saved.task.name != config.task.name:
+        raise UserError(f"stage.init={init} was trained for task={saved.task.name}: write task={saved.task.name}")
+    ours, theirs = asdict(config.model), asdict(saved.model)
+    for key in ours:
+        # The denoiser belongs to stage 2 alone.
+        if key not in ("name", "denoiser_layers") and ours[key] != theirs[key]:
+            raise UserError(
+                f"stage.init={init} has model.{key}={theirs[key]}, this run {ours[key]}: write model={saved.model.name}"
+            )
+
+
+def read_run_config(run_dir: Path) -> Config:
+    """The configuration a run directory was trained with.
+
+    Raises:
+        UserError: no such file, or not one of this version's.
+    """
+    file = run_dir / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{run_dir} is no run directory: it has no config.yaml")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file))
+        config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{file} does not fit this version: {explain(error, 'train')}") from error
+    return config
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The combinations that Hydra's basic sweeper will run for these overrides, to check them before any starts."""
+    combinations: list[list[str]] = [[]]
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override() and not os.environ.get("DIFFI2I_NO_SWEEP_CHECK"):
+            values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        else:
+            values = [override.input_line or ""]
+        combinations = [[*head, value] for head in combinations for value in values]
+    return combinations

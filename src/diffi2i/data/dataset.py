@@ -1,0 +1,224 @@
+"""Datasets of sample dicts, and the samplers that fix which process sees which sample when.
+
+A sample: `input` (3, h, w) and `target` (3, H, W), float32 RGB in [0, 1]; `name` str; for inpainting `mask`
+(1, H, W) float32, 1 = hole.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset, Sampler
+
+from diffi2i.data.degrade import Degradation, Inpaint
+from diffi2i.data.images import read_rgb, to_tensor
+from diffi2i.data.sources import Item
+from diffi2i.errors import UserError
+
+Sample = dict[str, Any]
+Pixels = npt.NDArray[np.uint8]
+
+
+class ImageCache:
+    """Decoded images, kept in memory as uint8 up to a budget; beyond it, files are decoded each time.
+
+    Nothing is ever evicted: draws are uniform, so no image is worth more than another. Every loader
+    worker holds its own copy.
+    """
+
+    def __init__(self, budget_mb: float) -> None:
+        """`budget_mb`: megabytes (2^20 bytes) of pixels to keep."""
+        self.free = int(budget_mb * 2**20)
+        self.images: dict[Path, Pixels] = {}
+
+    def read(self, path: Path) -> Pixels:
+        """(H, W, 3) uint8, read-only. Raises UserError as `read_rgb` does."""
+        if path in self.images:
+            return self.images[path]
+        image = read_rgb(path)
+        image.setflags(write=False)
+        if image.nbytes <= self.free:
+            self.images[path] = image
+            self.free -= image.nbytes
+        return image
+
+
+class TrainImages(Dataset[Sample]):
+    """Random square crops. Draw number n is a pure function of (seed, n), in whatever process it is made.
+
+    A draw picks an image uniformly, then a crop of `patch` target pixels, then one of the eight flips and
+    turns; then it degrades the crop, or takes the same crop of the recorded input. An image smaller than
+    the patch is first mirrored (edge pixel repeated) at its right and bottom up to the patch.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        degrade: Degradation,
+        patch: int,
+        draws: int,
+        seed: int,
+        cache: ImageCache,
+    ) -> None:
+        """`patch`: side of the target crop in pixels; `draws`: the dataset's length; `seed` >= 0.
+
+        Raises:
+            UserError: the patch is not a multiple of the scale, or the task cannot use pairs.
+        """
+        if patch < 1 or patch % degrade.scale:
+            raise UserError(f"patch={patch} is not a multiple of the scale {degrade.scale}; choose one that is")
+        require_usable(items, degrade)
+        self.items, self.degrade, self.patch = items, degrade, patch
+        self.draws, self.seed, self.cache = draws, seed, cache
+
+    def __len__(self) -> int:
+        return self.draws
+
+    def __getitem__(self, draw: int) -> Sample:
+        """Sample of draw number `draw` >= 0, which may exceed the length: epochs count on.
+
+        Raises:
+            UserError: a file cannot be read, or a pair's sizes do not fit.
+        """
+        rng = np.random.default_rng([self.seed, draw])
+        item = self.items[int(rng.integers(len(self.items)))]
+        target, recorded = _read(item, self.degrade.scale, self.cache)
+
+        # Pairs are cropped on the input's grid, so that the crop starts at a pixel border in both.
+        step = 1 if recorded is None else self.degrade.scale
+        side = self.patch // step
+        top, left = (int(rng.integers(max(1, n // step - side + 1))) for n in target.shape[:2])
+        flip, turns = bool(rng.integers(2)), int(rng.integers(4))
+
+        crop = to_tensor(_cut(target, top * step, left * step, self.patch, flip, turns))
+        if recorded is None:
+            return {**self.degrade(crop, rng), "target": crop, "name": item.name}
+        return {
+            "input": to_tensor(_cut(recorded, top, left, side, flip, turns)),
+            "target": crop,
+            "name": item.name,
+        }
+
+
+class EvalImages(Dataset[Sample]):
+    """Whole images, the target cropped (from its top left) to multiples of the scale.
+
+    An image's random degradation depends on (seed, name) alone, not on its place in the list.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], degrade: Degradation, seed: int, cache: ImageCache, partner: bool = False
+    ) -> None:
+        """`partner`: each sample also holds, as `other`, the sample of the next image (if there is one).
+
+        Raises:
+            UserError: the task cannot use pairs.
+        """
+        require_usable(items, degrade)
+        self.items, self.degrade, self.seed = items, degrade, seed
+        self.cache, self.partner = cache, partner
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample of image `index`, in the order of the items.
+
+        Raises:
+            UserError: a file cannot be read, is smaller than the scale, or a pair's sizes do not fit.
+        """
+        sample = self._sample(index)
+        if self.partner and len(self.items) > 1:
+            sample["other"] = self._sample((index + 1) % len(self.items))
+        return sample
+
+    def _sample(self, index: int) -> Sample:
+        item, scale = self.items[index], self.degrade.scale
+        target, recorded = _read(item, scale, self.cache)
+        height, width = (n - n % scale for n in target.shape[:2])
+        if not height or not width:
+            raise UserError(f"{item.target}: smaller than {scale} pixels, the scale; remove it")
+        clean = to_tensor(target[:height, :width])
+        if recorded is not None:
+            return {"input": to_tensor(recorded), "target": clean, "name": item.name}
+        rng = np.random.default_rng([self.seed, zlib.crc32(item.name.encode())])
+        return {**self.degrade(clean, rng), "target": clean, "name": item.name}
+
+
+class DrawSampler(Sampler[int]):
+    """Numbers of the draws of one epoch for one process: epoch * draws_per_epoch + i, i % world_size == rank.
+
+    The draws depend on the epoch alone, not on the number of loader workers, and at each step the
+    processes together make the same global batch however many they are. Training resumed at an epoch's
+    start therefore continues exactly. The Trainer calls `set_epoch`; it must be built with
+    `use_distributed_sampler=False`, or Lightning would divide the draws among the processes once more.
+    """
+
+    def __init__(self, draws_per_epoch: int, rank: int = 0, world_size: int = 1) -> None:
+        """`draws_per_epoch` counts the draws of all processes together."""
+        self.draws_per_epoch, self.rank, self.world_size = draws_per_epoch, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) of the next iteration."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.epoch * self.draws_per_epoch
+        return iter(range(start + self.rank, start + self.draws_per_epoch, self.world_size))
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.draws_per_epoch, self.world_size))
+
+
+class ShardSampler(Sampler[int]):
+    """Every `world_size`-th index from `rank`, unpadded, so that no image counts twice in a metric."""
+
+    def __init__(self, n: int, rank: int = 0, world_size: int = 1) -> None:
+        """`n`: the dataset's length."""
+        self.indices = range(n)[rank::world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def require_usable(items: Sequence[Item], degrade: Degradation) -> None:
+    """Raise UserError when the data are pairs but the task makes its own input (inpainting)."""
+    if isinstance(degrade, Inpaint) and any(item.input for item in items):
+        raise UserError("inpainting cuts its own holes and cannot use pairs; write dataset=folder root=<folder>")
+
+
+def require_pair_sizes(item: Item, input_size: Sequence[int], target_size: Sequence[int], scale: int) -> None:
+    """Raise UserError unless the input's (height, width) is the target's divided by `scale`, rounded down."""
+    expected = [n // scale for n in target_size]
+    if list(input_size) != expected or 0 in expected:
+        (h, w), (H, W) = input_size, target_size
+        raise UserError(
+            f"{item.input} ({w}x{h}) does not fit {item.target} ({W}x{H}): at scale {scale} the input "
+            f"must be {expected[1]}x{expected[0]} and not empty; replace one of them or set the task's scale"
+        )
+
+
+def _read(item: Item, scale: int, cache: ImageCache) -> tuple[Pixels, Pixels | None]:
+    """The item's target and, if recorded, its input; a paired target is cropped to the input's extent."""
+    target = cache.read(item.target)
+    if item.input is None:
+        return target, None
+    recorded = cache.read(item.input)
+    require_pair_sizes(item, recorded.shape[:2], target.shape[:2], scale)
+    height, width = recorded.shape[:2]
+    return target[: height * scale, : width * scale], recorded
+
+
+def _cut(image: Pixels, top: int, left: int, side: int, flip: bool, turns: int) -> Pixels:
+    """The (side, side, 3) crop at (top, left), mirrored up to size where the image ends, flipped, turned."""
+    crop = image[top : top + side, left : left + side]
+    missing = [(0, side - n) for n in crop.shape[:2]]
+    crop = np.pad(crop, [*missing, (0, 0)], mode="symmetric")
+    return np.rot90(crop[:, ::-1] if flip else crop, turns)

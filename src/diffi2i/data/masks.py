@@ -1,0 +1,142 @@
+"""Free-form inpainting masks after LaMa: irregular strokes or boxes, drawn at random.
+
+The figures are those of LaMa's published configurations for 256x256 images (github.com/advimman/lama:
+`configs/data_gen/random_{thin,thick}_256.yaml` for the test sets, and
+`configs/training/data/abl-04-256-mh-dist.yaml` for training).
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+REFERENCE_SIDE = 256
+MAX_SEGMENTS = 5
+ATTEMPTS = 20
+
+
+# Not a dataclass: inside a list of a Hydra config, OmegaConf would turn a dataclass's instance into a dict.
+class FreeFormMask:
+    """A distribution of masks: call it with a size and a generator to draw one.
+
+    Lengths are pixels of an image whose shorter side is 256; they are scaled by min(H, W) / 256, so a
+    64-pixel crop has holes of the same area fraction as a 256-pixel one. Ranges include both ends.
+
+    A mask is redrawn while its hole is empty, larger than `max_area`, or the whole image. If `ATTEMPTS`
+    drawings fail, which happens on images of a few pixels, the hole is one random pixel. So a hole is
+    never empty, and never everything in an image of more than one pixel.
+    """
+
+    def __init__(
+        self,
+        strokes: tuple[int, int],
+        stroke_width: tuple[int, int],
+        stroke_length: tuple[int, int],
+        box_weight: float = 0.0,
+        boxes: tuple[int, int] = (1, 3),
+        box_side: tuple[int, int] = (30, 150),
+        box_margin: int = 10,
+        max_area: float = 0.5,
+    ) -> None:
+        """Store the distribution.
+
+        Args:
+            strokes: range of the number of polylines, each of 1 to 5 segments.
+            stroke_width: range of a segment's width.
+            stroke_length: range of a segment's length.
+            box_weight: odds of a mask of boxes against a mask of strokes (0 = strokes only).
+            boxes: range of the number of boxes.
+            box_side: range of a box's sides.
+            box_margin: width of the frame that boxes keep clear of.
+            max_area: largest area fraction of the hole.
+        """
+        self.strokes, self.stroke_width, self.stroke_length = strokes, stroke_width, stroke_length
+        self.box_weight, self.boxes = box_weight, boxes
+        self.box_side, self.box_margin, self.max_area = box_side, box_margin, max_area
+
+    def __call__(self, height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """Draw a mask: (height, width) uint8, 1 = hole. A pure function of the generator's state."""
+        for _ in range(ATTEMPTS):
+            canvas = Image.new("L", (width, height), 0)
+            # Strokes have weight 1.
+            if rng.random() * (1 + self.box_weight) < self.box_weight:
+                self._draw_boxes(canvas, rng)
+            else:
+                self._draw_strokes(canvas, rng)
+            mask = np.array(canvas, dtype=np.uint8)
+            hole = int(mask.sum())
+            if 0 < hole <= self.max_area * mask.size and hole < mask.size:
+                return mask
+        mask = np.zeros((height, width), np.uint8)
+        mask[rng.integers(height), rng.integers(width)] = 1
+        return mask
+
+    def _draw_strokes(self, canvas: Image.Image, rng: np.random.Generator) -> None:
+        draw = ImageDraw.Draw(canvas)
+        width, height = canvas.size
+        unit = min(width, height) / REFERENCE_SIDE
+        for stroke in range(_pick(self.strokes, rng)):
+            x, y = float(rng.integers(width)), float(rng.integers(height))
+            for _ in range(_pick((1, MAX_SEGMENTS), rng)):
+                # LaMa draws whole radians from four values, and mirrors every other stroke.
+                angle = 0.01 + float(rng.integers(4))
+                angle = -angle if stroke % 2 == 0 else angle
+                length = _pick(self.stroke_length, rng) * unit
+                thickness = max(1, round(_pick(self.stroke_width, rng) * unit))
+                end_x = min(max(x + length * math.sin(angle), 0.0), float(width))
+                end_y = min(max(y + length * math.cos(angle), 0.0), float(height))
+                draw.line([x, y, end_x, end_y], fill=1, width=thickness)
+                # Pillow cuts lines off square; LaMa's (OpenCV's) have round ends, which also fill the joints.
+                for cx, cy in ((x, y), (end_x, end_y)):
+                    r = (thickness - 1) / 2
+                    draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=1)
+                x, y = end_x, end_y
+
+    def _draw_boxes(self, canvas: Image.Image, rng: np.random.Generator) -> None:
+        draw = ImageDraw.Draw(canvas)
+        width, height = canvas.size
+        unit = min(width, height) / REFERENCE_SIDE
+        margin = round(self.box_margin * unit)
+        for _ in range(_pick(self.boxes, rng)):
+            (left, box_w), (top, box_h) = (
+                self._place(side, margin, max(1, round(_pick(self.box_side, rng) * unit)), rng)
+                for side in (width, height)
+            )
+            draw.rectangle([left, top, left + box_w - 1, top + box_h - 1], fill=1)
+
+    @staticmethod
+    def _place(side: int, margin: int, length: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Start and length of an interval of at most `length` pixels inside [margin, side - margin)."""
+        length = min(length, side - 2 * margin)
+        return int(rng.integers(margin, side - margin - length + 1)), length
+
+
+def _pick(ends: tuple[int, int], rng: np.random.Generator) -> int:
+    return int(rng.integers(ends[0], ends[1] + 1))
+
+
+# LaMa's code draws up to `max_times + 1` strokes, widths 5 .. 4 + max_width and lengths 10 .. 9 + max_len;
+# the ranges below are those effective ones, so a figure here is not literally the one in LaMa's file.
+
+
+def narrow() -> FreeFormMask:
+    """LaMa's narrow test masks (`random_thin_256`): many thin strokes, no boxes."""
+    return FreeFormMask(strokes=(4, 51), stroke_width=(5, 14), stroke_length=(10, 49))
+
+
+def wide() -> FreeFormMask:
+    """LaMa's wide test masks (`random_thick_256`): few thick strokes, or (3 in 13) one to three boxes."""
+    return FreeFormMask(strokes=(1, 6), stroke_width=(5, 104), stroke_length=(10, 209), box_weight=0.3)
+
+
+def training() -> FreeFormMask:
+    """LaMa's training masks (`abl-04-256-mh-dist`): wide strokes or up to four boxes, of any area."""
+    return FreeFormMask(
+        strokes=(1, 6),
+        stroke_width=(5, 104),
+        stroke_length=(10, 209),
+        box_weight=1.0,
+        boxes=(1, 4),
+        max_area=1.0,
+    )

@@ -1,0 +1,110 @@
+"""Scoring a trained stage: at the end of training, and by `diffi2i eval`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
+from diffi2i.build import build_data
+from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.config import Config, EvalConfig, check_diffusion, check_source, read_run_config
+from diffi2i.data.datamodule import ImageDataModule
+from diffi2i.errors import UserError
+from diffi2i.models.diffi2i import build_diffusion
+from diffi2i.results import write_result
+from diffi2i.runs import Stage, load_stage
+from diffi2i.runtime import autocast_of, hardware_arguments, quiet
+from diffi2i.stages.joint import JointStage
+from diffi2i.tables.runs import print_table
+
+
+def score(config: Config, stage: Stage, data: ImageDataModule, output: Path) -> dict[str, Any]:
+    """Scores the validation images and saves pictures into `output`.
+
+    Returns:
+        `metrics`, `baseline` (the input itself), `n_images`, `reasons` for what is n/a, `per_image`, and the
+        size and speed of the inference network. Collective under DDP.
+    """
+    sheet = ValidationScores(config.task, pictures=output / "images")
+    trainer = L.Trainer(
+        **hardware_arguments(config.trainer),
+        callbacks=[sheet],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.validate(stage, data, verbose=False)
+    assert sheet.baseline is not None
+    assert sheet.pictures is not None
+    record = {
+        "metrics": sheet.metrics(),
+        "baseline": sheet.baseline.compute(),
+        "n_images": sheet.own.counts(),
+        "reasons": sheet.own.reasons(),
+        "per_image": sheet.own.per_image,
+        **size_and_speed(config, stage, data),
+    }
+    if trainer.is_global_zero and sheet.pictures.rows:
+        sheet.pictures.panel().save(output / "panel.png")
+    return record
+
+
+def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[str, Any]:
+    """Parameters at inference, and cost of the first validation image."""
+    sample = data.val_set[0]
+    images = {key: value[None].to(stage.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
+    batch = {**images, "name": [sample["name"]]}
+    stage.eval()
+
+    def restore() -> torch.Tensor:
+        return stage.restore(batch, stage.prior(batch))
+
+    macs = multiply_accumulates(restore)
+    with autocast_of(config.trainer):
+        seconds = latency(restore, repeats=3)
+    return {
+        "parameters": parameters(stage.model if isinstance(stage, JointStage) else stage),
+        "macs": macs,
+        "seconds_per_image": seconds,
+        "measured_at": list(sample["target"].shape),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def evaluate(config: EvalConfig) -> Path:
+    """`diffi2i eval`: writes `result.json` and pictures into `output`, prints the table. Returns `output`.
+
+    Raises:
+        UserError: no finished run, or images that do not fit its task.
+    """
+    run_dir = Path(config.run)
+    stage = load_stage(run_dir)
+    settings = read_run_config(run_dir)
+    settings.trainer = config.trainer
+    if config.dataset is not None:
+        settings.dataset = config.dataset
+        check_source(settings.dataset)
+    if config.seed is not None:
+        settings.seed = config.seed
+    if config.timesteps is not None:
+        if not isinstance(stage, JointStage):
+            raise UserError("timesteps belongs to a stage=joint run: stage 1 has no diffusion")
+        settings.stage.diffusion = replace(settings.stage.diffusion, timesteps=config.timesteps)
+        check_diffusion(settings.stage.diffusion)
+        stage.model.diffusion = build_diffusion(settings.stage.diffusion)
+    stage.config = settings
+
+    quiet()
+    data = build_data(settings)
+    data.check(splits=("val",))
+    output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
+    output.mkdir(parents=True, exist_ok=True)
+    scores = score(settings, stage, data, output)
+    write_result(output / "result.json", settings, data, scores)
+    print_table([str(output)])
+    return output

@@ -1,0 +1,1 @@
+"""Objectives, testable without a network."""

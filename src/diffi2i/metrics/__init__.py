@@ -1,0 +1,1 @@
+"""Scores of restored images and dense predictions, accumulated over a validation set."""

@@ -1,0 +1,230 @@
+"""PSNR, SSIM and LPIPS of restored images over a validation set, one score per image, then the mean.
+
+The scores are torchmetrics' functions applied to one image at a time. Its PSNR, SSIM and LPIPS metrics are
+not used to accumulate: PSNR pools the squared error over images unless told otherwise, SSIM averages over
+reflected borders, and the list states of PSNR(dim=...) and LPIPS go wrong or hang under DDP when ranks have
+different numbers of images. A `MeanMetric` per key holds a sum and a count, which torchmetrics adds up over
+any shards.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+# Private, and the least of the evils: the public class downloads torchvision's weights when it is built.
+from torchmetrics.functional.image.lpips import _LPIPS
+
+from diffi2i.config import ProtocolConfig
+from diffi2i.errors import UserError, WeightsUnavailableError
+from diffi2i.weights import lpips_trunk
+
+_SSIM_WINDOW = 11
+# Below this, AlexNet's second pooling has nothing left to pool.
+_ALEX_MIN_SIDE = 31
+# A network may overshoot [0, 1] (the clamp is for that); beyond this the image has another range, say 0-255.
+_OVERSHOOT = 8.0
+
+
+def rgb_to_y(image: Tensor) -> Tensor:
+    """Luma of BT.601 limited range, as MATLAB's rgb2ycbcr on floats: (B, 3, H, W) in [0, 1] -> (B, 1, H, W).
+
+    The result is in [16/255, 235/255], in the input's dtype, and not rounded to 8 bits.
+    """
+    weights = image.new_tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1) / 255
+    return (image * weights).sum(dim=1, keepdim=True) + 16 / 255
+
+
+class ImageScores:
+    """Mean per-image scores: `psnr`, `psnr_y`, `ssim`, `ssim_y`, `lpips_alex` (if asked), `psnr_hole`.
+
+    Prediction and target are clamped to [0, 1] and rounded to 8 bits first, so the scores are those of the
+    saved PNGs. `psnr_y` and `ssim_y` are on `rgb_to_y`, with a data range of 1 as for RGB. SSIM has Wang's
+    11x11 Gaussian window of sigma 1.5, averaged over the valid region and the channels; it equals
+    scikit-image's with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False`, less 5 pixels of
+    border. `psnr_hole` is over the RGB values inside the mask. PSNR is not capped: one image equal to its
+    target makes the mean infinite.
+
+    An image too small for SSIM (11 pixels) or LPIPS (31), or whose mask is empty or absent, is left out of
+    that score; `counts()` tells.
+
+    Not an `nn.Module`, on purpose: as a child of the LightningModule its LPIPS weights would enter
+    checkpoints and parameter counts, and its sums would follow the model to bf16. Call `to(device)` where
+    the model moves. Under DDP `compute`, `counts` and `reasons` are collective: every rank calls them, also
+    one without images.
+
+    Attributes:
+        per_image: one record per image seen by this rank, `{"name": ..., "psnr": ..., ...}`, without the keys
+            that do not apply.
+    """
+
+    def __init__(self, protocol: ProtocolConfig) -> None:
+        """Fetches LPIPS weights if the protocol asks; where they cannot be had, `lpips_alex` is None."""
+        self.protocol = protocol
+        self.per_image: list[dict[str, str | float]] = []
+        keys = ["psnr", "psnr_y", "ssim", "ssim_y", *(["lpips_alex"] if protocol.lpips else []), "psnr_hole"]
+        # float64: a sum of thousands of scores must not depend on their order.
+        self._means = {key: MeanMetric() for key in keys}
+        for mean in self._means.values():
+            mean.set_dtype(torch.float64)
+        self._device, self._conv_dtype = torch.device("cpu"), torch.float32
+        self._lpips: nn.Module | None = None
+        self._lpips_missing = ""
+        if protocol.lpips:
+            try:
+                self._lpips = _lpips_alex()
+            except WeightsUnavailableError as error:
+                self._lpips_missing = str(error)
+
+    def to(self, device: torch.device | str) -> "ImageScores":
+        """Move sums and LPIPS to `device`, CPU or CUDA (they need float64); `update` moves images."""
+        self._device = torch.device(device)
+        # On a CPU float64 convolution is six times slower and moves SSIM by 3e-6 on a photo, 3e-5 on flat
+        # colour. A GPU has it cheaply, and may take TF32 for float32, which SSIM's differences do not survive.
+        self._conv_dtype = torch.float64 if self._device.type == "cuda" else torch.float32
+        for mean in self._means.values():
+            # Moving a metric also sets the dtype of its inputs back to float32.
+            mean.to(self._device).set_dtype(torch.float64)
+        if self._lpips is not None:
+            self._lpips.to(self._device, self._conv_dtype)
+        return self
+
+    @torch.no_grad()
+    def update(self, pred: Tensor, target: Tensor, *, names: Sequence[str], mask: Tensor | None = None) -> None:
+        """Score a batch.
+
+        Args:
+            pred: (B, 3, H, W) float RGB around [0, 1].
+            target: (B, 3, H, W) float RGB in [0, 1].
+            names: B names, for messages and records.
+            mask: (B, 1, H, W), 1 = hole, 0 = known.
+
+        Raises `UserError`, before any image of the batch is counted, for shapes that do not fit, NaN or
+        infinite values, a target outside [0, 1], a prediction beyond [-8, 9] (it has another range), a mask
+        with other values than 0 and 1, or a border that leaves nothing of the image.
+        """
+        _check(pred, target, names, mask, self.protocol.border)
+        with torch.autocast(self._device.type, enabled=False):
+            pred, target = (self._prepare(image) for image in (pred, target))
+            hole = None if mask is None else self._crop(mask).to(self._device) > 0.5
+            for i, name in enumerate(names):
+                one = slice(i, i + 1)
+                scores = self._score(pred[one], target[one], None if hole is None else hole[one])
+                for key, score in scores.items():
+                    self._means[key].update(score)
+                self.per_image.append({"name": name, **scores})
+
+    def compute(self) -> dict[str, float | None]:
+        """Mean over the images of all ranks for each key; None where none has the score (see `reasons`)."""
+        return {key: total / count if count else None for key, (total, count) in self._totals().items()}
+
+    def counts(self) -> dict[str, int]:
+        """Number of images, over all ranks, behind each mean."""
+        return {key: count for key, (_, count) in self._totals().items()}
+
+    def reasons(self) -> dict[str, str]:
+        """Why a key of `compute` is None, one line for each such key."""
+        counts = self.counts()
+        why = dict.fromkeys(counts, "no image was scored")
+        if counts["psnr"]:
+            why["ssim"] = why["ssim_y"] = f"no image has {_SSIM_WINDOW} pixels on each side"
+            why["lpips_alex"] = f"no image has {_ALEX_MIN_SIDE} pixels on each side"
+            why["psnr_hole"] = "no image came with a mask that has a hole"
+        if self._lpips_missing:
+            why["lpips_alex"] = self._lpips_missing
+        return {key: why[key] for key, count in counts.items() if not count}
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.per_image = []
+        for mean in self._means.values():
+            mean.reset()
+
+    def _totals(self) -> dict[str, tuple[float, int]]:
+        totals = {}
+        for key, mean in self._means.items():
+            # MeanMetric.compute would give neither the count nor a quiet answer for no image at all.
+            with mean.sync_context():
+                totals[key] = (float(mean.mean_value), int(mean.weight))
+        return totals
+
+    def _crop(self, image: Tensor) -> Tensor:
+        border = self.protocol.border
+        return image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        image = self._crop(image).to(self._device, torch.float64)
+        return (image.clamp(0, 1) * 255).round() / 255
+
+    def _score(self, pred: Tensor, target: Tensor, hole: Tensor | None) -> dict[str, float]:
+        """All scores that apply to one image, (1, 3, H, W) float64."""
+        pred_y, target_y = rgb_to_y(pred), rgb_to_y(target)
+        scores = {"psnr": _psnr(pred, target), "psnr_y": _psnr(pred_y, target_y)}
+        side = min(pred.shape[-2:])
+        if side >= _SSIM_WINDOW:
+            scores["ssim"] = _ssim(pred.to(self._conv_dtype), target.to(self._conv_dtype))
+            scores["ssim_y"] = _ssim(pred_y.to(self._conv_dtype), target_y.to(self._conv_dtype))
+        if self._lpips is not None and side >= _ALEX_MIN_SIDE:
+            pair = (pred.to(self._conv_dtype), target.to(self._conv_dtype))
+            scores["lpips_alex"] = float(self._lpips(*pair, normalize=True))
+        if hole is not None and hole.any():
+            inside = hole.expand_as(pred)
+            scores["psnr_hole"] = _psnr(pred[inside], target[inside])
+        return scores
+
+
+def _psnr(pred: Tensor, target: Tensor) -> float:
+    return float(peak_signal_noise_ratio(pred, target, data_range=1.0))
+
+
+def _ssim(pred: Tensor, target: Tensor) -> float:
+    full = structural_similarity_index_measure(pred, target, sigma=1.5, data_range=1.0, return_full_image=True)[1]
+    # torchmetrics averages over reflected borders too; the valid region is the convention.
+    edge = _SSIM_WINDOW // 2
+    return float(full[..., edge:-edge, edge:-edge].double().mean())
+
+
+def _lpips_alex() -> nn.Module:
+    """LPIPS 0.1 with torchmetrics' own linear heads and our trunk; raises `WeightsUnavailableError`."""
+    trunk = lpips_trunk("alex")
+    # Building draws random weights: training's random stream must not depend on whether LPIPS is scored.
+    with torch.random.fork_rng(devices=[]):
+        model = _LPIPS(net="alex", pnet_rand=True)
+    # Its slices keep the indices of torchvision's `features`: "slice2.3.weight" is "3.weight".
+    model.net.load_state_dict({key: trunk[key.partition(".")[2]] for key in model.net.state_dict()})
+    return model
+
+
+def _check(pred: Tensor, target: Tensor, names: Sequence[str], mask: Tensor | None, border: int) -> None:
+    which = ", ".join(names)
+    if pred.ndim != 4 or pred.shape[1] != 3 or not (pred.is_floating_point() and target.is_floating_point()):
+        raise UserError(
+            f"scores of {which}: pred is {tuple(pred.shape)} {pred.dtype} and target {target.dtype}; "
+            "both must be float RGB of shape (B, 3, H, W)"
+        )
+    if len(names) != len(pred):
+        raise UserError(f"scores of {which}: {len(names)} names for a batch of {len(pred)} images")
+    if pred.shape != target.shape:
+        raise UserError(
+            f"scores of {which}: pred is {tuple(pred.shape)}, target {tuple(target.shape)}; they must agree"
+        )
+    if min(pred.shape[-2:]) <= 2 * border:
+        raise UserError(f"scores of {which}: a border of {border} pixels leaves nothing of {tuple(pred.shape[-2:])}")
+    if mask is not None and mask.shape != (len(pred), 1, *pred.shape[-2:]):
+        raise UserError(f"scores of {which}: mask is {tuple(mask.shape)}; it must be (B, 1, H, W) with pred's sizes")
+    for i, name in enumerate(names):
+        _check_range(name, "prediction", pred[i], -_OVERSHOOT, 1 + _OVERSHOOT)
+        _check_range(name, "target", target[i], 0, 1)
+        if mask is not None and not ((mask[i] == 0) | (mask[i] == 1)).all():
+            raise UserError(f"scores of {name}: the mask has other values than 0 (known) and 1 (hole)")
+
+
+def _check_range(name: str, what: str, image: Tensor, low: float, high: float) -> None:
+    if not image.isfinite().all():
+        raise UserError(f"scores of {name}: the {what} has NaN or infinite values")
+    smallest, largest = float(image.min()), float(image.max())
+    # float32 resizing of an image at the limit may step over it by rounding.
+    if smallest < low - 1e-6 or largest > high + 1e-6:
+        raise UserError(f"scores of {name}: the {what} spans {smallest:.4g} to {largest:.4g}; images are in [0, 1]")

@@ -1,0 +1,82 @@
+"""CPEN, the compact I2I prior extraction network (paper: Fig. 2, Eqs. 5 and 12).
+
+Symbols: C' = `channels` (64), the IPR has 4C' = 256 numbers.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from diffi2i.models.padding import pad_to_multiple
+
+UNSHUFFLE = 4
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(LeakyReLU(conv(x))), all 3x3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual: Tensor = self.body(x)
+        return x + residual
+
+
+class CPEN(nn.Module):
+    """Maps the input image, and in stage 1 also the ground truth, to the IPR Z.
+
+    Args:
+        in_channels: channels of the input image (3, or 4 where a mask is joined).
+        gt_channels: channels of the ground truth for CPEN_S1 (Eq. 5); 0 makes CPEN_S2 (Eq. 12), which differs
+            in its first convolution alone.
+        channels: C'.
+        blocks: number of residual blocks.
+        scale: how many times larger the ground truth is than the input (4 for x4 super-resolution). Both are
+            unshuffled to the same grid: the ground truth by 4, the input by 4 / scale.
+    """
+
+    def __init__(self, in_channels: int, gt_channels: int, channels: int, blocks: int, scale: int) -> None:
+        super().__init__()
+        if UNSHUFFLE % scale:
+            raise ValueError(f"scale must divide {UNSHUFFLE}, got {scale}")
+        self.scale = scale
+        self.gt_channels = gt_channels
+        unshuffled = in_channels * (UNSHUFFLE // scale) ** 2 + gt_channels * UNSHUFFLE**2
+        self.features = nn.Sequential(
+            nn.Conv2d(unshuffled, channels, 3, padding=1),
+            *(ResidualBlock(channels) for _ in range(blocks)),
+            nn.Conv2d(channels, 2 * channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(2 * channels, 4 * channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+        )
+        self.head = nn.Sequential(
+            nn.Linear(4 * channels, 4 * channels),
+            nn.LeakyReLU(0.1),
+            nn.Linear(4 * channels, 4 * channels),
+        )
+
+    def forward(self, image: Tensor, gt: Tensor | None = None) -> Tensor:
+        """`image` (B, in_channels, H, W), `gt` (B, gt_channels, scale H, scale W) -> Z (B, 4C').
+
+        Raises:
+            ValueError: ground truth given to CPEN_S2, or missing for CPEN_S1.
+        """
+        if (gt is None) != (self.gt_channels == 0):
+            raise ValueError("CPEN_S1 needs the ground truth and CPEN_S2 must not see it")
+        factor = UNSHUFFLE // self.scale
+        x = nn.functional.pixel_unshuffle(pad_to_multiple(image, factor), factor)
+        if gt is not None:
+            # Unshuffling each and joining them equals unshuffling the joined images (Eq. 5) where scale is 1.
+            target = pad_to_multiple(gt, UNSHUFFLE)
+            x = torch.cat([nn.functional.pixel_unshuffle(target, UNSHUFFLE), x], dim=1)
+        pooled = self.features(x).mean(dim=(2, 3))  # (B, 4C')
+        z: Tensor = self.head(pooled)
+        return z

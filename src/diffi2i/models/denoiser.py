@@ -1,0 +1,26 @@
+"""The denoising network eps_theta(Concat(Z_t, t, D)) of Algs. 1 and 2: a few linear layers on a vector."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Denoiser(nn.Module):
+    """Predicts the noise, or Z_0 itself, from the noised IPR, the time and the condition D.
+
+    Args:
+        dim: 4C', the size of the IPR and of D.
+        layers: number of hidden layers of width `dim` after the first.
+    """
+
+    def __init__(self, dim: int, layers: int) -> None:
+        super().__init__()
+        stack: list[nn.Module] = [nn.Linear(2 * dim + 1, dim), nn.LeakyReLU(0.1)]
+        for _ in range(layers):
+            stack += [nn.Linear(dim, dim), nn.LeakyReLU(0.1)]
+        # The noise is symmetric about zero, so the last layer stays linear.
+        self.layers = nn.Sequential(*stack, nn.Linear(dim, dim))
+
+    def forward(self, z_t: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """`z_t` (B, 4C'), `time` (B,) in (0, 1], `condition` D (B, 4C') -> (B, 4C')."""
+        prediction: Tensor = self.layers(torch.cat([z_t, time[:, None], condition], dim=1))
+        return prediction

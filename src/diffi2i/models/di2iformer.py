@@ -1,0 +1,167 @@
+"""DI2Iformer, the dynamic image-to-image transformer (paper: Fig. 2, Eqs. 6-9).
+
+Symbols: C = `width`, the levels have widths C, 2C, 4C, 8C; Z (B, 4C') the IPR; W_c 1x1 convolution, W_d 3x3
+depth-wise convolution, W_l linear.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffi2i.data.resize import imresize
+from diffi2i.models.padding import pad_to_multiple
+
+Projection = Literal["depthwise", "pointwise"]
+LEVELS = 4
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In channels_last memory both permutations are views, and normalising the last axis is the fast case.
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def depthwise(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+
+class DynamicLayer(nn.Module):
+    """DA (Eqs. 6-8) with `attention`, DFFN (Eq. 9) without: they differ in the pooling product alone.
+
+    Args:
+        channels: C-hat, width of the feature map.
+        prior_dim: 4C'.
+        expansion: width after the gate over `channels`; the depth-wise projection needs 1.
+        projection: the output projection. The paper writes W_d; NAFNet and DiffIR use a 1x1 convolution.
+        attention: multiply by the global average pool (Eq. 7).
+    """
+
+    def __init__(
+        self, channels: int, prior_dim: int, expansion: float, projection: Projection, attention: bool
+    ) -> None:
+        super().__init__()
+        hidden = int(channels * expansion)
+        if projection == "depthwise" and hidden != channels:
+            raise ValueError(f"a depth-wise projection keeps its width: expansion must be 1, got {expansion}")
+        self.attention = attention
+        self.norm = LayerNorm(channels)
+        self.W_c = nn.Conv2d(channels, 2 * hidden, 1)
+        self.W_d = depthwise(2 * hidden)
+        self.project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
+        self.W_l = nn.Linear(prior_dim, channels, bias=False)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """`x` (B, C-hat, H, W), `z` (B, 4C') -> (B, C-hat, H, W)."""
+        first, second = self.W_d(self.W_c(self.norm(x))).chunk(2, dim=1)
+        gated = first * second  # SimpleGate, Eq. 6
+        if self.attention:
+            gated = gated * gated.mean(dim=(2, 3), keepdim=True)  # Eq. 7
+        out: Tensor = self.project(gated) + self.W_l(z)[:, :, None, None] + x  # Eqs. 8, 9
+        return out
+
+
+class DynamicBlock(nn.Module):
+    """DA, then DFFN."""
+
+    def __init__(self, channels: int, prior_dim: int, expansion: float, projection: Projection) -> None:
+        super().__init__()
+        self.attention = DynamicLayer(channels, prior_dim, expansion, projection, attention=True)
+        self.feed_forward = DynamicLayer(channels, prior_dim, expansion, projection, attention=False)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        out: Tensor = self.feed_forward(self.attention(x, z), z)
+        return out
+
+
+class Stack(nn.ModuleList):
+    """Blocks one after the other, all guided by the same Z."""
+
+    def __init__(self, count: int, channels: int, prior_dim: int, expansion: float, projection: Projection) -> None:
+        super().__init__(DynamicBlock(channels, prior_dim, expansion, projection) for _ in range(count))
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, z)
+        return x
+
+
+def downsample(channels: int) -> nn.Sequential:
+    """(B, C, H, W) -> (B, 2C, H/2, W/2)."""
+    return nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1), nn.PixelUnshuffle(2))
+
+
+def upsample(channels: int) -> nn.Sequential:
+    """(B, C, H, W) -> (B, C/2, 2H, 2W)."""
+    return nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.PixelShuffle(2))
+
+
+class DI2Iformer(nn.Module):
+    """U-shaped network of dynamic blocks: an encoder of four levels, a mirrored decoder, a refinement.
+
+    Args:
+        in_channels: channels of the input, mask included.
+        out_channels: channels of the output (3 for images).
+        width: C.
+        blocks: blocks per level, from the finest to the coarsest; the decoder mirrors the first three.
+        refinement: blocks at the finest level after the decoder.
+        prior_dim: 4C'.
+        expansion, projection: see `DynamicLayer`.
+        scale: enlargement of the tail, a sub-pixel convolution (Shi et al. 2016).
+
+    The network predicts the difference from the input image, enlarged bicubically where `scale` > 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        blocks: Sequence[int],
+        refinement: int,
+        prior_dim: int,
+        expansion: float,
+        projection: Projection,
+        scale: int,
+    ) -> None:
+        super().__init__()
+        if len(blocks) != LEVELS:
+            raise ValueError(f"blocks must name {LEVELS} levels, got {list(blocks)}")
+        widths = [width * 2**level for level in range(LEVELS)]
+
+        def stack(count: int, channels: int) -> Stack:
+            return Stack(count, channels, prior_dim, expansion, projection)
+
+        self.scale = scale
+        self.embed = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.encoder = nn.ModuleList(stack(n, c) for n, c in zip(blocks[:-1], widths[:-1], strict=True))
+        self.down = nn.ModuleList(downsample(c) for c in widths[:-1])
+        self.bottom = stack(blocks[-1], widths[-1])
+        self.up = nn.ModuleList(upsample(c) for c in reversed(widths[1:]))
+        self.join = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in reversed(widths[:-1]))
+        self.decoder = nn.ModuleList(
+            stack(n, c) for n, c in zip(reversed(blocks[:-1]), reversed(widths[:-1]), strict=True)
+        )
+        self.refine = stack(refinement, width)
+        self.tail = nn.Sequential(nn.Conv2d(width, out_channels * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+
+    def forward(self, image: Tensor, z: Tensor) -> Tensor:
+        """`image` (B, in_channels, H, W), `z` (B, 4C') -> (B, out_channels, scale H, scale W), float32."""
+        height, width = image.shape[-2:]
+        x = self.embed(pad_to_multiple(image, 2 ** (LEVELS - 1)))  # (B, C, H', W')
+        skips = []
+        for level, down in zip(self.encoder, self.down, strict=True):
+            x = level(x, z)
+            skips.append(x)
+            x = down(x)
+        x = self.bottom(x, z)  # (B, 8C, H'/8, W'/8)
+        for up, join, level in zip(self.up, self.join, self.decoder, strict=True):
+            x = level(join(torch.cat([up(x), skips.pop()], dim=1)), z)
+        x = self.tail(self.refine(x, z))  # (B, out_channels, scale H', scale W')
+        residual: Tensor = x[..., : height * self.scale, : width * self.scale].float()
+        # A masked input is zero inside the hole: there the residual is the whole output.
+        base = image[:, :3].float()
+        return residual + (base if self.scale == 1 else imresize(base, self.scale))

@@ -1,0 +1,87 @@
+"""DiffI2I as it runs at inference (Alg. 2), and the builders that size the networks from a configuration."""
+
+import torch
+from torch import Tensor, nn
+
+from diffi2i.config import DiffusionConfig, ModelConfig, TaskConfig
+from diffi2i.models.cpen import CPEN
+from diffi2i.models.denoiser import Denoiser
+from diffi2i.models.di2iformer import DI2Iformer
+from diffi2i.models.diffusion import PriorDiffusion
+
+
+class DiffI2I(nn.Module):
+    """CPEN_S2, the denoiser and the DI2Iformer.
+
+    Without a denoiser, CPEN_S2's output is the IPR itself (Table 7, V1).
+    """
+
+    def __init__(
+        self, cpen_s2: CPEN, denoiser: Denoiser | None, diffusion: PriorDiffusion, di2iformer: DI2Iformer
+    ) -> None:
+        super().__init__()
+        self.cpen_s2 = cpen_s2
+        self.denoiser = denoiser
+        self.diffusion = diffusion
+        self.di2iformer = di2iformer
+
+    def estimate_prior(self, image: Tensor, z_T: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """D from the input image (Eq. 12), then the whole reverse process, in float32.
+
+        Args:
+            image: (B, in_channels, H, W).
+            z_T: (B, 4C'), noised IPR in training (Alg. 1), standard normal at inference (Alg. 2).
+            generator: see `PriorDiffusion.denoise`.
+
+        Returns:
+            Z-hat (B, 4C').
+        """
+        condition: Tensor = self.cpen_s2(image).float()
+        if self.denoiser is None:
+            return condition
+        with torch.autocast(image.device.type, enabled=False):
+            return self.diffusion.denoise(z_T.float(), condition, self.denoiser, generator)
+
+    def forward(self, image: Tensor, z_T: Tensor) -> Tensor:
+        """`image` (B, in_channels, H, W), `z_T` (B, 4C') standard normal -> (B, 3, scale H, scale W)."""
+        output: Tensor = self.di2iformer(image, self.estimate_prior(image, z_T))
+        return output
+
+
+def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
+    """CPEN_S1 with `gt`, else CPEN_S2."""
+    return CPEN(task.in_channels, 3 if gt else 0, model.cpen.channels, model.cpen.blocks, task.scale)
+
+
+def build_di2iformer(task: TaskConfig, model: ModelConfig) -> DI2Iformer:
+    return DI2Iformer(
+        in_channels=task.in_channels,
+        out_channels=3,
+        width=model.width,
+        blocks=model.blocks,
+        refinement=model.refinement,
+        prior_dim=4 * model.cpen.channels,
+        expansion=model.expansion,
+        projection=model.projection,  # type: ignore[arg-type]
+        scale=task.scale,
+    )
+
+
+def build_diffusion(diffusion: DiffusionConfig) -> PriorDiffusion:
+    return PriorDiffusion(
+        steps=diffusion.steps,
+        beta_1=diffusion.beta_1,
+        beta_T=diffusion.beta_T,
+        prediction=diffusion.prediction,  # type: ignore[arg-type]
+        variance_noise=diffusion.variance_noise,
+        timesteps=diffusion.timesteps,
+    )
+
+
+def build_diffi2i(
+    task: TaskConfig, model: ModelConfig, diffusion: DiffusionConfig, with_diffusion: bool = True
+) -> DiffI2I:
+    """The inference network; without diffusion it is V1 of Table 7."""
+    denoiser = Denoiser(4 * model.cpen.channels, model.denoiser_layers) if with_diffusion else None
+    cpen_s2 = build_cpen(task, model, gt=False)
+    return DiffI2I(cpen_s2, denoiser, build_diffusion(diffusion), build_di2iformer(task, model))

@@ -1,0 +1,81 @@
+"""`diffi2i predict`: restores a folder of images with a trained stage 2."""
+
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from diffi2i.callbacks.panels import as_picture
+from diffi2i.config import PredictConfig
+from diffi2i.data.images import read_rgb, to_tensor
+from diffi2i.data.sources import images_by_name
+from diffi2i.errors import UserError
+from diffi2i.runs import load_stage
+from diffi2i.runtime import autocast_of, device_of
+from diffi2i.stages.common import with_known_pixels
+from diffi2i.stages.joint import JointStage
+
+
+def predict(config: PredictConfig) -> Path:
+    """Writes `<output>/<name>.png` for each image; files that cannot be read are named at the end.
+
+    Raises:
+        UserError: no such input, a stage-1 run (it would need the ground truth), a missing mask, or broken files.
+    """
+    stage = load_stage(Path(config.run))
+    if not isinstance(stage, JointStage):
+        raise UserError(f"run={config.run} is stage 1, which needs the ground truth: name a stage=joint run")
+    files = images_at(Path(config.input))
+    masks = masks_for(files, config, needed=stage.config.task.name == "inpainting")
+    stage = stage.to(device_of(config.trainer)).eval()
+    stage.config.seed = config.seed
+
+    output, broken = Path(config.output), []
+    output.mkdir(parents=True, exist_ok=True)
+    for name, file in track(files.items(), description="restoring"):
+        try:
+            restore(stage, name, file, masks.get(name), config, output / f"{name}.png")
+        except UserError as error:
+            broken.append(str(error))
+    print(f"{len(files) - len(broken)} of {len(files)} images restored into {output}")
+    if broken:
+        raise UserError("; ".join(broken))
+    return output
+
+
+def restore(
+    stage: JointStage, name: str, file: Path, mask_file: Path | None, config: PredictConfig, target: Path
+) -> None:
+    image = to_tensor(read_rgb(file))[None].to(stage.device)
+    batch = {"input": image, "name": [name]}
+    if mask_file is not None:
+        mask = (to_tensor(read_rgb(mask_file))[None, :1].to(stage.device) > 0.5).float()
+        if mask.shape[-2:] != image.shape[-2:]:
+            sizes = [f"{shape[-1]}x{shape[-2]}" for shape in (mask.shape, image.shape)]
+            raise UserError(f"{mask_file} is {sizes[0]}, its image {file} is {sizes[1]}: make them equal")
+        batch |= {"mask": mask, "input": image * (1 - mask)}
+    with torch.inference_mode(), autocast_of(config.trainer):
+        output = with_known_pixels(stage.restore(batch, stage.prior(batch)), batch)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    as_picture(output[0]).save(target)
+
+
+def images_at(path: Path) -> dict[str, Path]:
+    """The images of a folder, or one file, by name. Raises `UserError` as `images_by_name` does."""
+    return {path.stem: path} if path.is_file() else images_by_name(path)
+
+
+def masks_for(files: dict[str, Path], config: PredictConfig, needed: bool) -> dict[str, Path]:
+    """The mask of each image. Raises `UserError` where one is missing, or given to a task without holes."""
+    if config.mask is None:
+        if needed:
+            raise UserError("inpainting needs the holes: write mask=<image or folder>, white = hole")
+        return {}
+    if not needed:
+        raise UserError(f"run={config.run} is not an inpainting run: leave out mask")
+    masks = images_at(Path(config.mask))
+    if len(files) == 1 and len(masks) == 1:
+        return dict(zip(files, masks.values(), strict=True))
+    if missing := [name for name in files if name not in masks]:
+        raise UserError(f"{config.mask} has no mask for {', '.join(missing[:3])}: give it the image's name")
+    return masks

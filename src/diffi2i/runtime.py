@@ -1,0 +1,49 @@
+"""Hardware and precision: what a configuration's `trainer` node means on this machine."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffi2i.config import TrainerConfig
+
+
+def hardware_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """The arguments of Lightning's Trainer that say where and how precisely to compute."""
+    return {
+        "accelerator": trainer.accelerator,
+        "devices": trainer.devices,
+        "num_nodes": trainer.num_nodes,
+        "strategy": trainer.strategy,
+        "precision": "bf16-mixed" if uses_bf16(trainer) else "32-true",
+    }
+
+
+def device_of(trainer: TrainerConfig) -> torch.device:
+    """The device of a command that uses one."""
+    wanted = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if wanted else "cpu")
+
+
+def uses_bf16(trainer: TrainerConfig) -> bool:
+    """Whether the networks run in bf16; `auto` says yes only where the processor multiplies bf16 natively."""
+    if trainer.precision != "auto":
+        return trainer.precision == "bf16"
+    if device_of(trainer).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and "avx512_bf16" in flags.read_text()
+
+
+def autocast_of(trainer: TrainerConfig) -> torch.autocast:
+    """The autocast context of a command without a Lightning Trainer."""
+    return torch.autocast(device_of(trainer).type, dtype=torch.bfloat16, enabled=uses_bf16(trainer))
+
+
+def quiet() -> None:
+    """Drops Lightning's advice that does not apply: the samplers and loader settings here are deliberate."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*Trying to infer the `batch_size`.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message=text)

@@ -1,0 +1,67 @@
+"""What both stages share: the network's input, the seeded noise, the optimiser and its schedule."""
+
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from diffi2i.config import Config, TrainConfig
+
+Batch = dict[str, Any]
+
+
+def network_input(batch: Batch) -> Tensor:
+    """The input image with its mask, where there is one, as a fourth channel: (B, 3 or 4, H, W)."""
+    image: Tensor = batch["input"]
+    if "mask" in batch:
+        image = torch.cat([image, batch["mask"]], dim=1)
+    return image.contiguous(memory_format=torch.channels_last)
+
+
+def with_known_pixels(output: Tensor, batch: Batch) -> Tensor:
+    """The output, where there is a mask with the known pixels put back in place: what is shown and scored."""
+    if "mask" not in batch:
+        return output
+    return torch.where(batch["mask"] > 0, output, batch["input"])
+
+
+def noise_for(names: Sequence[str], seed: int, dim: int, device: torch.device) -> Tensor:
+    """Standard normal (B, dim) that depends on the seed and each image's name alone.
+
+    So a score depends neither on the order of the images nor on the batch or the number of processes.
+    """
+    rows = []
+    for name in names:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
+        rows.append(torch.randn(dim, generator=generator))
+    return torch.stack(rows).to(device)
+
+
+def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
+    """The random numbers of one training step: a resumed run draws the same ones."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed}:{step}:{rank}".encode()))
+
+
+def rate_factor(step: int, train: TrainConfig) -> float:
+    """Learning rate at optimiser step `step` over the peak rate: linear warm-up, then the schedule."""
+    warmup = int(train.warmup * train.steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, train.steps - warmup))
+    if train.schedule == "constant":
+        return 1.0
+    falling = 1 - progress if train.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * progress))
+    return train.lr_end + (1 - train.lr_end) * falling
+
+
+def optimisation(parameters: Iterable[nn.Parameter], config: Config) -> OptimizerLRScheduler:
+    """The task's optimiser (a Hydra partial) with the schedule, stepped once per optimiser step."""
+    optimizer = instantiate(config.task.optimizer)(parameters)
+    scheduler = LambdaLR(optimizer, lambda step: rate_factor(step, config.train))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,89 @@
+"""Stage 2: the diffusion learns to estimate the IPR from the input alone, together with the DI2Iformer (Sec. 4.2)."""
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from diffi2i.config import Config
+from diffi2i.losses.prior import prior_loss
+from diffi2i.models.diffi2i import build_cpen, build_diffi2i
+from diffi2i.stages.common import Batch, network_input, noise_for, optimisation, step_generator
+from diffi2i.stages.pretrain import PretrainStage
+
+
+class JointStage(L.LightningModule):
+    """Trains CPEN_S2, the denoiser and the DI2Iformer on L_all = L_task + L_diff (Alg. 1, Eq. 13).
+
+    CPEN_S1 is frozen: it gives the target of L_diff and never reaches the optimiser. `prior` and `restore` are
+    the two halves of inference (Alg. 2). `pretrained` is stage 1; None where finished weights will be loaded.
+    """
+
+    def __init__(self, config: Config, pretrained: PretrainStage | None) -> None:
+        super().__init__()
+        self.config = config
+        stage = config.stage
+        self.cpen_s1 = build_cpen(config.task, config.model, gt=True)
+        self.cpen_s1.requires_grad_(False)
+        self.model = build_diffi2i(config.task, config.model, stage.diffusion, stage.prior != "none")
+        if pretrained is not None:
+            self.cpen_s1.load_state_dict(pretrained.cpen_s1.state_dict())
+            self.model.di2iformer.load_state_dict(pretrained.di2iformer.state_dict())
+        if stage.prior == "traditional":
+            self.model.di2iformer.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)
+
+    def prior(self, batch: Batch) -> Tensor:
+        """Z-hat (B, 4C') from the input alone, starting from noise seeded by each image's name (Alg. 2)."""
+        image = network_input(batch)
+        seed, names = self.config.seed, batch["name"]
+        z_T = noise_for(names, seed, 4 * self.config.model.cpen.channels, image.device)
+        return self.model.estimate_prior(image, z_T, step_generator(seed, 0, 0))
+
+    def restore(self, batch: Batch, z: Tensor) -> Tensor:
+        """The output image (B, 3, H, W), float32, not clamped."""
+        output: Tensor = self.model.di2iformer(network_input(batch), z)
+        return output
+
+    def training_step(self, batch: Batch) -> Tensor:
+        stage, image = self.config.stage, network_input(batch)
+        with torch.no_grad():
+            z = self.cpen_s1(image, batch["target"]).float()  # (B, 4C')
+        generator = step_generator(self.config.seed, self.global_step, self.global_rank)
+        noise = torch.randn(z.shape, generator=generator).to(z.device)
+
+        if stage.prior == "traditional":
+            loss = self.random_step_loss(image, z, noise, generator)
+            self.log("train/loss", loss, prog_bar=True)
+            return loss
+
+        z_T = self.model.diffusion.add_noise(z, stage.diffusion.steps, noise)  # Eq. 10
+        z_hat = self.model.estimate_prior(image, z_T, generator)  # Alg. 1, lines 8-13
+        loss_diff = prior_loss(z_hat, z, stage.prior_loss)  # type: ignore[arg-type]
+        self.log("train/loss_prior", loss_diff, prog_bar=True)
+        if self.global_step < stage.prior_only * self.config.train.steps:
+            return loss_diff
+        loss_task = F.l1_loss(self.model.di2iformer(image, z_hat), batch["target"])
+        self.log("train/loss_task", loss_task, prog_bar=True)
+        return loss_task + loss_diff
+
+    def random_step_loss(self, image: Tensor, z: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
+        """The traditional objective (Eq. 4): the error of one prediction at one random t per image."""
+        diffusion, denoiser = self.model.diffusion, self.model.denoiser
+        assert denoiser is not None
+        t = torch.randint(1, diffusion.steps + 1, (z.shape[0],), generator=generator).to(z.device)
+        condition = self.model.cpen_s2(image).float()
+        with torch.autocast(image.device.type, enabled=False):
+            prediction = denoiser(diffusion.add_noise(z, t, noise), t / diffusion.steps, condition)
+            return F.mse_loss(prediction, noise if diffusion.prediction == "eps" else z)
+
+    def validation_step(self, batch: Batch) -> dict[str, Tensor]:
+        outputs = {"output": self.restore(batch, self.prior(batch))}
+        if "other" in batch:
+            outputs["exchanged"] = self.restore(batch, self.prior(batch["other"]))
+        return outputs
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return optimisation(trainable, self.config)

@@ -1,0 +1,87 @@
+"""Finished runs side by side, the input's own score first."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffi2i.errors import UserError
+from diffi2i.results import read_result
+
+SCORES = {
+    "psnr": "PSNR ↑",
+    "psnr_y": "PSNR-Y ↑",
+    "psnr_hole": "PSNR in hole ↑",
+    "ssim": "SSIM ↑",
+    "ssim_y": "SSIM-Y ↑",
+    "lpips_alex": "LPIPS ↓",
+    "prior_gain": "prior gain",
+}
+
+
+def label(record: dict[str, Any]) -> str:
+    if record["stage"] == "pretrain":
+        return "stage 1 (sees GT)"
+    return {"joint": "stage 2", "none": "stage 2, no diffusion", "traditional": "stage 2, traditional"}[record["prior"]]
+
+
+def row(name: str, metrics: dict[str, Any], keys: Sequence[str], cost: Sequence[str]) -> list[str]:
+    return [name, *(number(metrics.get(key), 4 if "ssim" in key or "lpips" in key else 2) for key in keys), *cost]
+
+
+def number(value: float | str | None, digits: int) -> str:
+    return value if isinstance(value, str) else "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def runs_table(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown: the baseline, then a row per record.
+
+    Raises:
+        UserError: the records' tasks, validation images or protocols differ: their numbers do not compare.
+    """
+    first = records[0]
+    for record in records[1:]:
+        for key in ("task", "protocol"):
+            if record[key] != first[key]:
+                raise UserError(f"these runs do not compare: {key} is {first[key]} in one, {record[key]} in another")
+        if record["dataset"]["val"] != first["dataset"]["val"]:
+            raise UserError("these runs do not compare: they were scored on different validation images")
+    keys = [key for key in SCORES if any(record["metrics"].get(key) is not None for record in records)]
+    if first["protocol"]["lpips"] and "lpips_alex" not in keys:
+        keys.append("lpips_alex")
+    head = ["", *(SCORES[key] for key in keys), "parameters", "s / image"]
+    rows = [row("input itself", {"prior_gain": "", **first["baseline"]}, keys, ["", ""])]
+    for record in records:
+        cost = [f"{record['parameters'] / 1e6:.2f} M", f"{record['seconds_per_image']:.3f}"]
+        rows.append(row(label(record), record["metrics"], keys, cost))
+    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    lines = [head, [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in lines
+    )
+
+
+def print_table(run_dirs: Sequence[str]) -> None:
+    """`diffi2i table <run> ...`.
+
+    Raises:
+        UserError: no run named, one is unfinished, or they do not compare.
+    """
+    if not run_dirs:
+        raise UserError("table needs run directories: diffi2i table <run> <run> ...")
+    records = [read_result(Path(run_dir)) for run_dir in run_dirs]
+    first = records[0]
+    images = max(first["n_images"].values())
+    print(f"\n{first['task']}, {first['dataset']['name']}, {images} held-out images, scale {first['scale']}\n")
+    print(runs_table(records))
+    for record in records:
+        for key, reason in record["reasons"].items():
+            if key == "lpips_alex":
+                print(f"\n{key} n/a: {reason}")
+    panel = Path(run_dirs[-1]) / "panel.png"
+    if panel.is_file():
+        print(f"\npicture (input | output | ground truth | error): {panel}")

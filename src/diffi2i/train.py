@@ -1,0 +1,113 @@
+"""`diffi2i train`: from a checked configuration to a finished run directory."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import Logger
+
+from diffi2i.build import build, build_data
+from diffi2i.callbacks.guard import StopOnNonFinite
+from diffi2i.callbacks.progress import Progress
+from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.config import Config
+from diffi2i.evaluate import score
+from diffi2i.results import write_result
+from diffi2i.runs import Stage, claim, default_run_dir, load_stage, save_weights
+from diffi2i.runtime import hardware_arguments, quiet
+from diffi2i.stages.joint import JointStage
+from diffi2i.stages.pretrain import PretrainStage
+
+
+def train(config: Config) -> Path:
+    """Trains one stage, or goes on where an interrupted run stopped, and scores it. Returns the run directory.
+
+    Raises:
+        UserError: the directory holds another run, or the data cannot be used; before any step is made.
+    """
+    run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
+    if not claim(run_dir, config):
+        print(f"{run_dir} is finished: nothing to do (see {run_dir / 'result.json'})")
+        return run_dir
+
+    quiet()
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    data = build_data(config)
+    data.check()
+    stage = build_stage(config)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    print(f"{'resuming' if last.is_file() else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
+
+    timer = Timer()
+    trainer = build_trainer(config, run_dir, timer)
+    trainer.fit(stage, data, ckpt_path=str(last) if last.is_file() else None)
+    if trainer.is_global_zero:
+        save_weights(stage, run_dir / "weights.safetensors")
+    scores = score(config, stage, data, run_dir)
+    if trainer.is_global_zero:
+        record = scores | {"steps": trainer.global_step, "wall_time_s": timer.time_elapsed("train")}
+        write_result(run_dir / "result.json", config, data, record)
+    return run_dir
+
+
+def build_stage(config: Config) -> Stage:
+    """The LightningModule; stage 2 starts from the weights of `stage.init`."""
+    if config.stage.name == "pretrain":
+        return PretrainStage(config)
+    assert config.stage.init is not None
+    pretrained = load_stage(Path(config.stage.init))
+    assert isinstance(pretrained, PretrainStage)
+    return JointStage(config, pretrained)
+
+
+def build_trainer(config: Config, run_dir: Path, timer: Timer) -> L.Trainer:
+    """Lightning's Trainer. An epoch is `train.epoch_steps` optimiser steps and ends with a checkpoint."""
+    train, trainer = config.train, config.trainer
+    world = trainer.devices * trainer.num_nodes
+    accumulate = train.batch // (world * (trainer.device_batch or train.batch // world))
+    callbacks: list[Callback] = [
+        EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
+        ModelCheckpoint(
+            run_dir / "checkpoints", save_top_k=0, save_last=True, every_n_epochs=1, save_on_train_epoch_end=True
+        ),
+        ValidationScores(config.task),
+        StopOnNonFinite(),
+        timer,
+    ]
+    if trainer.progress and sys.stdout.isatty():
+        callbacks.append(Progress())
+    return L.Trainer(
+        **hardware_arguments(trainer),
+        max_steps=train.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=train.clip,
+        check_val_every_n_epoch=train.val_epochs,
+        num_sanity_val_steps=0,
+        log_every_n_steps=min(50, train.epoch_steps),
+        callbacks=callbacks,
+        logger=build_logger(config, run_dir),
+        enable_progress_bar=trainer.progress and sys.stdout.isatty(),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run_dir,
+    )
+
+
+def build_logger(config: Config, run_dir: Path) -> Logger | bool:
+    node = dict(config.logger or {})
+    if not node.get("_target_"):
+        return False
+    if node["_target_"].endswith("WandbLogger"):
+        # The same id each time, so that a resumed run goes on in the same W&B run.
+        node |= {"id": hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:8], "name": run_dir.name}
+        if not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").is_file():
+            os.environ.setdefault("WANDB_MODE", "offline")
+    logger: Logger = build({**node, "save_dir": str(run_dir)}, "logger")
+    return logger

@@ -1,0 +1,274 @@
+"""Image scores against independent float64 numpy and scikit-image, published anchors, and DDP."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing.spawn as multiprocessing
+from PIL import Image
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from diffi2i.config import ProtocolConfig
+from diffi2i.errors import UserError, WeightsUnavailableError
+from diffi2i.metrics import image as image_metrics
+from diffi2i.metrics.image import ImageScores, rgb_to_y
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pair(height: int, width: int, seed: int, noise: float) -> tuple[Tensor, Tensor]:
+    """A smooth random target on 8 bits and a noisy prediction that oversteps [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 4, 5, generator=generator)
+    target = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").mul(255).round() / 255
+    return target + noise * torch.randn(target.shape, generator=generator), target
+
+
+def as_png(image: Tensor) -> np.ndarray:
+    """(1, 3, H, W) -> (H, W, 3) float64 of the 8-bit image."""
+    array = np.clip(image[0].numpy().astype(np.float64).transpose(1, 2, 0), 0, 1)
+    return np.rint(array * 255).astype(np.uint8) / 255.0
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    return (16 + 65.481 * rgb[..., 0] + 128.553 * rgb[..., 1] + 24.966 * rgb[..., 2]) / 255
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean((a - b) ** 2)))
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    axis = -1 if a.ndim == 3 else None
+    _, full = structural_similarity(  # type: ignore[no-untyped-call]
+        a, b, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True,
+        channel_axis=axis,
+    )  # fmt: skip
+    return float(full[5:-5, 5:-5].mean())
+
+
+SET = [pair(24, 31, 0, 0.02), pair(40, 17, 1, 0.2), pair(19, 64, 2, 0.08)]
+
+
+@pytest.mark.parametrize("border", [0, 3])
+def test_means_are_of_per_image_scores(border):
+    scores = ImageScores(ProtocolConfig(border=border, lpips=False))
+    expected: dict[str, list[float]] = {"psnr": [], "psnr_y": [], "ssim": [], "ssim_y": []}
+    errors, pixels = 0.0, 0
+    for i, (pred, target) in enumerate(SET):
+        scores.update(pred, target, names=[f"img{i}"])
+        a, b = as_png(pred), as_png(target)
+        crop = (slice(border, a.shape[0] - border), slice(border, a.shape[1] - border))
+        a, b = a[crop], b[crop]
+        expected["psnr"].append(psnr(a, b))
+        expected["psnr_y"].append(psnr(luma(a), luma(b)))
+        expected["ssim"].append(ssim(a, b))
+        expected["ssim_y"].append(ssim(luma(a), luma(b)))
+        errors, pixels = errors + float(((a - b) ** 2).sum()), pixels + a.size
+    found = scores.compute()
+    assert found["psnr"] is not None
+    assert found["psnr"] == pytest.approx(np.mean(expected["psnr"]), abs=1e-5)
+    assert found["psnr_y"] == pytest.approx(np.mean(expected["psnr_y"]), abs=1e-5)
+    assert found["ssim"] == pytest.approx(np.mean(expected["ssim"]), abs=2e-5)
+    assert found["ssim_y"] == pytest.approx(np.mean(expected["ssim_y"]), abs=2e-5)
+    # The set is chosen so that pooling the error would show.
+    assert abs(found["psnr"] - -10 * math.log10(errors / pixels)) > 1
+    assert [record["name"] for record in scores.per_image] == ["img0", "img1", "img2"]
+    assert [record["psnr"] for record in scores.per_image] == pytest.approx(expected["psnr"], abs=1e-5)
+    assert scores.counts() == {"psnr": 3, "psnr_y": 3, "ssim": 3, "ssim_y": 3, "psnr_hole": 0}
+
+
+def test_rgb_to_y():
+    y = rgb_to_y(torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.float64).reshape(3, 3, 1, 1))
+    assert y.dtype == torch.float64
+    assert y.shape == (3, 1, 1, 1)
+    assert y.flatten().tolist() == pytest.approx([16 / 255, 235 / 255, 81.481 / 255], abs=1e-12)
+
+
+def test_batch_size_and_move_change_nothing():
+    preds, targets = (torch.cat(images) for images in zip(*(pair(33, 40, s, 0.1) for s in range(5)), strict=True))
+    whole, single = ImageScores(ProtocolConfig(lpips=False)), ImageScores(ProtocolConfig(lpips=False)).to("cpu")
+    whole.update(preds, targets, names=list("abcde"))
+    for i, name in enumerate("abcde"):
+        single.update(preds[i : i + 1], targets[i : i + 1], names=[name])
+    assert whole.compute() == single.compute()
+    assert whole.per_image == single.per_image
+
+
+def test_scores_ignore_autocast_and_input_precision():
+    pred, target = pair(32, 32, 0, 0.1)
+    plain, cast = ImageScores(ProtocolConfig(lpips=False)), ImageScores(ProtocolConfig(lpips=False))
+    plain.update(pred, target, names=["a"])
+    with torch.autocast("cpu", torch.bfloat16):
+        cast.update(pred.double(), target.double(), names=["a"])
+    assert plain.compute() == cast.compute()
+
+
+def test_identical_images_are_infinite_and_pull_the_mean():
+    _, target = pair(16, 16, 0, 0.0)
+    scores = ImageScores(ProtocolConfig(lpips=False))
+    scores.update(target + 0.001, target, names=["same PNG"])
+    scores.update(*pair(16, 16, 1, 0.1), names=["other"])
+    assert scores.per_image[0]["psnr"] == math.inf
+    assert scores.per_image[0]["ssim"] == pytest.approx(1, abs=1e-6)
+    assert scores.compute()["psnr"] == math.inf
+
+
+def test_psnr_inside_the_hole():
+    pred, target = pair(20, 30, 3, 0.1)
+    mask = torch.zeros(1, 1, 20, 30)
+    mask[..., 4:9, 10:22] = 1
+    scores = ImageScores(ProtocolConfig(border=6, lpips=False))
+    scores.update(pred, target, mask=mask, names=["a"])
+    # The border crop also crops the hole: rows 6-8 of it are left.
+    a, b = as_png(pred)[6:9, 10:22], as_png(target)[6:9, 10:22]
+    assert scores.compute()["psnr_hole"] == pytest.approx(psnr(a, b), abs=1e-5)
+    scores.update(pred, target, mask=torch.zeros_like(mask), names=["no hole"])
+    assert scores.counts()["psnr_hole"] == 1
+    assert scores.counts()["psnr"] == 2
+
+
+def test_tiny_images_are_left_out_of_ssim_and_nothing_scored_is_none():
+    scores = ImageScores(ProtocolConfig(border=2, lpips=False))
+    assert set(scores.compute().values()) == {None}
+    assert set(scores.reasons().values()) == {"no image was scored"}
+    scores.update(*pair(14, 40, 0, 0.1), names=["tiny"])
+    found = scores.compute()
+    assert found["psnr"] is not None
+    assert found["ssim"] is None
+    assert found["psnr_hole"] is None
+    assert set(scores.reasons()) == {"ssim", "ssim_y", "psnr_hole"}
+    assert scores.per_image[0].keys() == {"name", "psnr", "psnr_y"}
+    scores.update(*pair(15, 40, 1, 0.1), names=["just enough"])
+    assert scores.counts() == {"psnr": 2, "psnr_y": 2, "ssim": 1, "ssim_y": 1, "psnr_hole": 0}
+    scores.reset()
+    assert scores.counts()["psnr"] == 0
+    assert scores.per_image == []
+
+
+def test_bad_input_names_the_image_and_counts_nothing():
+    preds, targets = (torch.cat(images) for images in zip(pair(16, 16, 0, 0.1), pair(16, 16, 1, 0.1), strict=True))
+    scores = ImageScores(ProtocolConfig(lpips=False))
+    names = ["good", "bad"]
+    nan, high, bytes_range = preds.clone(), targets.clone(), preds.clone()
+    nan[1, 0, 3, 3] = math.nan
+    nan_target = torch.where(nan.isnan(), nan, targets)
+    high[1] *= 1.5
+    bytes_range[1] *= 255
+    soft = torch.zeros(2, 1, 16, 16)
+    soft[1, 0, 0, 0] = 0.5
+    cases = [
+        (nan, targets, None, "bad: the prediction has NaN"),
+        (preds, nan_target, None, "bad: the target has NaN"),
+        (preds, high, None, "bad: the target spans"),
+        (bytes_range, targets, None, "bad: the prediction spans"),
+        (preds, targets, soft, "bad: the mask has other values"),
+        (preds[..., :15], targets, None, "good, bad: pred is .* they must agree"),
+        (preds[:, :1], targets[:, :1], None, "good, bad: .* float RGB"),
+        (preds, (targets * 255).byte(), None, "good, bad: .* float RGB"),
+        (preds, targets, soft[..., :8], "good, bad: mask is"),
+    ]
+    for pred, target, mask, message in cases:
+        with pytest.raises(UserError, match=message) as caught:
+            scores.update(pred, target, mask=mask, names=names)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="1 names for a batch of 2"):
+        scores.update(preds, targets, names=["good"])
+    with pytest.raises(UserError, match="border of 8 pixels leaves nothing"):
+        ImageScores(ProtocolConfig(border=8, lpips=False)).update(preds, targets, names=names)
+    assert scores.counts()["psnr"] == 0
+    assert scores.per_image == []
+
+
+def lpips_scores() -> ImageScores:
+    scores = ImageScores(ProtocolConfig(lpips=True))
+    reason = scores.reasons()["lpips_alex"]
+    if reason != "no image was scored":
+        pytest.skip(reason)
+    return scores
+
+
+def test_missing_weights_are_a_reason_and_not_a_crash(monkeypatch):
+    def missing(net):
+        raise WeightsUnavailableError("LPIPS alex trunk unavailable: test")
+
+    monkeypatch.setattr(image_metrics, "lpips_trunk", missing)
+    scores = ImageScores(ProtocolConfig(lpips=True))
+    scores.update(*pair(32, 32, 0, 0.1), names=["a"])
+    assert scores.compute()["lpips_alex"] is None
+    assert scores.compute()["psnr"] is not None
+    assert scores.reasons()["lpips_alex"] == "LPIPS alex trunk unavailable: test"
+
+
+def test_lpips_sizes_and_random_stream():
+    state = torch.random.get_rng_state()
+    scores = lpips_scores()
+    assert torch.equal(state, torch.random.get_rng_state())
+    scores.update(*pair(30, 64, 0, 0.1), names=["too small"])
+    assert scores.reasons()["lpips_alex"] == "no image has 31 pixels on each side"
+    scores.update(*pair(31, 31, 0, 0.1), names=["just enough"])
+    assert scores.counts()["lpips_alex"] == 1
+    _, target = pair(64, 64, 0, 0)
+    scores.reset()
+    scores.update(target, target, names=["same"])
+    assert scores.compute()["lpips_alex"] == 0
+
+
+def read(path: Path) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255
+
+
+@pytest.mark.skipif(not (DATA / "lpips_ref").is_dir(), reason="shared/data/lpips_ref is not here")
+@pytest.mark.parametrize(("name", "published"), [("ex_p0", 0.722), ("ex_p1", 0.138)])
+def test_lpips_of_the_reference_images(name, published):
+    scores = lpips_scores()
+    folder = DATA / "lpips_ref"
+    scores.update(read(folder / f"{name}.png"), read(folder / "ex_ref.png"), names=[name])
+    found = scores.compute()["lpips_alex"]
+    assert found is not None
+    assert round(found, 3) == published
+
+
+@pytest.mark.skipif(not (DATA / "set5").is_dir(), reason="shared/data/set5 is not here")
+def test_bicubic_set5_has_the_published_scores():
+    imresize = pytest.importorskip("diffi2i.data.resize").imresize
+    scores = ImageScores(ProtocolConfig(border=4, lpips=False))
+    for path in sorted((DATA / "set5" / "HR").glob("*.png")):
+        target, low = read(path), read(DATA / "set5" / "LRx4" / path.name)
+        pred = imresize(low[0], 4)[None]
+        scores.update(pred, target[..., : pred.shape[-2], : pred.shape[-1]], names=[path.stem])
+    found = scores.compute()
+    assert scores.counts()["psnr_y"] == 5
+    assert found["psnr_y"] == pytest.approx(28.42, abs=0.02)
+    assert found["ssim_y"] == pytest.approx(0.8104, abs=0.002)
+
+
+def _rank(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    try:
+        scores = ImageScores(ProtocolConfig(lpips=False)).to("cpu")
+        # Rank 0 has all images, in two updates of different size; rank 1 has none.
+        if rank == 0:
+            for i, (pred, target) in enumerate(SET):
+                scores.update(pred, target, names=[f"img{i}"])
+        torch.save((scores.compute(), scores.counts()), f"{folder}/rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
+def test_a_rank_without_images_neither_hangs_nor_biases(tmp_path):
+    multiprocessing.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    alone = ImageScores(ProtocolConfig(lpips=False))
+    for i, (pred, target) in enumerate(SET):
+        alone.update(pred, target, names=[f"img{i}"])
+    for rank in range(2):
+        means, counts = torch.load(tmp_path / f"rank{rank}.pt")
+        assert counts == alone.counts()
+        assert means == pytest.approx(alone.compute(), nan_ok=True)

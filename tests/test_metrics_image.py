@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as multiprocessing
 from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from diffi2i.config import ProtocolConfig
 from diffi2i.errors import UserError, WeightsUnavailableError
@@ -264,7 +264,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 def test_a_rank_without_images_neither_hangs_nor_biases(tmp_path):
-    multiprocessing.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     alone = ImageScores(ProtocolConfig(lpips=False))
     for i, (pred, target) in enumerate(SET):
         alone.update(pred, target, names=[f"img{i}"])

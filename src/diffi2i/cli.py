@@ -102,5 +102,6 @@ def hydra_main(command: str, arguments: list[str]) -> None:
         task_overrides = HydraConfig.get().overrides.task
         subprocess.run([sys.executable, "-m", "diffi2i", command, *task_overrides], check=True)
 
+    config.register_schemas()
     sys.argv = [f"diffi2i {command}", *arguments]
     hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -220,15 +221,9 @@ class PredictConfig:
 
 
 @dataclass
-class BenchConfig:
-    """`diffi2i bench`: parameters, multiply-accumulates and latency of a model on a `size` x `size` output."""
+class BenchConfig(Config):
+    """`diffi2i bench`: `Config`'s network measured at a `size` x `size` output, median of `repeats` calls."""
 
-    task: TaskConfig = field(default_factory=TaskConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    stage: StageConfig = field(default_factory=StageConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    train: dict[str, Any] = field(default_factory=dict)
-    scale: str = "demo"
     size: int = 256
     repeats: int = 5
 
@@ -243,6 +238,7 @@ CHOICES = {
     "model.projection": ("depthwise", "pointwise"),
     "train.schedule": ("constant", "cosine", "poly"),
     "trainer.precision": ("auto", "fp32", "bf16"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
 }
 
 POSITIVE = (
@@ -271,6 +267,7 @@ def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
     Raises:
         UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
     """
+    register_schemas()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose(name, overrides=list(overrides))
@@ -292,8 +289,18 @@ def typed(schema: type[T], composed: DictConfig) -> T:
     return config
 
 
-def explain(error: Exception, name: str) -> str:
+def register_schemas() -> None:
+    """Makes the dataclasses the base of each root file, so that every key exists and has its type."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(f"{name}_schema", schema)
+
+
+def explain(error: BaseException, name: str) -> str:
     """One line for an error of Hydra or OmegaConf: the key, what is wrong, what to write."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}': write key=value (quote values with brackets or spaces for the shell)"
+    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
+        error = error.__cause__
     lines = (str(error).strip() or str(error.__cause__) or type(error).__name__).splitlines()
     first = lines[0].rstrip(".")
     cause = str(error.__cause__ or "").splitlines()
@@ -307,8 +314,9 @@ def explain(error: Exception, name: str) -> str:
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         if options:
             return f"{group}={choice} is unknown: write {group}= one of {', '.join(options)}"
-    if "Missing mandatory value" in first or "MISSING" in first:
-        return f"{key or first.split(':')[-1].strip()} is missing: write {key or '<key>'}=<value>"
+    if "missing mandatory value" in first.lower():
+        missing = key or first.split(":")[-1].strip()
+        return f"{missing} is missing: write {missing}=<value>"
     if key:
         return f"{key}: {first[0].lower()}{first[1:]}"
     return f"{first} ({cause[0]})" if cause and cause[0] not in first else first
@@ -370,7 +378,12 @@ def check(config: Any) -> None:
         check_model(config.model)
     if getattr(config, "stage", None) is not None:
         check_diffusion(config.stage.diffusion)
-    if isinstance(config, Config):
+    if isinstance(config, BenchConfig):
+        if config.size % config.task.scale or config.size <= 0 or config.repeats <= 0:
+            raise UserError(
+                f"size={config.size} must be a multiple of {config.task.scale}, repeats={config.repeats} above 0"
+            )
+    elif isinstance(config, Config):
         check_train(config)
 
 

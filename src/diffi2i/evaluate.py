@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 
 from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
@@ -16,7 +15,7 @@ from diffi2i.errors import UserError
 from diffi2i.models.diffi2i import build_diffusion
 from diffi2i.results import write_result
 from diffi2i.runs import Stage, load_stage
-from diffi2i.runtime import autocast_of, hardware_arguments, quiet
+from diffi2i.runtime import autocast_of, new_trainer, quiet
 from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table
 
@@ -29,14 +28,12 @@ def score(config: Config, stage: Stage, data: ImageDataModule, output: Path) -> 
         size and speed of the inference network. Collective under DDP.
     """
     sheet = ValidationScores(config.task, pictures=output / "images")
-    trainer = L.Trainer(
-        **hardware_arguments(config.trainer),
+    trainer = new_trainer(
+        config.trainer,
         callbacks=[sheet],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
     trainer.validate(stage, data, verbose=False)
     assert sheet.baseline is not None

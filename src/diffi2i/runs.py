@@ -37,13 +37,14 @@ def claim(run_dir: Path, config: Config) -> bool:
         UserError: it holds another run, or something else.
     """
     file = run_dir / "config.yaml"
-    if file.is_file():
+    started = (run_dir / "checkpoints" / "last.ckpt").is_file() or (run_dir / "weights.safetensors").is_file()
+    if started or (run_dir / "result.json").is_file():
         saved = read_run_config(run_dir)
         if difference := first_difference(asdict(saved), asdict(config)):
             key, theirs, ours = difference
             raise UserError(f"{run_dir} holds a run with {key}={theirs}, this one has {ours}: name another run_dir")
         return not (run_dir / "result.json").is_file()
-    if run_dir.is_dir() and any(run_dir.iterdir()):
+    if run_dir.is_dir() and not file.is_file() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,8 @@ def first_difference(saved: Any, ours: Any, key: str = "") -> tuple[str, Any, An
     if key in ("trainer", "logger", "run_dir", "dataset.workers", "dataset.cache_mb") or saved == ours:
         return None
     if isinstance(saved, dict) and isinstance(ours, dict):
-        for name in saved | ours:
+        # What a user writes comes before what follows from it.
+        for name in sorted(saved | ours, key=lambda name: name in ("task", "config_hash")):
             path = f"{key}.{name}" if key else str(name)
             if found := first_difference(saved.get(name), ours.get(name), path):
                 return found

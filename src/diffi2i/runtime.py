@@ -5,20 +5,34 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from diffi2i.config import TrainerConfig
+from diffi2i.errors import UserError
 
 
-def hardware_arguments(trainer: TrainerConfig) -> dict[str, Any]:
-    """The arguments of Lightning's Trainer that say where and how precisely to compute."""
-    return {
-        "accelerator": trainer.accelerator,
-        "devices": trainer.devices,
-        "num_nodes": trainer.num_nodes,
-        "strategy": trainer.strategy,
-        "precision": "bf16-mixed" if uses_bf16(trainer) else "32-true",
-    }
+def new_trainer(trainer: TrainerConfig, **arguments: Any) -> L.Trainer:
+    """Lightning's Trainer on the configured hardware, in the configured precision.
+
+    Raises:
+        UserError: this machine has no such hardware.
+    """
+    try:
+        return L.Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=trainer.strategy,
+            precision="bf16-mixed" if uses_bf16(trainer) else "32-true",
+            # The project's samplers already divide the images among the processes.
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            **arguments,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
 
 
 def device_of(trainer: TrainerConfig) -> torch.device:

@@ -18,7 +18,7 @@ from diffi2i.config import Config
 from diffi2i.evaluate import score
 from diffi2i.results import write_result
 from diffi2i.runs import Stage, claim, default_run_dir, load_stage, save_weights
-from diffi2i.runtime import hardware_arguments, quiet
+from diffi2i.runtime import new_trainer, quiet
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
 
@@ -82,8 +82,8 @@ def build_trainer(config: Config, run_dir: Path, timer: Timer) -> L.Trainer:
     ]
     if trainer.progress and sys.stdout.isatty():
         callbacks.append(Progress())
-    return L.Trainer(
-        **hardware_arguments(trainer),
+    return new_trainer(
+        trainer,
         max_steps=train.steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
@@ -94,8 +94,6 @@ def build_trainer(config: Config, run_dir: Path, timer: Timer) -> L.Trainer:
         callbacks=callbacks,
         logger=build_logger(config, run_dir),
         enable_progress_bar=trainer.progress and sys.stdout.isatty(),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         default_root_dir=run_dir,
     )
 

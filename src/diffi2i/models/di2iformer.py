@@ -147,6 +147,10 @@ class DI2Iformer(nn.Module):
         )
         self.refine = stack(refinement, width)
         self.tail = nn.Sequential(nn.Conv2d(width, out_channels * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+        with torch.no_grad():
+            # Training starts near the input image instead of unlearning random noise first.
+            for parameter in self.tail.parameters():
+                parameter.mul_(0.1)
 
     def forward(self, image: Tensor, z: Tensor) -> Tensor:
         """`image` (B, in_channels, H, W), `z` (B, 4C') -> (B, out_channels, scale H, scale W), float32."""

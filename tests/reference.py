@@ -1,4 +1,4 @@
-"""The paper's equations once more, in plain numpy float64 loops: what the tests hold the package's torch code against."""
+"""The paper's equations once more, in plain numpy float64 loops: what the tests hold the torch code against."""
 
 from collections.abc import Callable, Sequence
 
@@ -41,13 +41,13 @@ def iterate_forward(betas: Sequence[float]) -> list[tuple[float, float]]:
 def diffuse(x0: Array, noise: Array, t: int, betas: Sequence[float]) -> Array:
     """A draw of Eq. 2 / Eq. 10 from its noise."""
     factor, variance = iterate_forward(betas)[t]
-    return factor * x0 + np.sqrt(variance) * noise
+    return np.asarray(factor * x0 + np.sqrt(variance) * noise)
 
 
 def noise_mean(x: Array, noise: Array, t: int, betas: Sequence[float]) -> Array:
     """Eq. 11, the mean of Eq. 3 as the paper prints it."""
     alpha = 1.0 - betas[t]
-    return (x - noise * (1.0 - alpha) / np.sqrt(1.0 - cumulative(betas)[t])) / np.sqrt(alpha)
+    return np.asarray((x - noise * (1.0 - alpha) / np.sqrt(1.0 - cumulative(betas)[t])) / np.sqrt(alpha))
 
 
 def posterior(x: Array, x0: Array, t: int, betas: Sequence[float]) -> tuple[Array, float]:
@@ -105,7 +105,9 @@ def noise_objective(x0: Array, noise: Array, t: int, predict: Predictor, betas: 
 
 def prior_l1(estimate: Array, target: Array) -> float:
     """Eq. 13, averaged over the batch."""
-    return float(np.mean([sum(abs(a - b) for a, b in zip(e, z, strict=True)) / len(z) for e, z in _rows(estimate, target)]))
+    return float(
+        np.mean([sum(abs(a - b) for a, b in zip(e, z, strict=True)) / len(z) for e, z in _rows(estimate, target)])
+    )
 
 
 def prior_l2(estimate: Array, target: Array) -> float:
@@ -136,7 +138,7 @@ def _softmax(v: Array) -> Array:
     return np.asarray(e / e.sum())
 
 
-# --- networks: one image (C, H, W) at a time; weights by their names in the checkpoint ---------------------------------
+# --- networks: one image (C, H, W) at a time; weights by their names in the checkpoint ------------------------------
 
 
 def below(weights: Weights, prefix: str) -> Weights:

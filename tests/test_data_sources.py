@@ -25,7 +25,7 @@ def names(items: list[Item]) -> list[str]:
 
 def test_photos_are_all_there_and_split() -> None:
     val, train = photos("val"), photos("train")
-    assert set(names(val)) == {"chelsea", "coffee"}
+    assert set(names(val)) == {"astronaut", "camera", "coffee"}
     assert not set(names(val)) & set(names(train))
     assert len(val) + len(train) == len(PHOTOS)
     assert all(min(read_size(item.target)) >= 256 for item in val + train)

@@ -102,7 +102,7 @@ class ModelConfig:
     blocks: list[int] = MISSING
     refinement: int = MISSING
     expansion: float = 1.0
-    projection: str = "depthwise"
+    projection: str = "pointwise"
     cpen: CpenConfig = field(default_factory=CpenConfig)
     denoiser_layers: int = 4
 
@@ -431,6 +431,8 @@ def check_train(config: Config) -> None:
         )
     if not 0 <= train.warmup < 1 or not 0 <= train.lr_end <= 1 or not 0 <= train.ema_decay < 1:
         raise UserError("train.warmup and train.ema_decay lie in [0, 1), train.lr_end in [0, 1]")
+    if config.stage.prior_only and trainer.strategy == "ddp":
+        raise UserError("stage.prior_only rests some weights: write trainer.strategy=ddp_find_unused_parameters_true")
     if not 0 <= config.stage.prior_only < 1:
         raise UserError(f"stage.prior_only={config.stage.prior_only} is a fraction of the steps in [0, 1)")
     check_source(config.dataset)

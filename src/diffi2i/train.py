@@ -46,7 +46,13 @@ def train(config: Config) -> Path:
 
     timer = Timer()
     trainer = build_trainer(config, run_dir, timer)
-    trainer.fit(stage, data, ckpt_path=str(last) if last.is_file() else None)
+    try:
+        trainer.fit(stage, data, ckpt_path=str(last) if last.is_file() else None)
+    except SystemExit:
+        # Lightning turns Ctrl-C into exit(1) and so hides it from the command line.
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     if trainer.is_global_zero:
         save_weights(stage, run_dir / "weights.safetensors")
     scores = score(config, stage, data, run_dir)

@@ -43,7 +43,7 @@ class Item:
     input: Path | None = None
 
 
-def photos(split: Split, held_out: Sequence[str] = ("chelsea", "coffee")) -> list[Item]:
+def photos(split: Split, held_out: Sequence[str] = ("astronaut", "camera", "coffee")) -> list[Item]:
     """The real photos inside the installed scikit-image wheel: no download needed.
 
     Args:

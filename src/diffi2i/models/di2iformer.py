@@ -25,6 +25,13 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def start_small(module: nn.Module) -> None:
+    """A tenth of PyTorch's initial weights, so that training starts near the identity, not by unlearning noise."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(0.1)
+
+
 def depthwise(channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
@@ -44,14 +51,15 @@ class DynamicLayer(nn.Module):
         self, channels: int, prior_dim: int, expansion: float, projection: Projection, attention: bool
     ) -> None:
         super().__init__()
-        hidden = int(channels * expansion)
-        if projection == "depthwise" and hidden != channels:
+        hidden = round(channels * expansion)
+        if projection == "depthwise" and expansion != 1:
             raise ValueError(f"a depth-wise projection keeps its width: expansion must be 1, got {expansion}")
         self.attention = attention
         self.norm = LayerNorm(channels)
         self.W_c = nn.Conv2d(channels, 2 * hidden, 1)
         self.W_d = depthwise(2 * hidden)
         self.project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
+        start_small(self.project)
         self.W_l = nn.Linear(prior_dim, channels, bias=False)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -104,7 +112,6 @@ class DI2Iformer(nn.Module):
 
     Args:
         in_channels: channels of the input, mask included.
-        out_channels: channels of the output (3 for images).
         width: C.
         blocks: blocks per level, from the finest to the coarsest; the decoder mirrors the first three.
         refinement: blocks at the finest level after the decoder.
@@ -118,7 +125,6 @@ class DI2Iformer(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
         width: int,
         blocks: Sequence[int],
         refinement: int,
@@ -146,14 +152,11 @@ class DI2Iformer(nn.Module):
             stack(n, c) for n, c in zip(reversed(blocks[:-1]), reversed(widths[:-1]), strict=True)
         )
         self.refine = stack(refinement, width)
-        self.tail = nn.Sequential(nn.Conv2d(width, out_channels * scale**2, 3, padding=1), nn.PixelShuffle(scale))
-        with torch.no_grad():
-            # Training starts near the input image instead of unlearning random noise first.
-            for parameter in self.tail.parameters():
-                parameter.mul_(0.1)
+        self.tail = nn.Sequential(nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+        start_small(self.tail)
 
     def forward(self, image: Tensor, z: Tensor) -> Tensor:
-        """`image` (B, in_channels, H, W), `z` (B, 4C') -> (B, out_channels, scale H, scale W), float32."""
+        """`image` (B, in_channels, H, W), `z` (B, 4C') -> (B, 3, scale H, scale W), float32."""
         height, width = image.shape[-2:]
         x = self.embed(pad_to_multiple(image, 2 ** (LEVELS - 1)))  # (B, C, H', W')
         skips = []
@@ -164,7 +167,7 @@ class DI2Iformer(nn.Module):
         x = self.bottom(x, z)  # (B, 8C, H'/8, W'/8)
         for up, join, level in zip(self.up, self.join, self.decoder, strict=True):
             x = level(join(torch.cat([up(x), skips.pop()], dim=1)), z)
-        x = self.tail(self.refine(x, z))  # (B, out_channels, scale H', scale W')
+        x = self.tail(self.refine(x, z))  # (B, 3, scale H', scale W')
         residual: Tensor = x[..., : height * self.scale, : width * self.scale].float()
         # A masked input is zero inside the hole: there the residual is the whole output.
         base = image[:, :3].float()

@@ -1,5 +1,7 @@
 """DiffI2I as it runs at inference (Alg. 2), and the builders that size the networks from a configuration."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,13 +27,13 @@ class DiffI2I(nn.Module):
         self.diffusion = diffusion
         self.di2iformer = di2iformer
 
-    def estimate_prior(self, image: Tensor, z_T: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def estimate_prior(self, image: Tensor, z_T: Tensor, noise: Callable[[int], Tensor] | None = None) -> Tensor:
         """D from the input image (Eq. 12), then the whole reverse process, in float32.
 
         Args:
             image: (B, in_channels, H, W).
             z_T: (B, 4C'), noised IPR in training (Alg. 1), standard normal at inference (Alg. 2).
-            generator: see `PriorDiffusion.denoise`.
+            noise: see `PriorDiffusion.denoise`.
 
         Returns:
             Z-hat (B, 4C').
@@ -40,7 +42,7 @@ class DiffI2I(nn.Module):
         if self.denoiser is None:
             return condition
         with torch.autocast(image.device.type, enabled=False):
-            return self.diffusion.denoise(z_T.float(), condition, self.denoiser, generator)
+            return self.diffusion.denoise(z_T.float(), condition, self.denoiser, noise)
 
     def forward(self, image: Tensor, z_T: Tensor) -> Tensor:
         """`image` (B, in_channels, H, W), `z_T` (B, 4C') standard normal -> (B, 3, scale H, scale W)."""
@@ -56,7 +58,6 @@ def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
 def build_di2iformer(task: TaskConfig, model: ModelConfig) -> DI2Iformer:
     return DI2Iformer(
         in_channels=task.in_channels,
-        out_channels=3,
         width=model.width,
         blocks=model.blocks,
         refinement=model.refinement,

@@ -19,7 +19,8 @@ class PriorDiffusion:
 
     Args:
         steps: T.
-        beta_1, beta_T: ends of the linear schedule (paper: 0.1 and 0.99).
+        beta_1, beta_T: ends of the linear schedule (paper: 0.1 and 0.99). A single step has beta_T, so that Z_T is
+            near noise for every T.
         prediction: `eps`, the network predicts the noise (Eq. 11); `x0`, it predicts Z_0 and the step goes to
             the mean of q(Z_{t-1} | Z_t, Z_0) (Ho et al. 2020, Eq. 7), as the authors' DiffIR does.
         variance_noise: insert sigma_t noise in the reverse process (Eq. 3; the ablation V4). The paper leaves
@@ -48,7 +49,7 @@ class PriorDiffusion:
         self.prediction = prediction
         self.variance_noise = variance_noise
         self.visited = [0, *visited]
-        betas: list[float] = torch.linspace(beta_1, beta_T, steps, dtype=torch.float64).tolist()
+        betas: list[float] = torch.linspace(beta_T, beta_1, steps, dtype=torch.float64).flip(0).tolist()
         self.alpha_bar: list[float] = list(accumulate(betas, lambda product, beta: product * (1 - beta), initial=1.0))
 
     def add_noise(self, z: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class PriorDiffusion:
         return mean + sigma * noise
 
     def denoise(
-        self, z_T: Tensor, condition: Tensor, network: Network, generator: torch.Generator | None = None
+        self, z_T: Tensor, condition: Tensor, network: Network, noise: Callable[[int], Tensor] | None = None
     ) -> Tensor:
         """Runs every reverse step, with gradients (Alg. 1, lines 8-13; Alg. 2, lines 5-8).
 
@@ -84,13 +85,14 @@ class PriorDiffusion:
             z_T: (B, 4C').
             condition: D (B, 4C').
             network: maps (Z_t, t / T, D) to its prediction.
-            generator: of the noise that `variance_noise` inserts, on the CPU.
+            noise: gives what `variance_noise` inserts at reverse step `index`: standard normal (B, 4C').
+                None draws it from torch's global generator.
         """
         z = z_T
         for index in range(len(self.visited) - 1, 0, -1):
             time = torch.full((z.shape[0],), self.visited[index] / self.steps, dtype=z.dtype, device=z.device)
-            noise = None
+            inserted = None
             if self.variance_noise and index > 1:
-                noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
-            z = self.step(z, network(z, time, condition), index, noise)
+                inserted = noise(index) if noise else torch.randn_like(z)
+            z = self.step(z, network(z, time, condition), index, inserted)
         return z

@@ -31,7 +31,7 @@ def with_known_pixels(output: Tensor, batch: Batch) -> Tensor:
     return torch.where(batch["mask"] > 0, output, batch["input"])
 
 
-def noise_for(names: Sequence[str], seed: int, dim: int, device: torch.device) -> Tensor:
+def noise_for(names: Sequence[str], seed: int | str, dim: int, device: torch.device) -> Tensor:
     """Standard normal (B, dim) that depends on the seed and each image's name alone.
 
     So a score depends neither on the order of the images nor on the batch or the number of processes.

@@ -39,7 +39,9 @@ class JointStage(L.LightningModule):
         image = network_input(batch)
         seed, names = self.config.seed, batch["name"]
         z_T = noise_for(names, seed, 4 * self.config.model.cpen.channels, image.device)
-        return self.model.estimate_prior(image, z_T, step_generator(seed, 0, 0))
+        return self.model.estimate_prior(
+            image, z_T, lambda index: noise_for(names, f"{seed}, step {index}", z_T.shape[1], image.device)
+        )
 
     def restore(self, batch: Batch, z: Tensor) -> Tensor:
         """The output image (B, 3, H, W), float32, not clamped."""
@@ -59,7 +61,9 @@ class JointStage(L.LightningModule):
             return loss
 
         z_T = self.model.diffusion.add_noise(z, stage.diffusion.steps, noise)  # Eq. 10
-        z_hat = self.model.estimate_prior(image, z_T, generator)  # Alg. 1, lines 8-13
+        z_hat = self.model.estimate_prior(  # Alg. 1, lines 8-13
+            image, z_T, lambda _: torch.randn(z.shape, generator=generator).to(z.device)
+        )
         loss_diff = prior_loss(z_hat, z, stage.prior_loss)  # type: ignore[arg-type]
         self.log("train/loss_prior", loss_diff, prog_bar=True)
         if self.global_step < stage.prior_only * self.config.train.steps:

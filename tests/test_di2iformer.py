@@ -1,0 +1,248 @@
+"""DynamicLayer and DI2Iformer against the numpy loops, every image size, and the arrangement of the U-shape."""
+
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from diffi2i.data.resize import imresize
+from diffi2i.models.di2iformer import DI2Iformer, DynamicBlock, DynamicLayer, Projection
+from diffi2i.models.padding import pad_to_multiple, reflect_index
+from tests import reference as ref
+
+PROJECTIONS: list[Projection] = ["depthwise", "pointwise"]
+PRIOR = 5
+quick = settings(deadline=None, max_examples=30)
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def randomise(module: Module, seed: int = 0) -> Module:
+    """Every parameter at random, so that none stays at a neutral value such as a norm's ones."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.5 if parameter.ndim < 2 else parameter[0].numel() ** -0.5, generator=generator)
+    return module
+
+
+def former(scale: int = 1, in_channels: int = 3, projection: Projection = "depthwise", **kwargs: Any) -> DI2Iformer:
+    sizes: dict[str, Any] = {"width": 2, "blocks": [1, 2, 1, 1], "refinement": 1, "prior_dim": PRIOR, "expansion": 1.0}
+    return randomise(DI2Iformer(in_channels, **(sizes | kwargs), projection=projection, scale=scale)).double()
+
+
+def arrays(module: nn.Module) -> ref.Weights:
+    return {name: value.numpy() for name, value in module.state_dict().items()}
+
+
+def pictures(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def silence(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
+def difference(net: DI2Iformer, image: Tensor, z: Tensor) -> Tensor:
+    """What the network adds to the (enlarged) input image."""
+    base = image[:, :3].float()
+    added: Tensor = net(image, z) - (base if net.scale == 1 else imresize(base, net.scale))
+    return added
+
+
+@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize(("projection", "expansion"), [("depthwise", 1.0), ("pointwise", 1.0), ("pointwise", 1.5)])
+def test_dynamic_layer_equals_the_equations(projection: Projection, expansion: float, attention: bool):
+    layer = randomise(DynamicLayer(4, PRIOR, expansion, projection, attention)).double()
+    x, z = pictures(2, 4, 5, 3), pictures(2, PRIOR, seed=1)
+    expected = [ref.dynamic_layer(x[i].numpy(), z[i].numpy(), arrays(layer), attention) for i in range(2)]
+    np.testing.assert_allclose(layer(x, z).detach(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_block_is_dynamic_attention_then_dynamic_feed_forward():
+    block = randomise(DynamicBlock(4, PRIOR, 1.0, "depthwise")).double()
+    x, z = pictures(1, 4, 3, 4), pictures(1, PRIOR, seed=1)
+    weights = {f"0.{name}": value for name, value in arrays(block).items()}
+    np.testing.assert_allclose(block(x, z)[0].detach(), ref.stack(x[0].numpy(), z[0].numpy(), weights), rtol=1e-10)
+    assert block.attention.attention
+    assert not block.feed_forward.attention
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_prior_reaches_each_channel_equally_at_all_pixels(attention: bool):
+    layer = randomise(DynamicLayer(4, PRIOR, 1.0, "depthwise", attention)).double()
+    x, z = pictures(1, 4, 5, 6), pictures(2, PRIOR, seed=1)
+    moved = layer(x, z[:1]) - layer(x, z[1:])
+    torch.testing.assert_close(moved, (layer.W_l(z[:1] - z[1:]))[..., None, None].expand_as(moved))
+
+
+def test_depthwise_projection_refuses_to_expand():
+    with pytest.raises(ValueError, match=r"expansion must be 1, got 1\.5"):
+        DynamicLayer(4, PRIOR, 1.5, "depthwise", True)
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize(("scale", "in_channels"), [(1, 3), (1, 4), (2, 3), (4, 3)])
+def test_whole_network_equals_the_loops(scale: int, in_channels: int, projection: Projection):
+    net = former(scale, in_channels, projection)
+    image, z = pictures(1, in_channels, 8, 16), pictures(1, PRIOR, seed=1)
+    expected = ref.di2iformer(image[0].numpy(), z[0].numpy(), arrays(net), scale)
+    np.testing.assert_allclose(difference(net, image, z)[0].detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (2, 3), (8, 8), (11, 13), (17, 8)])
+def test_any_size_keeps_its_shape_times_the_scale(size: tuple[int, int], scale: int):
+    output = former(scale)(pictures(2, 3, *size), pictures(2, PRIOR))
+    assert output.shape == (2, 3, size[0] * scale, size[1] * scale)
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("size", [(9, 11), (5, 16), (8, 13)])
+def test_network_adds_to_an_odd_image_what_it_adds_to_the_reflected_one(size: tuple[int, int], scale: int):
+    net, image, z = former(scale), pictures(1, 3, *size), pictures(1, PRIOR, seed=1)
+    padded = np.pad(image, [(0, 0), (0, 0), *((0, -side % 8) for side in size)], mode="reflect")
+    whole = difference(net, torch.from_numpy(padded), z)[..., : size[0] * scale, : size[1] * scale]
+    torch.testing.assert_close(difference(net, image, z), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_another_prior_gives_another_output(scale: int):
+    net, image = former(scale), pictures(1, 3, 9, 9)
+    assert (net(image, pictures(1, PRIOR, seed=1)) - net(image, pictures(1, PRIOR, seed=2))).abs().max() > 1e-3
+
+
+def test_each_image_of_a_batch_is_guided_by_its_own_prior():
+    net, images, z = former(), pictures(3, 3, 9, 7), pictures(3, PRIOR, seed=1)
+    alone = torch.cat([net(images[i : i + 1], z[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(net(images, z), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_every_layer_is_guided_by_the_same_attached_prior():
+    net, z, priors = former(), pictures(1, PRIOR).requires_grad_(), []
+    for layer in net.modules():
+        if isinstance(layer, DynamicLayer):
+            layer.register_forward_hook(lambda _, inputs, __: priors.append(inputs[1]))
+    net(pictures(1, 3, 8, 8), z)
+    assert len(priors) == 2 * (1 + 2 + 1 + 1 + 1 + 2 + 1 + 1)  # DA and DFFN of encoder, bottom, decoder, refinement
+    assert all(prior is z for prior in priors)
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize(("scale", "in_channels"), [(1, 4), (4, 3)])
+def test_every_parameter_and_the_prior_get_a_gradient(scale: int, in_channels: int, projection: Projection):
+    net, z = former(scale, in_channels, projection), pictures(2, PRIOR).requires_grad_()
+    net(pictures(2, in_channels, 16, 16), z).square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert z.grad is not None
+    assert (z.grad != 0).all()
+
+
+@pytest.mark.parametrize("in_channels", [3, 4])
+def test_zero_tail_leaves_the_input_image_without_its_mask(in_channels: int):
+    net, image = former(1, in_channels), pictures(2, in_channels, 9, 5)
+    silence(net.tail)
+    assert torch.equal(net(image, pictures(2, PRIOR)), image[:, :3].float())
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_zero_tail_leaves_the_bicubic_image(scale: int):
+    net, image = former(scale), pictures(2, 3, 9, 5)
+    silence(net.tail)
+    assert torch.equal(net(image, pictures(2, PRIOR)), imresize(image.float(), scale))
+
+
+def test_output_is_float32_under_bfloat16_autocast_and_keeps_the_image_exact():
+    net, image = former().float(), pictures(1, 3, 8, 8).float()
+    silence(net.tail)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(image, pictures(1, PRIOR).float())
+    assert output.dtype == torch.float32
+    assert torch.equal(output, image)
+
+
+def test_levels_have_one_two_four_eight_widths_and_halve_the_sides():
+    net, seen = former(width=4, blocks=[1, 1, 1, 1]), []
+    for stack in (*net.encoder, net.bottom, *net.decoder, net.refine):
+        stack.register_forward_hook(
+            lambda _, inputs, output: seen.append((tuple(inputs[0].shape), tuple(output.shape)))
+        )
+    net(pictures(1, 3, 16, 24), pictures(1, PRIOR))
+    levels = [(1, 4, 16, 24), (1, 8, 8, 12), (1, 16, 4, 6), (1, 32, 2, 3)]
+    assert [before for before, _ in seen] == [*levels, *levels[2::-1], levels[0]]
+    assert all(before == after for before, after in seen)
+
+
+def test_each_join_gets_the_upsampled_features_and_the_skip_of_its_level():
+    net, kept, joined, raised = former(), [], [], []
+    for level in net.encoder:
+        level.register_forward_hook(lambda _, __, output: kept.append(output))
+    for up in net.up:
+        up.register_forward_hook(lambda _, __, output: raised.append(output))
+    for join in net.join:
+        join.register_forward_hook(lambda _, inputs, __: joined.append(inputs[0]))
+    net(pictures(1, 3, 8, 8), pictures(1, PRIOR))
+    for features, skip, both in zip(raised, reversed(kept), joined, strict=True):
+        assert torch.equal(both, torch.cat([features, skip], dim=1))
+    assert [both.shape[1] for both in joined] == [16, 8, 4]
+
+
+def test_block_counts_are_mirrored_by_the_decoder():
+    net = former(blocks=[1, 2, 3, 4], refinement=5)
+    assert [len(list(level.children())) for level in net.encoder] == [1, 2, 3]
+    assert len(net.bottom) == 4
+    assert [len(list(level.children())) for level in net.decoder] == [3, 2, 1]
+    assert len(net.refine) == 5
+
+
+def test_zero_blocks_at_a_level_are_allowed():
+    assert former(blocks=[0, 0, 0, 0], refinement=0)(pictures(1, 3, 5, 5), pictures(1, PRIOR)).shape == (1, 3, 5, 5)
+
+
+def test_other_than_four_levels_are_refused():
+    with pytest.raises(ValueError, match="blocks must name 4 levels"):
+        former(blocks=[1, 1, 1])
+
+
+@given(height=st.integers(2, 20), width=st.integers(2, 20), multiple=st.sampled_from([1, 2, 4, 8]))
+@quick
+def test_padding_equals_numpys_reflection(height: int, width: int, multiple: int):
+    image = pictures(1, 2, height, width)
+    spare = [(0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple)]
+    np.testing.assert_array_equal(pad_to_multiple(image, multiple), np.pad(image, spare, mode="reflect"))
+
+
+@given(height=st.integers(1, 9), width=st.integers(1, 9), multiple=st.sampled_from([4, 8]))
+@quick
+def test_padding_keeps_the_image_and_adds_less_than_a_multiple(height: int, width: int, multiple: int):
+    image = pictures(1, 1, height, width)
+    padded = pad_to_multiple(image, multiple)
+    assert torch.equal(padded[..., :height, :width], image)
+    assert all(side % multiple == 0 for side in padded.shape[-2:])
+    assert 0 <= padded.shape[-2] - height < multiple
+    assert 0 <= padded.shape[-1] - width < multiple
+
+
+@given(side=st.integers(1, 9), multiple=st.sampled_from([4, 8]))
+@quick
+def test_one_pixel_side_is_repeated(side: int, multiple: int):
+    image = pictures(1, 2, 1, side)
+    rows = pad_to_multiple(image, multiple)
+    assert torch.equal(rows, rows[..., :1, :].expand_as(rows))
+    assert torch.equal(pad_to_multiple(image.mT, multiple), rows.mT)
+
+
+@given(size=st.integers(2, 9), padded=st.integers(1, 60))
+@quick
+def test_reflection_walks_to_and_fro(size: int, padded: int):
+    index = reflect_index(size, padded, torch.device("cpu")).tolist()
+    assert index[:size] == list(range(min(size, padded)))
+    assert set(index) <= set(range(size))
+    assert all(abs(a - b) == 1 for a, b in pairwise(index))

@@ -1,0 +1,52 @@
+"""Numbers of small seeded networks, so that no change of the networks is silent; a meant change updates them here."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffi2i.models.cpen import CPEN
+from diffi2i.models.denoiser import Denoiser
+from diffi2i.models.di2iformer import DI2Iformer, Projection
+
+
+def pictures(*shape: int) -> Tensor:
+    return torch.linspace(0, 1, torch.Size(shape).numel()).reshape(shape).mul(37).sin().mul(0.5).add(0.5)
+
+
+def check(output: Tensor, mean: float, std: float) -> None:
+    assert output.mean().item() == pytest.approx(mean, abs=1e-4)
+    assert output.std().item() == pytest.approx(std, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scale", "projection", "mean", "std"),
+    [
+        (1, "depthwise", 5.32283, 3.75352),
+        (1, "pointwise", 4.16413, 4.13140),
+        (4, "depthwise", 5.18765, 4.00761),
+        (4, "pointwise", 4.57297, 3.96608),
+    ],
+)
+@torch.no_grad()
+def test_di2iformer_is_unchanged(scale: int, projection: Projection, mean: float, std: float):
+    torch.manual_seed(0)
+    net = DI2Iformer(3, 8, [1, 1, 1, 1], 1, prior_dim=16, expansion=1.0, projection=projection, scale=scale)
+    check(10 * net(pictures(2, 3, 13, 18), 4 * pictures(2, 16)), mean, std)
+
+
+@pytest.mark.parametrize(
+    ("gt", "scale", "mean", "std"),
+    [(3, 1, -0.08125, 1.22964), (3, 4, 0.32497, 1.12569), (0, 1, 0.06627, 1.13955), (0, 4, 0.01548, 1.47906)],
+)
+@torch.no_grad()
+def test_cpen_is_unchanged(gt: int, scale: int, mean: float, std: float):
+    torch.manual_seed(0)
+    net = CPEN(3, gt, channels=8, blocks=2, scale=scale)
+    image, target = pictures(2, 3, 13, 18), pictures(2, 3, 13 * scale, 18 * scale) ** 2
+    check(10 * net(10 * image, 10 * target if gt else None), mean, std)
+
+
+@torch.no_grad()
+def test_denoiser_is_unchanged():
+    torch.manual_seed(0)
+    check(10 * Denoiser(16, 4)(4 * pictures(2, 16), torch.tensor([0.25, 1]), pictures(2, 16)), 0.15056, 1.29939)

@@ -79,8 +79,14 @@ def build_trainer(config: Config, run_dir: Path, timer: Timer) -> L.Trainer:
     accumulate = train.batch // (world * (trainer.device_batch or train.batch // world))
     callbacks: list[Callback] = [
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
+        # Without a monitored metric, the one checkpoint kept is the newest.
         ModelCheckpoint(
-            run_dir / "checkpoints", save_top_k=0, save_last=True, every_n_epochs=1, save_on_train_epoch_end=True
+            run_dir / "checkpoints",
+            filename="last",
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
         ),
         ValidationScores(config.task),
         StopOnNonFinite(),

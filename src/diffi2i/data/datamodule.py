@@ -111,7 +111,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of `batch_size` crops, `steps_per_epoch` of them."""
-        sampler = DrawSampler(self._draws_per_epoch, *self._rank_and_world)
+        sampler = DrawSampler(self._draws_per_epoch, *self._rank_and_world, first=self._draws_made)
         return self._loader(self.train_set, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -136,6 +136,13 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def _draws_per_epoch(self) -> int:
         return self.steps_per_epoch * self.batch_size * self._rank_and_world[1]
+
+    def _draws_made(self) -> int:
+        """Draws behind the optimiser steps made so far, all processes together."""
+        if self.trainer is None:
+            return 0
+        per_step = self.trainer.accumulate_grad_batches * self.batch_size * self.trainer.world_size
+        return self.trainer.global_step * per_step
 
     @property
     def _rank_and_world(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ A sample: `input` (3, h, w) and `target` (3, H, W), float32 RGB in [0, 1]; `name
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,26 +149,25 @@ class EvalImages(Dataset[Sample]):
 
 
 class DrawSampler(Sampler[int]):
-    """Numbers of the draws of one epoch for one process: epoch * draws_per_epoch + i, i % world_size == rank.
+    """Numbers of the draws of one epoch for one process: first + i for i < draws_per_epoch, i % world_size == rank.
 
-    The draws depend on the epoch alone, not on the number of loader workers, and at each step the
-    processes together make the same global batch however many they are. Training resumed at an epoch's
-    start therefore continues exactly. The Trainer calls `set_epoch`; it must be built with
-    `use_distributed_sampler=False`, or Lightning would divide the draws among the processes once more.
+    The draws do not depend on the number of loader workers, and at each step the processes together make the same
+    global batch however many they are. `first` is asked anew at each epoch's start for the number of draws already
+    made; taken from the trainer's step count, it lets resumed training continue exactly. (Lightning's own epoch
+    counter runs ahead after a restart.) The Trainer must be built with `use_distributed_sampler=False`, or Lightning
+    would divide the draws among the processes once more.
     """
 
-    def __init__(self, draws_per_epoch: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, draws_per_epoch: int, rank: int = 0, world_size: int = 1, first: Callable[[], int] = lambda: 0
+    ) -> None:
         """`draws_per_epoch` counts the draws of all processes together."""
         self.draws_per_epoch, self.rank, self.world_size = draws_per_epoch, rank, world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) of the next iteration."""
-        self.epoch = epoch
+        self.first = first
 
     def __iter__(self) -> Iterator[int]:
-        start = self.epoch * self.draws_per_epoch
-        return iter(range(start + self.rank, start + self.draws_per_epoch, self.world_size))
+        first = self.first()
+        return iter(range(first + self.rank, first + self.draws_per_epoch, self.world_size))
 
     def __len__(self) -> int:
         return len(range(self.rank, self.draws_per_epoch, self.world_size))

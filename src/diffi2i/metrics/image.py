@@ -18,6 +18,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from diffi2i.config import ProtocolConfig
+from diffi2i.data.resize import to_uint8
 from diffi2i.errors import UserError, WeightsUnavailableError
 from diffi2i.weights import lpips_trunk
 
@@ -155,8 +156,8 @@ class ImageScores:
         return image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
 
     def _prepare(self, image: Tensor) -> Tensor:
-        image = self._crop(image).to(self._device, torch.float64)
-        return (image.clamp(0, 1) * 255).round() / 255
+        # The same rounding as the saved file's: ties at half a level fall differently in float32 and float64.
+        return to_uint8(self._crop(image).to(self._device)).double() / 255
 
     def _score(self, pred: Tensor, target: Tensor, hole: Tensor | None) -> dict[str, float]:
         """All scores that apply to one image, (1, 3, H, W) float64."""

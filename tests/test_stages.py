@@ -1,0 +1,187 @@
+"""What the two training stages train, freeze and start from."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffi2i.config import Config, StageConfig, TrainConfig
+from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
+from diffi2i.stages.joint import JointStage
+from diffi2i.stages.pretrain import PretrainStage
+from tests.conftest import Make
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+
+
+def random_batch(config: Config, size: int = 32, images: int = 2) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(images, 3, size, size, generator=generator)
+    batch: dict[str, Any] = {"target": target, "name": [f"image {i}" for i in range(images)]}
+    if config.task.scale == 1:
+        mask = (torch.rand(images, 1, size, size, generator=generator) > 0.5).float()
+        return batch | {"mask": mask, "input": target * (1 - mask)}
+    return batch | {"input": torch.nn.functional.avg_pool2d(target, config.task.scale)}
+
+
+def joint_config(make: Make, **stage: Any) -> Config:
+    """A stage-2 configuration that needs no run directory of stage 1."""
+    config = make("joint", "task=inpainting")
+    config.stage = StageConfig(name="joint", **stage)
+    return config
+
+
+def joint_stage(make: Make, **stage: Any) -> tuple[JointStage, PretrainStage]:
+    torch.manual_seed(0)
+    config = joint_config(make, **stage)
+    pretrained = PretrainStage(config)
+    return JointStage(config, pretrained), pretrained
+
+
+def without_gradient(module: torch.nn.Module) -> list[str]:
+    return [name for name, p in module.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+
+
+def snapshot(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("task", ["sisr", "inpainting"])
+def test_every_weight_of_stage_1_gets_a_gradient(make: Make, task: str) -> None:
+    stage = PretrainStage(make("s1", f"task={task}"))
+    stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+    assert without_gradient(stage) == []
+
+
+@pytest.mark.parametrize("prior", ["joint", "none"])
+@pytest.mark.parametrize("prediction", ["eps", "x0"])
+def test_every_trainable_weight_of_stage_2_gets_a_gradient(make: Make, prior: str, prediction: str) -> None:
+    stage, _ = joint_stage(make, prior=prior)
+    stage.model.diffusion.prediction = prediction  # type: ignore[assignment]
+    stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+    assert without_gradient(stage) == []
+    assert all(p.grad is None for p in stage.cpen_s1.parameters())
+
+
+def test_the_traditional_objective_trains_the_prior_alone(make: Make) -> None:
+    stage, _ = joint_stage(make, prior="traditional")
+    stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+    assert without_gradient(stage.model.cpen_s2) == []
+    assert stage.model.denoiser is not None
+    assert without_gradient(stage.model.denoiser) == []
+    assert all(p.grad is None and not p.requires_grad for p in stage.model.di2iformer.parameters())
+
+
+def test_stage_2_starts_bit_equal_to_stage_1(make: Make) -> None:
+    stage, pretrained = joint_stage(make)
+    for ours, theirs in ((stage.model.di2iformer, pretrained.di2iformer), (stage.cpen_s1, pretrained.cpen_s1)):
+        for key, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[key], value), key
+
+
+def test_cpen_s1_is_in_no_optimiser_group_and_does_not_change(make: Make) -> None:
+    stage, _ = joint_stage(make)
+    configured: Any = stage.configure_optimizers()
+    optimizer = configured["optimizer"]
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert not optimised & {id(p) for p in stage.cpen_s1.parameters()}
+    assert optimised == {id(p) for p in stage.model.parameters()}
+    frozen, trained = snapshot(stage.cpen_s1), snapshot(stage.model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert all(torch.equal(value, frozen[key]) for key, value in stage.cpen_s1.state_dict().items())
+    assert not any(torch.equal(value, trained[key]) for key, value in stage.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["pretrain", "joint"])
+def test_a_small_model_overfits_one_batch(make: Make, name: str) -> None:
+    torch.manual_seed(0)
+    stage = PretrainStage(make("s1", "task=inpainting")) if name == "pretrain" else joint_stage(make)[0]
+    batch = random_batch(stage.config, size=16)
+    # Smooth targets: noise cannot be predicted from its neighbours, only remembered.
+    batch["target"] = torch.nn.functional.interpolate(batch["target"][..., :2, :2], size=16, mode="bilinear")
+    batch["input"] = batch["target"] * (1 - batch["mask"])
+    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], lr=5e-3)
+    losses = []
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss = stage.training_step(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[-10:]) < 0.4 * losses[0]
+
+
+def test_the_first_steps_train_the_prior_alone_if_asked(make: Make) -> None:
+    stage, _ = joint_stage(make, prior_only=0.5)
+    stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+    assert without_gradient(stage.model.cpen_s2) == []
+    assert all(p.grad is None for p in stage.model.di2iformer.parameters())
+
+
+def test_noise_at_inference_depends_on_seed_and_name_alone() -> None:
+    cpu = torch.device("cpu")
+    first, second = noise_for(["a", "b"], 0, 8, cpu), noise_for(["b", "c"], 0, 8, cpu)
+    assert torch.equal(first[1], second[0])
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, noise_for(["a", "b"], 1, 8, cpu))
+    many = noise_for([str(i) for i in range(500)], 0, 64, cpu)
+    assert abs(many.mean()) < 0.02
+    assert abs(many.std() - 1) < 0.02
+
+
+def test_noise_in_training_is_a_function_of_seed_step_and_rank() -> None:
+    def draw(*key: int) -> Tensor:
+        return torch.randn(8, generator=step_generator(*key))
+
+    assert torch.equal(draw(0, 5, 0), draw(0, 5, 0))
+    others = [(1, 5, 0), (0, 6, 0), (0, 5, 1)]
+    assert all(not torch.equal(draw(0, 5, 0), draw(*key)) for key in others)
+
+
+def test_known_pixels_are_kept_bit_for_bit(make: Make) -> None:
+    config = make("s1", "task=inpainting")
+    batch = random_batch(config)
+    output = with_known_pixels(torch.full_like(batch["target"], 0.123), batch)
+    known = batch["mask"].expand_as(output) == 0
+    assert torch.equal(output[known], batch["target"][known])
+    assert (output[~known] == 0.123).all()
+
+
+def test_exchanging_the_prior_matters_only_where_it_is_used(make: Make) -> None:
+    torch.manual_seed(0)
+    stage = PretrainStage(make("s1")).eval()
+    batch, other = random_batch(stage.config), random_batch(stage.config)
+    other["target"] = 1 - other["target"]
+    batch["other"] = other
+    with torch.no_grad():
+        outputs = stage.validation_step(batch)
+        assert not torch.equal(outputs["output"], outputs["exchanged"])
+        for name, parameter in stage.di2iformer.named_parameters():
+            if "W_l" in name:
+                parameter.zero_()
+        outputs = stage.validation_step(batch)
+    assert torch.equal(outputs["output"], outputs["exchanged"])
+
+
+def test_the_prior_of_stage_2_does_not_see_the_ground_truth(make: Make) -> None:
+    stage, _ = joint_stage(make)
+    batch = random_batch(stage.config)
+    with torch.no_grad():
+        z = stage.prior(batch)
+        assert torch.equal(z, stage.prior(batch | {"target": torch.zeros_like(batch["target"])}))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "half", "end"), [("constant", 1.0, 1.0), ("poly", 0.55, 0.1), ("cosine", 0.55, 0.1)]
+)
+def test_the_rate_rises_then_follows_its_schedule(schedule: str, half: float, end: float) -> None:
+    train = TrainConfig(steps=110, schedule=schedule, warmup=10 / 110 + 1e-9, lr_end=0.1)
+    rates = [rate_factor(step, train) for step in range(111)]
+    assert rates[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
+    assert rates[10] == 1
+    assert rates[60] == pytest.approx(half)
+    assert rates[110] == pytest.approx(end)

@@ -282,7 +282,9 @@ def typed(schema: type[T], composed: DictConfig) -> T:
     if scales is not None and scale not in scales:
         raise UserError(f"scale={scale}: choose one of {', '.join(scales)}")
     try:
-        config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))  # type: ignore[assignment]
+        # As a plain container, since a key added with `+` would slip through between typed nodes.
+        plain = OmegaConf.to_container(composed, resolve=False)
+        config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(explain(error, "")) from error
     check(config)

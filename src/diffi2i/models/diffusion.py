@@ -49,7 +49,7 @@ class PriorDiffusion:
         self.prediction = prediction
         self.variance_noise = variance_noise
         self.visited = [0, *visited]
-        betas: list[float] = torch.linspace(beta_T, beta_1, steps, dtype=torch.float64).flip(0).tolist()
+        betas = [beta_T - (beta_T - beta_1) * (steps - t) / max(1, steps - 1) for t in range(1, steps + 1)]
         self.alpha_bar: list[float] = list(accumulate(betas, lambda product, beta: product * (1 - beta), initial=1.0))
 
     def add_noise(self, z: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:

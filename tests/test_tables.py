@@ -1,0 +1,67 @@
+"""Tables and pictures made from finished runs."""
+
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from diffi2i.callbacks.panels import HEADER, Pictures
+from diffi2i.errors import UserError
+from diffi2i.tables.runs import runs_table
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    base = {
+        "task": "sisr",
+        "stage": "joint",
+        "prior": "joint",
+        "protocol": {"border": 4, "lpips": True},
+        "dataset": {"name": "photos", "val": "abc"},
+        "metrics": {"psnr_y": 28.5555, "ssim_y": 0.81239, "lpips_alex": None, "psnr_hole": None, "prior_gain": 0.0123},
+        "baseline": {"psnr_y": 27.2, "ssim_y": 0.79},
+        "parameters": 2_600_000,
+        "seconds_per_image": 0.0456,
+    }
+    return base | changes
+
+
+def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
+    lines = runs_table([record(stage="pretrain"), record()]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    head = ["", "PSNR-Y ↑", "SSIM-Y ↑", "prior gain", "LPIPS ↓", "parameters", "s / image"]
+    assert cells[0] == head
+    assert cells[2] == ["input itself", "27.20", "0.7900", "", "n/a", "", ""]
+    assert cells[3][0] == "stage 1 (sees GT)"
+    assert cells[4] == ["stage 2", "28.56", "0.8124", "0.01", "n/a", "2.60 M", "0.046"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_an_infinite_score_is_shown_as_such() -> None:
+    assert "inf" in runs_table([record(metrics={"psnr_y": "inf"})])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "inpainting"}, "task is sisr"),
+        ({"protocol": {"border": 0, "lpips": True}}, "protocol"),
+        ({"dataset": {"name": "photos", "val": "other"}}, "different validation images"),
+    ],
+)
+def test_runs_that_do_not_compare_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        runs_table([record(), record(**changes)])
+
+
+def test_pictures_of_any_size_share_one_panel(tmp_path: Any) -> None:
+    pictures = Pictures(tmp_path)
+    for name, (height, width) in {"pixel": (1, 1), "wide": (3, 50), "sub/tall": (400, 20)}.items():
+        image = torch.rand(3, height, width)
+        pictures.add(name, image, 1.5 * image - 0.2, image)
+    panel = pictures.panel()
+    rows = [2, 6, 320]  # small images are doubled, tall ones are brought to 320 rows
+    assert panel.height == sum(rows) + 3 * HEADER
+    assert panel.width == 4 * 100 + 3 * 4
+    assert Image.open(tmp_path / "sub" / "tall_target.png").size == (20, 400)
+    assert len(list(tmp_path.rglob("*.png"))) == 9

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffi2i import config
-from diffi2i.config import Config
+from diffi2i.schema import Config
 
 SMALL = (
     "scale=smoke",

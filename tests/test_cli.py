@@ -1,5 +1,6 @@
 """The command line: quick help, exit statuses, one-line refusals, sweeps."""
 
+import errno
 import json
 import os
 import subprocess
@@ -69,6 +70,17 @@ def test_ctrl_c_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: py
         cli.main(["train"])
     assert caught.value.code == 130
     assert "give the same command again" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "run", full)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train"])
+    assert caught.value.code == 1
+    assert "the disk is full" in capsys.readouterr().err
 
 
 def test_bench_prints_the_size_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from diffi2i import config, train
 from diffi2i.build import build_data
-from diffi2i.config import BenchConfig, Config, EvalConfig, PredictConfig, conf_dir
+from diffi2i.config import conf_dir
 from diffi2i.errors import UserError
 from diffi2i.models.diffi2i import build_cpen, build_diffi2i
+from diffi2i.schema import BenchConfig, Config, EvalConfig, PredictConfig
 from tests.conftest import SMALL, Make
 
 FILES = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*.yaml"))

@@ -185,6 +185,15 @@ def test_cache_keeps_to_its_budget(items: list[Item]) -> None:
         cache.read(items[0].target)[0] = 0
 
 
+def test_central_crops_are_parts_of_the_whole(items: list[Item]) -> None:
+    whole = EvalImages(items, Bicubic(4), 0, ImageCache(1))
+    cropped = EvalImages(items, Bicubic(4), 0, ImageCache(1), crop=16)
+    for i, (height, width) in enumerate(SIZES[:2]):
+        top, left = (height - 16) // 2 // 4 * 4, (width - 16) // 2 // 4 * 4
+        assert torch.equal(cropped[i]["target"], whole[i]["target"][:, top : top + 16, left : left + 16])
+        assert cropped[i]["input"].shape == (3, 4, 4)
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_draws_cover_every_epoch_once_whatever_the_processes(world_size: int) -> None:
     for epoch in (0, 5):

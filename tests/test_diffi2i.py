@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffi2i.config import Config, CpenConfig, DiffusionConfig, ModelConfig, StageConfig, TaskConfig, load
+from diffi2i.config import load
 from diffi2i.models.diffi2i import DiffI2I, build_cpen, build_di2iformer, build_diffi2i, build_diffusion
+from diffi2i.schema import Config, CpenConfig, DiffusionConfig, ModelConfig, StageConfig, TaskConfig
 from diffi2i.stages.common import step_generator
 from diffi2i.stages.joint import JointStage
 from tests import reference as ref

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffi2i.config import Config, StageConfig, TrainConfig
+from diffi2i.schema import Config, StageConfig, TrainConfig
 from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage

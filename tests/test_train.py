@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from diffi2i import evaluate as evaluation
 from diffi2i import runs, train
-from diffi2i.config import EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.data.dataset import TrainImages
 from diffi2i.errors import UserError
 from diffi2i.predict import predict
+from diffi2i.schema import EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
 from tests.conftest import Make

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffi2i.config import BenchConfig
 from diffi2i.models.diffi2i import build_diffi2i
 from diffi2i.runtime import autocast_of, device_of
+from diffi2i.schema import BenchConfig
 
 
 def parameters(*modules: nn.Module) -> int:

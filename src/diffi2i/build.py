@@ -5,9 +5,9 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from diffi2i.config import Config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
+from diffi2i.schema import Config
 
 
 def build(node: dict[str, Any], key: str) -> Any:
@@ -35,4 +35,5 @@ def build_data(config: Config) -> ImageDataModule:
         cache_mb=config.dataset.cache_mb,
         partner=True,
         max_val_images=config.dataset.max_val_images,
+        val_crop=train.val_crop,
     )

@@ -1,5 +1,6 @@
 """`diffi2i <command> [hydra overrides]`. Heavy imports wait until a command needs them."""
 
+import errno
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"diffi2i: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("diffi2i: the disk is full: make room and give the same command again to go on", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("diffi2i: interrupted; give the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -55,27 +61,27 @@ def run(command: str, arguments: list[str]) -> None:
         print_table(arguments)
         return
 
-    from diffi2i import config
+    from diffi2i import config, schema
 
     if any(argument.startswith("-") for argument in arguments):
         hydra_main(command, arguments)
     elif command == "train":
-        settings = config.load(config.Config, command, arguments)
+        settings = config.load(schema.Config, command, arguments)
         from diffi2i.train import train
 
         train(settings)
     elif command == "eval":
-        evaluation = config.load(config.EvalConfig, command, arguments)
+        evaluation = config.load(schema.EvalConfig, command, arguments)
         from diffi2i.evaluate import evaluate
 
         evaluate(evaluation)
     elif command == "predict":
-        prediction = config.load(config.PredictConfig, command, arguments)
+        prediction = config.load(schema.PredictConfig, command, arguments)
         from diffi2i.predict import predict
 
         predict(prediction)
     else:
-        measurement = config.load(config.BenchConfig, command, arguments)
+        measurement = config.load(schema.BenchConfig, command, arguments)
         from diffi2i.bench import bench
 
         bench(measurement)
@@ -89,14 +95,14 @@ def hydra_main(command: str, arguments: list[str]) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from diffi2i import config
+    from diffi2i import config, schema
 
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     if "-m" in arguments or "--multirun" in arguments:
         if command != "train":
             raise UserError(f"diffi2i {command} does not sweep: leave out -m")
         for combination in config.sweep(overrides):
-            config.load(config.Config, command, combination)
+            config.load(schema.Config, command, combination)
 
     def job(_: object) -> None:
         task_overrides = HydraConfig.get().overrides.task

@@ -1,14 +1,13 @@
-"""The typed schema of every command's configuration, and the checks that cross fields.
+"""From Hydra overrides to a checked configuration.
 
-Hydra composes `conf/`; `load` turns the composition into these dataclasses or raises `UserError` with one line
-that says what to write instead. Nothing heavy is imported here.
+Hydra composes `conf/`; `load` turns the composition into the dataclasses of `schema.py`, or raises `UserError` with one
+line that says what to write instead. Nothing heavy is imported here.
 """
 
 import difflib
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +15,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.errors import UserError
+from diffi2i.schema import BenchConfig, Config, DatasetConfig, DiffusionConfig, EvalConfig, ModelConfig, PredictConfig
 
 
 def conf_dir() -> Path:
@@ -27,205 +27,6 @@ def conf_dir() -> Path:
     package = Path(__file__).parent
     checkout = package.parent.parent / "conf"
     return checkout if (checkout / "train.yaml").is_file() else package / "conf"
-
-
-@dataclass
-class StageBudget:
-    """Optimiser steps and peak learning rate of one stage."""
-
-    steps: int = MISSING
-    lr: float = MISSING
-
-
-@dataclass
-class ScaleConfig:
-    """What one scale of a task sets; see `TrainConfig` for the meanings."""
-
-    batch: int = MISSING
-    patch: int = MISSING
-    ema_decay: float = MISSING
-    epoch_steps: int = MISSING
-    pretrain: StageBudget = field(default_factory=StageBudget)
-    joint: StageBudget = field(default_factory=StageBudget)
-
-
-@dataclass
-class ProtocolConfig:
-    """How outputs are scored: `border` pixels are left out on each side, LPIPS is optional."""
-
-    border: int = 0
-    lpips: bool = True
-
-
-@dataclass
-class TaskConfig:
-    """What to learn: the shapes, the degradation, the optimiser, the score, the budget of each scale.
-
-    `in_channels` counts the mask, `scale` is target size over input size.
-    """
-
-    name: str = MISSING
-    in_channels: int = MISSING
-    scale: int = MISSING
-    degrade: dict[str, Any] = MISSING
-    optimizer: dict[str, Any] = MISSING
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    main_metric: str = MISSING
-    scales: dict[str, ScaleConfig] = MISSING
-
-
-@dataclass
-class DatasetConfig:
-    """Where the images come from. `source` is a partial that maps a split to its items."""
-
-    name: str = MISSING
-    source: dict[str, Any] = MISSING
-    cache_mb: int = 2048
-    workers: int = 0
-    max_val_images: int | None = None
-
-
-@dataclass
-class CpenConfig:
-    """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks."""
-
-    channels: int = 64
-    blocks: int = MISSING
-
-
-@dataclass
-class ModelConfig:
-    """Sizes of the networks; see `models.di2iformer.DI2Iformer`."""
-
-    name: str = MISSING
-    width: int = MISSING
-    blocks: list[int] = MISSING
-    refinement: int = MISSING
-    expansion: float = 1.0
-    projection: str = "pointwise"
-    cpen: CpenConfig = field(default_factory=CpenConfig)
-    denoiser_layers: int = 4
-
-
-@dataclass
-class DiffusionConfig:
-    """See `models.diffusion.PriorDiffusion`. `timesteps` re-spaces the reverse process."""
-
-    steps: int = 4
-    beta_1: float = 0.1
-    beta_T: float = 0.99
-    prediction: str = "x0"
-    variance_noise: bool = False
-    timesteps: list[int] | None = None
-
-
-@dataclass
-class StageConfig:
-    """`pretrain` (stage 1) or `joint` (stage 2).
-
-    `init` is the stage-1 run that stage 2 starts from. `prior` says where stage 2 takes Z from and how it learns
-    it: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none` (no diffusion: CPEN_S2
-    gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; Table 7, V2). `prior_only` is
-    the fraction of steps that train the prior alone before the DI2Iformer joins.
-    """
-
-    name: str = MISSING
-    init: str | None = None
-    prior: str = "joint"
-    prior_loss: str = "l1"
-    prior_only: float = 0.0
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-
-
-@dataclass
-class TrainConfig:
-    """The budget. All counts are optimiser steps at the global batch `batch`.
-
-    `patch` is the side of the target's crops in pixels. The rate rises linearly over the first `warmup` (a
-    fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An epoch is
-    `epoch_steps` steps: after each a checkpoint is written and every `val_epochs` epochs the validation runs. The
-    averaged weights are updated every `ema_every` steps with `ema_decay`.
-    """
-
-    steps: int = MISSING
-    batch: int = MISSING
-    patch: int = MISSING
-    lr: float = MISSING
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    lr_end: float = 0.01
-    ema_decay: float = MISSING
-    ema_every: int = 1
-    clip: float | None = 1.0
-    epoch_steps: int = MISSING
-    val_epochs: int = 1
-
-
-@dataclass
-class TrainerConfig:
-    """Hardware. `precision` is fp32, bf16 or auto (bf16 where the processor multiplies bf16 natively).
-
-    `device_batch` is the batch of one device and pass; None takes the whole share of the global batch.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "auto"
-    device_batch: int | None = None
-    threads: int | None = None
-    progress: bool = True
-
-
-@dataclass
-class Config:
-    """`diffi2i train`, and what a run directory keeps as `config.yaml`."""
-
-    task: TaskConfig = field(default_factory=TaskConfig)
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    stage: StageConfig = field(default_factory=StageConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: dict[str, Any] | None = None
-    scale: str = "demo"
-    seed: int = 0
-    root: str | None = None
-    run_dir: str | None = None
-
-
-@dataclass
-class EvalConfig:
-    """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset."""
-
-    run: str = MISSING
-    dataset: DatasetConfig | None = None
-    timesteps: list[int] | None = None
-    seed: int | None = None
-    root: str | None = None
-    output: str | None = None
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-@dataclass
-class PredictConfig:
-    """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole."""
-
-    run: str = MISSING
-    input: str = MISSING
-    output: str = MISSING
-    mask: str | None = None
-    seed: int = 0
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-@dataclass
-class BenchConfig(Config):
-    """`diffi2i bench`: `Config`'s network measured at a `size` x `size` output, median of `repeats` calls."""
-
-    size: int = 256
-    repeats: int = 5
 
 
 T = TypeVar("T")
@@ -245,6 +46,7 @@ POSITIVE = (
     "train.steps",
     "train.batch",
     "train.patch",
+    "train.val_crop",
     "train.lr",
     "train.epoch_steps",
     "train.val_epochs",
@@ -504,7 +306,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The combinations that Hydra's basic sweeper will run for these overrides, to check them before any starts."""
     combinations: list[list[str]] = [[]]
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.is_sweep_override() and not os.environ.get("DIFFI2I_NO_SWEEP_CHECK"):
+        if override.is_sweep_override():
             values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         else:
             values = [override.input_line or ""]

@@ -9,13 +9,14 @@ import torch
 from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.build import build_data
 from diffi2i.callbacks.scores import ValidationScores
-from diffi2i.config import Config, EvalConfig, check_diffusion, check_source, read_run_config
+from diffi2i.config import check_diffusion, check_source, read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.models.diffi2i import build_diffusion
 from diffi2i.results import write_result
 from diffi2i.runs import Stage, load_stage
 from diffi2i.runtime import autocast_of, new_trainer, quiet
+from diffi2i.schema import Config, EvalConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table
 
@@ -44,6 +45,7 @@ def score(config: Config, stage: Stage, data: ImageDataModule, output: Path) -> 
         "n_images": sheet.own.counts(),
         "reasons": sheet.own.reasons(),
         "per_image": sheet.own.per_image,
+        "baseline_per_image": sheet.baseline.per_image,
         **size_and_speed(config, stage, data),
     }
     if trainer.is_global_zero and sheet.pictures.rows:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from diffi2i.config import Config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
+from diffi2i.schema import Config
 
 PACKAGES = ("diffi2i", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 

@@ -16,9 +16,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from diffi2i.config import Config, read_run_config
+from diffi2i.config import read_run_config
 from diffi2i.errors import UserError
 from diffi2i.results import config_hash
+from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
 

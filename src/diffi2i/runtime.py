@@ -9,8 +9,8 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from diffi2i.config import TrainerConfig
 from diffi2i.errors import UserError
+from diffi2i.schema import TrainerConfig
 
 
 def new_trainer(trainer: TrainerConfig, **arguments: Any) -> L.Trainer:
@@ -59,5 +59,10 @@ def autocast_of(trainer: TrainerConfig) -> torch.autocast:
 def quiet() -> None:
     """Drops Lightning's advice that does not apply: the samplers and loader settings here are deliberate."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*Trying to infer the `batch_size`.*", ".*LeafSpec.*"):
+    for text in (
+        ".*does not have many workers.*",
+        ".*Trying to infer the `batch_size`.*",
+        ".*LeafSpec.*",
+        ".*sync_dist=True.*",
+    ):
         warnings.filterwarnings("ignore", message=text)

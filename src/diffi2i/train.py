@@ -9,16 +9,17 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from diffi2i.build import build, build_data
 from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
-from diffi2i.config import Config
 from diffi2i.evaluate import score
 from diffi2i.results import write_result
 from diffi2i.runs import Stage, claim, default_run_dir, load_stage, save_weights
 from diffi2i.runtime import new_trainer, quiet
+from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
 
@@ -31,7 +32,7 @@ def train(config: Config) -> Path:
     """
     run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
     if not claim(run_dir, config):
-        print(f"{run_dir} is finished: nothing to do (see {run_dir / 'result.json'})")
+        say(f"{run_dir} is finished: nothing to do (see {run_dir / 'result.json'})")
         return run_dir
 
     quiet()
@@ -42,7 +43,7 @@ def train(config: Config) -> Path:
     data.check()
     stage = build_stage(config)
     last = run_dir / "checkpoints" / "last.ckpt"
-    print(f"{'resuming' if last.is_file() else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
+    say(f"{'resuming' if last.is_file() else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
 
     timer = Timer()
     trainer = build_trainer(config, run_dir, timer)
@@ -60,6 +61,11 @@ def train(config: Config) -> Path:
         record = scores | {"steps": trainer.global_step, "wall_time_s": timer.time_elapsed("train")}
         write_result(run_dir / "result.json", config, data, record)
     return run_dir
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def build_stage(config: Config) -> Stage:

@@ -13,6 +13,7 @@ SAVED = 64
 ROWS = 8
 ROW_HEIGHT = 320
 HEADER = 24
+GAP = 4
 
 
 def as_picture(image: Tensor) -> Image.Image:
@@ -43,17 +44,17 @@ class Pictures:
 
     def panel(self) -> Image.Image:
         """All rows under one header. Needs at least one row."""
-        widths = [max(images[i].width for _, images in self.rows) for i in range(len(COLUMNS))]
+        widths = [sum(image.width + GAP for image in images) - GAP for _, images in self.rows]
         heights = [HEADER + images[0].height for _, images in self.rows]
-        sheet = Image.new("RGB", (sum(widths) + 4 * (len(widths) - 1), sum(heights)), "white")
+        sheet = Image.new("RGB", (max(widths), sum(heights)), "white")
         draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
         top = 0
         for (name, images), height in zip(self.rows, heights, strict=True):
             left = 0
-            for title, image, width in zip(COLUMNS, images, widths, strict=True):
-                draw.text((left + 4, top + 4), f"{name}: {title}", fill="black", font=font)
+            for title, image in zip(COLUMNS, images, strict=True):
+                draw.text((left + GAP, top + GAP), f"{name}: {title}", fill="black", font=font)
                 sheet.paste(image, (left, top + HEADER))
-                left += width + 4
+                left += image.width + GAP
             top += height
         return sheet
 

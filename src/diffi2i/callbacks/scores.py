@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from diffi2i.callbacks.panels import Pictures
-from diffi2i.config import TaskConfig
 from diffi2i.data.resize import imresize
 from diffi2i.metrics.image import ImageScores
+from diffi2i.schema import TaskConfig
 from diffi2i.stages.common import Batch, with_known_pixels
 
 

@@ -45,6 +45,7 @@ class ImageDataModule(L.LightningDataModule):
         cache_mb: float = 1024,
         partner: bool = False,
         max_val_images: int | None = None,
+        val_crop: int | None = None,
     ) -> None:
         """Store the settings; nothing is read yet.
 
@@ -59,12 +60,13 @@ class ImageDataModule(L.LightningDataModule):
             cache_mb: memory for decoded images per process, shared out among its workers.
             partner: validation samples carry another image's sample as `other`.
             max_val_images: validate on the first so many images only.
+            val_crop: validate on the central crop of this side in target pixels, None on whole images.
         """
         super().__init__()
         self.source, self.degrade, self.patch = source, degrade, patch
         self.batch_size, self.steps_per_epoch, self.seed = batch_size, steps_per_epoch, seed
         self.num_workers, self.cache_mb = num_workers, cache_mb
-        self.partner, self.max_val_images = partner, max_val_images
+        self.partner, self.max_val_images, self.val_crop = partner, max_val_images, val_crop
 
     @cached_property
     def train_items(self) -> list[Item]:
@@ -103,7 +105,7 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Build the datasets; training images only for `stage` "fit", so evaluation needs none."""
         cache = ImageCache(self.cache_mb / max(1, self.num_workers))
-        self.val_set = EvalImages(self.val_items, self.degrade, self.seed, cache, self.partner)
+        self.val_set = EvalImages(self.val_items, self.degrade, self.seed, cache, self.partner, self.val_crop)
         if stage == "fit":
             self.train_set = TrainImages(
                 self.train_items, self.degrade, self.patch, self._draws_per_epoch, self.seed, cache

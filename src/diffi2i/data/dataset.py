@@ -104,22 +104,32 @@ class TrainImages(Dataset[Sample]):
 
 
 class EvalImages(Dataset[Sample]):
-    """Whole images, the target cropped (from its top left) to multiples of the scale.
+    """Whole images, the target cropped (from its top left) to multiples of the scale, or their central crops.
 
     An image's random degradation depends on (seed, name) alone, not on its place in the list.
     """
 
     def __init__(
-        self, items: Sequence[Item], degrade: Degradation, seed: int, cache: ImageCache, partner: bool = False
+        self,
+        items: Sequence[Item],
+        degrade: Degradation,
+        seed: int,
+        cache: ImageCache,
+        partner: bool = False,
+        crop: int | None = None,
     ) -> None:
-        """`partner`: each sample also holds, as `other`, the sample of the next image (if there is one).
+        """Store the settings; nothing is read yet.
+
+        Args:
+            partner: each sample also holds, as `other`, the sample of the next image (if there is one).
+            crop: side of the central crop in target pixels, None for whole images; a smaller image stays whole.
 
         Raises:
             UserError: the task cannot use pairs.
         """
         require_usable(items, degrade)
         self.items, self.degrade, self.seed = items, degrade, seed
-        self.cache, self.partner = cache, partner
+        self.cache, self.partner, self.crop = cache, partner, crop
 
     def __len__(self) -> int:
         return len(self.items)
@@ -138,6 +148,13 @@ class EvalImages(Dataset[Sample]):
     def _sample(self, index: int) -> Sample:
         item, scale = self.items[index], self.degrade.scale
         target, recorded = _read(item, scale, self.cache)
+        if self.crop is not None:
+            # The offset is a multiple of the scale, so that a recorded input is cropped at the same place.
+            top, left = (max(0, (n - self.crop) // 2 // scale * scale) for n in target.shape[:2])
+            target = target[top : top + self.crop, left : left + self.crop]
+            if recorded is not None:
+                side = self.crop // scale
+                recorded = recorded[top // scale : top // scale + side, left // scale : left // scale + side]
         height, width = (n - n % scale for n in target.shape[:2])
         if not height or not width:
             raise UserError(f"{item.target}: smaller than {scale} pixels, the scale; remove it")

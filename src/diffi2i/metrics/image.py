@@ -17,9 +17,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 # Private, and the least of the evils: the public class downloads torchvision's weights when it is built.
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from diffi2i.config import ProtocolConfig
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import UserError, WeightsUnavailableError
+from diffi2i.schema import ProtocolConfig
 from diffi2i.weights import lpips_trunk
 
 _SSIM_WINDOW = 11

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from diffi2i.config import DiffusionConfig, ModelConfig, TaskConfig
 from diffi2i.models.cpen import CPEN
 from diffi2i.models.denoiser import Denoiser
 from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffusion import PriorDiffusion
+from diffi2i.schema import DiffusionConfig, ModelConfig, TaskConfig
 
 
 class DiffI2I(nn.Module):

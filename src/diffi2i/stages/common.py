@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffi2i.config import Config, TrainConfig
+from diffi2i.schema import Config, TrainConfig
 
 Batch = dict[str, Any]
 

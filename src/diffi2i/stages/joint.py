@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from diffi2i.config import Config
 from diffi2i.losses.prior import prior_loss
 from diffi2i.models.diffi2i import build_cpen, build_diffi2i
+from diffi2i.schema import Config
 from diffi2i.stages.common import Batch, network_input, noise_for, optimisation, step_generator
 from diffi2i.stages.pretrain import PretrainStage
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from diffi2i.config import Config
 from diffi2i.models.diffi2i import build_cpen, build_di2iformer
+from diffi2i.schema import Config
 from diffi2i.stages.common import Batch, network_input, optimisation
 
 

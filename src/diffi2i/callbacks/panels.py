@@ -52,7 +52,8 @@ class Pictures:
         for (name, images), height in zip(self.rows, heights, strict=True):
             left = 0
             for title, image in zip(COLUMNS, images, strict=True):
-                draw.text((left + GAP, top + GAP), f"{name}: {title}", fill="black", font=font)
+                text = f"{name}: {title}" if left == 0 else title
+                draw.text((left + GAP, top + GAP), text, fill="black", font=font)
                 sheet.paste(image, (left, top + HEADER))
                 left += image.width + GAP
             top += height

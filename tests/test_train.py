@@ -129,6 +129,17 @@ def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, name: s
     assert result(output)["baseline"] == result(run_dir)["baseline"]
 
 
+def test_eval_scores_every_image_of_a_named_folder(make: Make, stage1: Path, images: Path, tmp_path: Path) -> None:
+    dataset = make("unused").dataset
+    dataset.source["val_root"] = None
+    output = evaluation.evaluate(
+        EvalConfig(run=str(stage1), dataset=dataset, trainer=CPU, output=str(tmp_path / "all"))
+    )
+    assert result(output)["n_images"]["psnr"] == len(list(images.iterdir())) == 12
+    assert result(output)["dataset"]["train"] == result(stage1)["dataset"]["train"]
+    assert result(output)["dataset"]["val"] != result(stage1)["dataset"]["val"]
+
+
 def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path: Path) -> None:
     run_dir = train.train(make("stage2", "stage=joint", f"stage.init={stage1}"))
     spaced = EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[2, 4], output=str(tmp_path / "spaced"))

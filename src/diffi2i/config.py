@@ -251,7 +251,7 @@ def check_source(dataset: DatasetConfig) -> None:
         if key not in dataset.source:
             continue
         path = dataset.source[key]
-        if path is None and key == "root":
+        if path is None and key == "root" and dataset.source.get("val_root") is None:
             raise UserError(f"dataset={dataset.name} needs its folder: write root=<folder>")
         if path is not None and not Path(path).is_dir():
             raise UserError(f"{'' if key == 'root' else 'dataset.source.'}{key}={path} is not a folder")

@@ -13,7 +13,7 @@ from diffi2i.config import check_diffusion, check_source, read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.models.diffi2i import build_diffusion
-from diffi2i.results import write_result
+from diffi2i.results import read_result, write_result
 from diffi2i.runs import Stage, load_stage
 from diffi2i.runtime import autocast_of, new_trainer, quiet
 from diffi2i.schema import Config, EvalConfig
@@ -88,6 +88,10 @@ def evaluate(config: EvalConfig) -> Path:
     if config.dataset is not None:
         settings.dataset = config.dataset
         check_source(settings.dataset)
+        source = settings.dataset.source
+        if source.get("root") and not source.get("val_root"):
+            # A folder named for evaluation is evaluated whole: nothing in it is trained on.
+            source |= {"val_root": source["root"], "root": None}
     if config.seed is not None:
         settings.seed = config.seed
     if config.timesteps is not None:
@@ -104,6 +108,7 @@ def evaluate(config: EvalConfig) -> Path:
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
     scores = score(settings, stage, data, output)
-    write_result(output / "result.json", settings, data, scores)
+    trained_on = read_result(run_dir)["dataset"]["train"]
+    write_result(output / "result.json", settings, {"train": trained_on, "val": data.val_manifest}, scores)
     print_table([str(output)])
     return output

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.schema import Config
 
@@ -61,11 +60,14 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def write_result(path: Path, config: Config, data: ImageDataModule, scores: dict[str, Any]) -> None:
-    """Writes the record of a run: its provenance, then `scores` as `evaluate.score` gives them."""
+def write_result(path: Path, config: Config, manifests: dict[str, str], scores: dict[str, Any]) -> None:
+    """Writes the record of a run: its provenance, then `scores` as `evaluate.score` gives them.
+
+    `manifests` holds the hashes of the images trained on (`train`) and scored (`val`).
+    """
     record = {
         "task": config.task.name,
-        "dataset": {"name": config.dataset.name, "train": data.train_manifest, "val": data.val_manifest},
+        "dataset": {"name": config.dataset.name, **manifests},
         "model": config.model.name,
         "stage": config.stage.name,
         "prior": "ground truth" if config.stage.name == "pretrain" else config.stage.prior,

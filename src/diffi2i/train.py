@@ -59,7 +59,8 @@ def train(config: Config) -> Path:
     scores = score(config, stage, data, run_dir)
     if trainer.is_global_zero:
         record = scores | {"steps": trainer.global_step, "wall_time_s": timer.time_elapsed("train")}
-        write_result(run_dir / "result.json", config, data, record)
+        manifests = {"train": data.train_manifest, "val": data.val_manifest}
+        write_result(run_dir / "result.json", config, manifests, record)
     return run_dir
 
 

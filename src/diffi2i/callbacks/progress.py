@@ -33,6 +33,10 @@ class Progress(RichProgressBar):
         self.run_eta.start(trainer.global_step)
         super().on_train_start(trainer, pl_module)
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        # The run is bounded by steps, for which Lightning would show "Epoch 1/-2".
+        return f"epoch {current_epoch + 1}"
+
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
         step, steps = trainer.global_step, trainer.max_steps

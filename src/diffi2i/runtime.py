@@ -59,10 +59,12 @@ def autocast_of(trainer: TrainerConfig) -> torch.autocast:
 def quiet() -> None:
     """Drops Lightning's advice that does not apply: the samplers and loader settings here are deliberate."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in (
-        ".*does not have many workers.*",
-        ".*Trying to infer the `batch_size`.*",
-        ".*LeafSpec.*",
-        ".*sync_dist=True.*",
-    ):
+    expected = (
+        "does not have many workers",
+        "Trying to infer the `batch_size`",
+        "LeafSpec",
+        "sync_dist=True",
+        "exists and is not empty",
+    )
+    for text in expected:
         warnings.filterwarnings("ignore", message=text)

@@ -188,6 +188,12 @@ def test_a_sweep_is_expanded_as_hydra_will_run_it() -> None:
     ]
 
 
+def test_a_sweep_that_cannot_be_read_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"cannot read 'train\.steps=\[1'") as caught:
+        config.sweep(["seed=0,1", "train.steps=[1"])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_sweep_refuses_a_bad_combination() -> None:
     good, bad = config.sweep(["scale=smoke,huge"])
     assert config.load(Config, "train", good).scale == "smoke"

@@ -1,5 +1,6 @@
 """The time left of a whole run."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from diffi2i import train
 from diffi2i.callbacks.progress import Eta, Progress
+from diffi2i.runtime import quiet
 from tests.conftest import Make
 
 
@@ -18,6 +20,15 @@ def test_the_time_left_follows_the_speed_since_the_start(monkeypatch: pytest.Mon
     assert eta.left(40, 100) == "?"
     assert eta.left(50, 100) == "0:02:30"
     assert eta.left(100, 100) == "0:00:00"
+
+
+def test_advice_that_does_not_apply_is_dropped() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quiet()
+        warnings.warn("Checkpoint directory runs/s1 exists and is not empty.", stacklevel=1)
+        warnings.warn("the learning rate is odd", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["the learning rate is odd"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -304,8 +304,12 @@ def read_run_config(run_dir: Path) -> Config:
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The combinations that Hydra's basic sweeper will run for these overrides, to check them before any starts."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(explain(error, "train")) from error
     combinations: list[list[str]] = [[]]
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in parsed:
         if override.is_sweep_override():
             values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         else:

@@ -15,7 +15,7 @@ from diffi2i.errors import UserError
 from diffi2i.models.diffi2i import build_diffusion
 from diffi2i.results import read_result, write_result
 from diffi2i.runs import Stage, load_stage
-from diffi2i.runtime import autocast_of, new_trainer, quiet
+from diffi2i.runtime import autocast_of, device_of, new_trainer, quiet
 from diffi2i.schema import Config, EvalConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table
@@ -55,10 +55,11 @@ def score(config: Config, stage: Stage, data: ImageDataModule, output: Path) -> 
 
 def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[str, Any]:
     """Parameters at inference, and cost of the first validation image."""
+    # Lightning leaves the network on the CPU when its Trainer is done.
+    stage.to(device_of(config.trainer)).eval()
     sample = data.val_set[0]
     images = {key: value[None].to(stage.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
     batch = {**images, "name": [sample["name"]]}
-    stage.eval()
 
     def restore() -> torch.Tensor:
         return stage.restore(batch, stage.prior(batch))

@@ -63,7 +63,7 @@ def first_difference(saved: Any, ours: Any, key: str = "") -> tuple[str, Any, An
         return None
     if isinstance(saved, dict) and isinstance(ours, dict):
         # What a user writes comes before what follows from it.
-        for name in sorted(saved | ours, key=lambda name: name in ("task", "config_hash")):
+        for name in sorted(saved | ours, key=lambda name: name == "task"):
             path = f"{key}.{name}" if key else str(name)
             if found := first_difference(saved.get(name), ours.get(name), path):
                 return found

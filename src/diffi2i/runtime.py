@@ -67,4 +67,4 @@ def quiet() -> None:
         "exists and is not empty",
     )
     for text in expected:
-        warnings.filterwarnings("ignore", message=text)
+        warnings.filterwarnings("ignore", message=f".*{text}")

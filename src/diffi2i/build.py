@@ -1,39 +1,104 @@
 """Objects from the `_target_` nodes of a configuration."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from diffi2i.data.datamodule import ImageDataModule
-from diffi2i.errors import UserError
+from diffi2i.data.dataset import (
+    EvalImages,
+    Phase,
+    TrainImages,
+    check_image,
+    degrade_batch,
+    degrades_on_device,
+)
+from diffi2i.data.constant import constant_depth, constant_label
+from diffi2i.data.scenes import EvalScenes, TrainScenes, check_scene
+from diffi2i.data.sources import Item
+from diffi2i.errors import UserError, WeightsUnavailableError
 from diffi2i.schema import Config
 
 
-def build(node: dict[str, Any], key: str) -> Any:
+def build(node: dict[str, Any], key: str, **arguments: Any) -> Any:
     """Hydra's `instantiate`, its long errors cut to the line that names the key and the cause."""
     try:
-        return instantiate(node)
+        return instantiate(node, **arguments)
     except InstantiationException as error:
         cause = error.__cause__ or error
+        if isinstance(cause, WeightsUnavailableError):
+            raise UserError(str(cause)) from error
         raise UserError(f"{key}: {str(cause).splitlines()[0]}") from error
+
+
+def micro_batches(config: Config) -> int:
+    """Batches of one device that make up its share of an optimiser step: gradients accumulate over them."""
+    share = config.train.batch // (config.trainer.devices * config.trainer.num_nodes)
+    return share // (config.trainer.device_batch or share)
 
 
 def build_data(config: Config) -> ImageDataModule:
     """The images of a configuration. Raises `UserError` where `_target_`s cannot be built."""
-    train = config.train
-    world = config.trainer.devices * config.trainer.num_nodes
-    per_device = config.trainer.device_batch or train.batch // world
+    train, dataset = config.train, config.dataset
+    first = Phase(0, train.patch, train.batch)
     return ImageDataModule(
-        source=build(config.dataset.source, "dataset.source"),
-        degrade=build(config.task.degrade, "task.degrade"),
-        patch=train.patch,
-        batch_size=per_device,
-        steps_per_epoch=train.epoch_steps * train.batch // (world * per_device),
+        source=build(dataset.source, "dataset.source"),
+        phases=[first, *(Phase(phase.step, phase.patch, phase.batch) for phase in train.phases)],
+        steps_per_epoch=train.epoch_steps,
+        micro_batches=micro_batches(config),
         seed=config.seed,
-        num_workers=config.dataset.workers,
-        cache_mb=config.dataset.cache_mb,
-        partner=True,
-        max_val_images=config.dataset.max_val_images,
-        val_crop=train.val_crop,
+        num_workers=dataset.workers,
+        cache_mb=dataset.cache_mb,
+        max_val_images=dataset.max_val_images,
+        skip_broken=dataset.on_error == "skip",
+        **(image_samples(config) if config.task.kind == "image" else scene_samples(config)),
     )
+
+
+def image_samples(config: Config) -> dict[str, Any]:
+    """What `ImageDataModule` makes of photos: crops, degraded, or with their recorded input."""
+    assert config.task.degrade is not None
+    degrade = build(config.task.degrade, "task.degrade")
+    seed = config.seed
+    return {
+        "train_samples": partial(TrainImages, degrade=degrade, seed=seed, on_error=config.dataset.on_error),
+        "val_samples": partial(EvalImages, degrade=degrade, seed=seed, partner=True, crop=config.train.val_crop),
+        "check_item": partial(check_image, degrade=degrade),
+        "on_device": partial(degrade_batch, degrade=degrade, seed=seed) if degrades_on_device(degrade) else None,
+    }
+
+
+def scene_samples(config: Config) -> dict[str, Any]:
+    """What `ImageDataModule` makes of photos with labels or depth."""
+    assert config.dataset.target is not None
+    target, scenes = build(config.dataset.target, "dataset.target"), config.task.scenes
+    return {
+        "train_samples": partial(
+            TrainScenes,
+            target=target,
+            seed=config.seed,
+            scales=scenes.scales,
+            aspect=scenes.aspect,
+            jitter=scenes.jitter,
+            input_scale=scenes.input_scale,
+            on_error=config.dataset.on_error,
+        ),
+        "val_samples": partial(EvalScenes, target=target, input_scale=scenes.input_scale, partner=True),
+        "check_item": check_scene,
+    }
+
+
+def constant_target(items: Sequence[Item], config: Config) -> float:
+    """The best guess without looking: the most frequent class, or the mean depth in metres.
+
+    Taken over at most 1000 training items, evenly spaced.
+    """
+    assert config.dataset.target is not None
+    target = build(config.dataset.target, "dataset.target")
+    chosen = items[:: -(-len(items) // 1000)]
+    if config.task.kind == "depth":
+        return constant_depth([item.target for item in chosen], target)
+    return constant_label([item.target for item in chosen], target)

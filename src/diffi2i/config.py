@@ -19,7 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.errors import UserError
-from diffi2i.schema import BenchConfig, Config, DatasetConfig, DiffusionConfig, EvalConfig, ModelConfig, PredictConfig
+from diffi2i.schema import (
+    BenchConfig,
+    Config,
+    DataConfig,
+    DatasetConfig,
+    DiffusionConfig,
+    EvalConfig,
+    ModelConfig,
+    PredictConfig,
+    TaskConfig,
+)
 
 
 def conf_dir() -> Path:
@@ -36,7 +46,9 @@ CHOICES = {
     "stage.prior": ("joint", "none", "traditional"),
     "stage.prior_loss": ("l1", "l2", "kl"),
     "stage.diffusion.prediction": ("eps", "x0"),
-    "model.projection": ("depthwise", "pointwise"),
+    "task.kind": ("image", "labels", "depth"),
+    "task.protocol.crop": ("eigen",),
+    "dataset.on_error": ("error", "skip"),
     "train.schedule": ("constant", "cosine", "poly"),
     "trainer.precision": ("auto", "fp32", "bf16"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
@@ -56,8 +68,8 @@ POSITIVE = (
     "trainer.device_batch",
     "trainer.threads",
     "stage.diffusion.steps",
-    "model.width",
-    "model.expansion",
+    "task.scenes.aspect",
+    "task.scenes.input_scale",
     "model.cpen.channels",
     "dataset.max_val_images",
 )
@@ -154,6 +166,7 @@ SCHEMAS: dict[str, type] = {
     "eval": EvalConfig,
     "predict": PredictConfig,
     "bench": BenchConfig,
+    "data": DataConfig,
 }
 
 
@@ -192,18 +205,28 @@ def check(config: Any) -> None:
 
 
 def check_model(model: ModelConfig) -> None:
-    if len(model.blocks) != 4 or min(model.blocks) < 0:
-        raise UserError(f"model.blocks={model.blocks} must give four counts, one per level: [2,1,1,1]")
-    if model.width % 2:
-        raise UserError(f"model.width={model.width} must be even: each level's down-sampling halves it first")
-    if model.projection == "depthwise" and model.expansion != 1:
+    if model.denoiser_layers < 0:
+        raise UserError(f"model.denoiser_layers={model.denoiser_layers} must not be negative")
+    network = model.network
+    if not network["_target_"].endswith(".DI2Iformer"):
+        return
+    width, blocks, expansion = network["width"], network["blocks"], network["expansion"]
+    for key, kind in (("width", int), ("expansion", (int, float)), ("refinement", int)):
+        if not isinstance(network[key], kind) or isinstance(network[key], bool):
+            raise UserError(f"model.network.{key}={network[key]} must be a number")
+    if network["projection"] not in ("depthwise", "pointwise"):
+        raise UserError(f"model.network.projection={network['projection']}: choose one of depthwise, pointwise")
+    if len(blocks) != 4 or not all(isinstance(count, int) and count >= 0 for count in blocks):
+        raise UserError(f"model.network.blocks={blocks} must give four counts, one per level: [2,1,1,1]")
+    if width <= 0 or width % 2:
+        raise UserError(f"model.network.width={width} must be even and above 0: each level's down-sampling halves it")
+    if network["projection"] == "depthwise" and expansion != 1:
         raise UserError(
-            f"model.expansion={model.expansion} needs model.projection=pointwise: "
+            f"model.network.expansion={expansion} needs model.network.projection=pointwise: "
             "a depth-wise output projection keeps its width"
         )
-    for key in ("refinement", "denoiser_layers"):
-        if getattr(model, key) < 0:
-            raise UserError(f"model.{key}={getattr(model, key)} must not be negative")
+    if expansion <= 0 or network["refinement"] < 0:
+        raise UserError("model.network.expansion must be above 0 and model.network.refinement not negative")
 
 
 def check_diffusion(diffusion: DiffusionConfig) -> None:
@@ -226,8 +249,6 @@ def check_train(config: Config) -> None:
             f"train.batch={train.batch} is not a multiple of devices x nodes x device_batch = {world * share}: "
             f"write train.batch={-(-train.batch // (world * share)) * world * share}"
         )
-    if task.protocol.border < 0:
-        raise UserError(f"task.protocol.border={task.protocol.border} must be 0 or more pixels")
     if train.patch % task.scale:
         raise UserError(
             f"train.patch={train.patch} must be a multiple of the task's scale: "
@@ -235,14 +256,73 @@ def check_train(config: Config) -> None:
         )
     if not 0 <= train.warmup < 1 or not 0 <= train.lr_end <= 1 or not 0 <= train.ema_decay < 1:
         raise UserError("train.warmup and train.ema_decay lie in [0, 1), train.lr_end in [0, 1]")
-    if config.stage.prior_only and trainer.strategy == "ddp":
-        raise UserError("stage.prior_only rests some weights: write trainer.strategy=ddp_find_unused_parameters_true")
     if not 0 <= config.stage.prior_only < 1:
         raise UserError(f"stage.prior_only={config.stage.prior_only} is a fraction of the steps in [0, 1)")
+    if not 0 <= train.adversarial_from <= 1:
+        raise UserError(f"train.adversarial_from={train.adversarial_from} is a fraction of the steps in [0, 1]")
+    if train.loss not in task.losses:
+        raise UserError(f"train.loss={train.loss}: choose one of {', '.join(task.losses)}")
+    if config.stage.prior_only and "adversary" in task.losses[train.loss]:
+        raise UserError(
+            f"stage.prior_only cannot be joined with the discriminator of train.loss={train.loss}: train the prior "
+            "with another loss first, then go on with stage.init=<that run>"
+        )
+    check_phases(config)
+    check_protocol(task)
+    check_data(config)
     check_source(config.dataset)
     if config.run_dir is not None and Path(config.run_dir).is_file():
         raise UserError(f"run_dir={config.run_dir} is a file: name a folder")
     check_init(config)
+
+
+def check_phases(config: Config) -> None:
+    """Later phases follow each other, and fit the crops' grid and the number of batches per optimiser step."""
+    train, trainer, task = config.train, config.trainer, config.task
+    world = trainer.devices * trainer.num_nodes
+    batches = train.batch // (trainer.device_batch or train.batch // world)
+    before = 0
+    for phase in train.phases:
+        if phase.step <= before or phase.patch <= 0 or phase.patch % task.scale or phase.batch <= 0:
+            raise UserError(
+                f"train.phases: step {phase.step}, patch {phase.patch}, batch {phase.batch}: steps must rise from 1 on, "
+                f"patches be multiples of {task.scale}, batches be above 0"
+            )
+        if phase.batch % batches:
+            raise UserError(
+                f"train.phases: batch {phase.batch} at step {phase.step} is not a multiple of the {batches} batches "
+                "that make up an optimiser step: use fewer devices, or a larger trainer.device_batch"
+            )
+        before = phase.step
+
+
+def check_protocol(task: TaskConfig) -> None:
+    protocol = task.protocol
+    if protocol.border < 0:
+        raise UserError(f"task.protocol.border={protocol.border} must be 0 or more pixels")
+    if not 0 < protocol.min_depth < protocol.max_depth:
+        raise UserError("task.protocol needs 0 < min_depth < max_depth, in metres")
+    if not protocol.sizes or min(protocol.sizes) <= 0:
+        raise UserError(f"task.protocol.sizes={protocol.sizes} must be factors above 0: [1.0]")
+    if task.kind == "image" and (protocol.flip or protocol.sizes != [1.0]):
+        raise UserError(f"flip and sizes belong to labels and depth, not to task={task.name}: leave them out")
+
+
+DENSE_DATASETS = {"labels": "shapes, camvid or ade20k", "depth": "motorcycle, sevenscenes or nyu"}
+
+
+def check_data(config: Config) -> None:
+    """The dataset holds what the task predicts."""
+    kind, target, name = config.task.kind, config.dataset.target, config.dataset.name
+    held = "image" if target is None else target["_target_"].rpartition(".")[2].lower()
+    if held != kind:
+        fitting = DENSE_DATASETS.get(kind, "photos, folder or pairs")
+        raise UserError(f"dataset={name} holds no {kind} for task={config.task.name}: write dataset= one of {fitting}")
+    if kind == "image" and config.task.degrade is None:
+        raise UserError(f"task={config.task.name} needs task.degrade, which makes its input")
+    low_high = config.task.scenes.scales
+    if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
+        raise UserError(f"task.scenes.scales={low_high} must be the smallest and the largest zoom: [0.5,2.0]")
 
 
 def check_source(dataset: DatasetConfig) -> None:
@@ -258,7 +338,7 @@ def check_source(dataset: DatasetConfig) -> None:
 
 
 def check_init(config: Config) -> None:
-    """Stage 2 needs the weights of a finished stage 1 of the same task and model."""
+    """Stage 2 needs the weights of a finished run of the same task and model: a stage 1, or a stage 2 to go on with."""
     init = config.stage.init
     if config.stage.name == "pretrain":
         if init is not None:
@@ -272,14 +352,17 @@ def check_init(config: Config) -> None:
     if not (Path(init) / "result.json").is_file():
         raise UserError(f"stage.init={init} is unfinished: run its `diffi2i train ... run_dir={init}` again first")
     saved = read_run_config(Path(init))
-    if saved.stage.name != "pretrain":
-        raise UserError(f"stage.init={init} is a stage={saved.stage.name} run: name one of stage=pretrain")
+    if saved.stage.prior != config.stage.prior and saved.stage.name == "joint" and "none" in (
+        saved.stage.prior,
+        config.stage.prior,
+    ):
+        raise UserError(f"stage.init={init} has stage.prior={saved.stage.prior}: write stage.prior={saved.stage.prior}")
     if saved.task.name != config.task.name:
         raise UserError(f"stage.init={init} was trained for task={saved.task.name}: write task={saved.task.name}")
     ours, theirs = asdict(config.model), asdict(saved.model)
     for key in ours:
         # The denoiser belongs to stage 2 alone.
-        if key not in ("name", "denoiser_layers") and ours[key] != theirs[key]:
+        if key != "name" and (key != "denoiser_layers" or saved.stage.name == "joint") and ours[key] != theirs[key]:
             raise UserError(
                 f"stage.init={init} has model.{key}={theirs[key]}, this run {ours[key]}: write model={saved.model.name}"
             )

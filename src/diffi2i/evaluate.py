@@ -9,9 +9,10 @@ import torch
 from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.build import build_data
 from diffi2i.callbacks.scores import ValidationScores
-from diffi2i.config import check_diffusion, check_source, read_run_config
+from diffi2i.config import check_diffusion, check_protocol, check_source, read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
+from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.models.diffi2i import build_diffusion
 from diffi2i.results import read_result, write_result
 from diffi2i.runs import Stage, load_stage
@@ -21,14 +22,18 @@ from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table
 
 
-def score(config: Config, stage: Stage, data: ImageDataModule, output: Path) -> dict[str, Any]:
+def score(
+    config: Config, stage: Stage, data: ImageDataModule, output: Path, constant: float | None = None
+) -> dict[str, Any]:
     """Scores the validation images and saves pictures into `output`.
 
+    `constant` is the baseline of labels and depth; see `callbacks.scores.naive_output`.
+
     Returns:
-        `metrics`, `baseline` (the input itself), `n_images`, `reasons` for what is n/a, `per_image`, and the
+        `metrics`, `baseline`, `constant`, `n_images`, `reasons` for what is n/a, `per_image`, and the
         size and speed of the inference network. Collective under DDP.
     """
-    sheet = ValidationScores(config.task, pictures=output / "images")
+    sheet = ValidationScores(config.task, pictures=output / "images", constant=constant)
     trainer = new_trainer(
         config.trainer,
         callbacks=[sheet],
@@ -42,10 +47,12 @@ def score(config: Config, stage: Stage, data: ImageDataModule, output: Path) -> 
     record = {
         "metrics": sheet.metrics(),
         "baseline": sheet.baseline.compute(),
+        "constant": constant,
         "n_images": sheet.own.counts(),
         "reasons": sheet.own.reasons(),
         "per_image": sheet.own.per_image,
         "baseline_per_image": sheet.baseline.per_image,
+        **({"iou": sheet.own.per_class()} if isinstance(sheet.own, SegmentationScores) else {}),
         **size_and_speed(config, stage, data),
     }
     if trainer.is_global_zero and sheet.pictures.rows:
@@ -68,12 +75,17 @@ def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[
     with autocast_of(config.trainer):
         seconds = latency(restore, repeats=3)
     return {
-        "parameters": parameters(stage.model if isinstance(stage, JointStage) else stage),
+        "parameters": parameters(*inference_networks(stage)),
         "macs": macs,
         "seconds_per_image": seconds,
         "measured_at": list(sample["target"].shape),
         "peak_memory_mb": peak_memory_mb(),
     }
+
+
+def inference_networks(stage: Stage) -> list[torch.nn.Module]:
+    """What a stage needs to predict: neither a discriminator nor, in stage 2, CPEN_S1."""
+    return [stage.model] if isinstance(stage, JointStage) else [stage.cpen_s1, stage.di2iformer]
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -87,6 +99,8 @@ def evaluate(config: EvalConfig) -> Path:
     settings = read_run_config(run_dir)
     settings.trainer = config.trainer
     if config.dataset is not None:
+        if (config.dataset.target is None) != (settings.task.kind == "image"):
+            raise UserError(f"dataset={config.dataset.name} does not fit the run's task={settings.task.name}")
         settings.dataset = config.dataset
         check_source(settings.dataset)
         source = settings.dataset.source
@@ -95,6 +109,11 @@ def evaluate(config: EvalConfig) -> Path:
             source |= {"val_root": source["root"], "root": None}
     if config.seed is not None:
         settings.seed = config.seed
+    if config.flip is not None:
+        settings.task.protocol.flip = config.flip
+    if config.sizes is not None:
+        settings.task.protocol.sizes = config.sizes
+    check_protocol(settings.task)
     if config.timesteps is not None:
         if not isinstance(stage, JointStage):
             raise UserError("timesteps belongs to a stage=joint run: stage 1 has no diffusion")
@@ -108,8 +127,9 @@ def evaluate(config: EvalConfig) -> Path:
     data.check(splits=("val",))
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
-    scores = score(settings, stage, data, output)
-    trained_on = read_result(run_dir)["dataset"]["train"]
+    trained = read_result(run_dir)
+    scores = score(settings, stage, data, output, trained.get("constant"))
+    trained_on = trained["dataset"]["train"]
     write_result(output / "result.json", settings, {"train": trained_on, "val": data.val_manifest}, scores)
     print_table([str(output)])
     return output

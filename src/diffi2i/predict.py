@@ -1,10 +1,16 @@
 """`diffi2i predict`: restores a folder of images with a trained stage 2."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from rich.progress import track
+from torch import Tensor
 
+from diffi2i.callbacks.colours import colour_labels
 from diffi2i.callbacks.panels import as_picture
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.sources import images_by_name
@@ -47,6 +53,10 @@ def restore(
     stage: JointStage, name: str, file: Path, mask_file: Path | None, config: PredictConfig, target: Path
 ) -> None:
     image = to_tensor(read_rgb(file))[None].to(stage.device)
+    size = image.shape[-2:]
+    if stage.config.task.kind != "image":
+        seen = [max(1, round(n * stage.config.task.scenes.input_scale)) for n in size]
+        image = F.interpolate(image, seen, mode="bilinear", antialias=True, align_corners=False)
     batch = {"input": image, "name": [name]}
     if mask_file is not None:
         mask = (to_tensor(read_rgb(mask_file))[None, :1].to(stage.device) > 0.5).float()
@@ -57,7 +67,22 @@ def restore(
     with torch.inference_mode(), autocast_of(config.trainer):
         output = with_known_pixels(stage.restore(batch, stage.prior(batch)), batch)
     target.parent.mkdir(parents=True, exist_ok=True)
-    as_picture(output[0]).save(target)
+    save(output[0], stage.config.task.kind, size, target)
+
+
+def save(output: Tensor, kind: str, size: Sequence[int], file: Path) -> None:
+    """Writes an 8-bit RGB picture; class numbers as a palette PNG; or depth as 16-bit millimetres."""
+    if kind == "image":
+        as_picture(output).save(file)
+        return
+    output = F.interpolate(output[None].float(), tuple(size), mode="bilinear", align_corners=False)[0].cpu()
+    if kind == "labels":
+        labels = Image.fromarray(output.argmax(0).byte().numpy(), mode="P")
+        palette = colour_labels(torch.arange(256)[None])[:, 0]  # (3, 256)
+        labels.putpalette((palette.T * 255).round().byte().flatten().tolist())
+        labels.save(file)
+    else:
+        Image.fromarray((1000 * output[0]).round().clamp(0, 65534).numpy().astype(np.uint16)).save(file)
 
 
 def images_at(path: Path) -> dict[str, Path]:

@@ -81,6 +81,8 @@ def load_stage(run_dir: Path) -> Stage:
     file = run_dir / "weights.safetensors"
     if not file.is_file():
         raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")
+    if (encoder := config.model.network.get("encoder")) and "pretrained" in encoder:
+        encoder["pretrained"] = "none"  # they are in the file
     stage: Stage = PretrainStage(config) if config.stage.name == "pretrain" else JointStage(config, None)
     try:
         stage.load_state_dict(load_file(file))
@@ -90,7 +92,8 @@ def load_stage(run_dir: Path) -> Stage:
 
 
 def save_weights(stage: Stage, file: Path) -> None:
-    """All weights, as averaged by the EMA, in a format that cannot carry code."""
+    """All weights but a discriminator's, as averaged by the EMA, in a format that cannot carry code."""
     temporary = file.with_suffix(".tmp")
-    save_file({key: value.detach().cpu().contiguous() for key, value in stage.state_dict().items()}, temporary)
+    kept = {key: value for key, value in stage.state_dict().items() if not key.startswith("task_loss.")}
+    save_file({key: value.detach().cpu().contiguous() for key, value in kept.items()}, temporary)
     temporary.replace(file)

@@ -13,18 +13,23 @@ from diffi2i.errors import UserError
 from diffi2i.schema import TrainerConfig
 
 
-def new_trainer(trainer: TrainerConfig, **arguments: Any) -> L.Trainer:
+def new_trainer(trainer: TrainerConfig, unused_parameters: bool = False, **arguments: Any) -> L.Trainer:
     """Lightning's Trainer on the configured hardware, in the configured precision.
+
+    `unused_parameters` tells DDP that some weights get no gradient in some backward passes, as with a discriminator.
+    On several GPUs batch normalisation is synchronised.
 
     Raises:
         UserError: this machine has no such hardware.
     """
+    several = trainer.devices * trainer.num_nodes > 1
     try:
         return L.Trainer(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=trainer.strategy,
+            strategy="ddp_find_unused_parameters_true" if several and unused_parameters else trainer.strategy,
+            sync_batchnorm=several and device_of(trainer).type == "cuda",
             precision="bf16-mixed" if uses_bf16(trainer) else "32-true",
             # The project's samplers already divide the images among the processes.
             use_distributed_sampler=False,

@@ -8,10 +8,21 @@ from omegaconf import MISSING
 
 @dataclass
 class StageBudget:
-    """Optimiser steps and peak learning rate of one stage."""
+    """Optimiser steps, peak learning rate and loss of one stage; see `TrainConfig`."""
 
     steps: int = MISSING
     lr: float = MISSING
+    loss: str = MISSING
+    adversarial_from: float = 0.0
+
+
+@dataclass
+class PhaseConfig:
+    """From optimiser step `step` on, training uses crops of `patch` pixels at the global batch `batch`."""
+
+    step: int = MISSING
+    patch: int = MISSING
+    batch: int = MISSING
 
 
 @dataclass
@@ -23,30 +34,66 @@ class ScaleConfig:
     val_crop: int | None = None
     ema_decay: float = MISSING
     epoch_steps: int = MISSING
+    phases: list[PhaseConfig] = field(default_factory=list)
     pretrain: StageBudget = field(default_factory=StageBudget)
     joint: StageBudget = field(default_factory=StageBudget)
 
 
 @dataclass
 class ProtocolConfig:
-    """How outputs are scored: `border` pixels are left out on each side, LPIPS is optional."""
+    """How outputs are scored.
+
+    Images: `border` pixels are left out on each side, LPIPS is optional. Depth: counted between `min_depth` and
+    `max_depth` metres, inside `crop` (`eigen` or nothing). Labels and depth: the prediction may be averaged over
+    `flip` and over `sizes`, factors of the input's size; the default is neither.
+    """
 
     border: int = 0
     lpips: bool = True
+    min_depth: float = 0.001
+    max_depth: float = 10.0
+    crop: str | None = None
+    flip: bool = False
+    sizes: list[float] = field(default_factory=lambda: [1.0])
+
+
+@dataclass
+class SceneConfig:
+    """How photos with labels or depth are cropped for training; see `data.scenes.TrainScenes`.
+
+    The crop is `train.patch` high and `aspect` times as wide, after resizing by a factor drawn from `scales`.
+    `input_scale` is the size at which the network sees an image over its stored size; it is scored at the latter.
+    """
+
+    aspect: float = 1.0
+    scales: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    jitter: float = 0.0
+    input_scale: float = 1.0
 
 
 @dataclass
 class TaskConfig:
-    """What to learn: the shapes, the degradation, the optimiser, the score, the budget of each scale.
+    """What to learn: the shapes, the degradation, the losses, the optimiser, the score, the budget of each scale.
 
-    `in_channels` counts the mask, `scale` is target size over input size.
+    `kind` is what the network predicts: `image`, `labels` or `depth`. `in_channels` counts the mask, `scale` is target
+    size over input size, `classes` counts labels. `gt` embeds labels or depth for CPEN_S1. `degrade` makes an image
+    task's input; `scenes` crops the photos of the other two. `losses` are Hydra nodes by name; `train.loss` picks one.
+    `schedule`, `warmup` and `lr_end` are those of `TrainConfig`.
     """
 
     name: str = MISSING
-    in_channels: int = MISSING
-    scale: int = MISSING
-    degrade: dict[str, Any] = MISSING
+    kind: str = "image"
+    in_channels: int = 3
+    scale: int = 1
+    classes: int | None = None
+    gt: dict[str, Any] | None = None
+    degrade: dict[str, Any] | None = None
+    scenes: SceneConfig = field(default_factory=SceneConfig)
+    losses: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    lr_end: float = 0.01
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     main_metric: str = MISSING
     scales: dict[str, ScaleConfig] = MISSING
@@ -54,10 +101,18 @@ class TaskConfig:
 
 @dataclass
 class DatasetConfig:
-    """Where the images come from. `source` is a partial that maps a split to its items."""
+    """Where the images come from.
+
+    `source` is a partial that maps a split to its items. `target` reads label or depth files; None means photos.
+    `expected` counts the items of each split in the literature. `on_error` says what a file that breaks during
+    training does: `error` stops, `skip` draws another and warns.
+    """
 
     name: str = MISSING
     source: dict[str, Any] = MISSING
+    target: dict[str, Any] | None = None
+    expected: dict[str, int] = field(default_factory=dict)
+    on_error: str = "error"
     cache_mb: int = 2048
     workers: int = 0
     max_val_images: int | None = None
@@ -65,22 +120,22 @@ class DatasetConfig:
 
 @dataclass
 class CpenConfig:
-    """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks."""
+    """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks.
+
+    `standardise` gives CPEN_S1's Z mean 0 and variance 1 over the training images; see `models.cpen.CPEN`.
+    """
 
     channels: int = 64
     blocks: int = MISSING
+    standardise: bool = False
 
 
 @dataclass
 class ModelConfig:
-    """Sizes of the networks; see `models.di2iformer.DI2Iformer`."""
+    """Sizes of the networks. `network` is the Hydra node of the one that Z guides (`DI2Iformer`, `Segmenter`, ...)."""
 
     name: str = MISSING
-    width: int = MISSING
-    blocks: list[int] = MISSING
-    refinement: int = MISSING
-    expansion: float = 1.0
-    projection: str = "pointwise"
+    network: dict[str, Any] = MISSING
     cpen: CpenConfig = field(default_factory=CpenConfig)
     denoiser_layers: int = 4
 
@@ -101,7 +156,7 @@ class DiffusionConfig:
 class StageConfig:
     """`pretrain` (stage 1) or `joint` (stage 2).
 
-    `init` is the stage-1 run that stage 2 starts from. `prior` says where stage 2 takes Z from and how it learns
+    `init` is the stage-1 run that stage 2 starts from, or a stage-2 run whose training goes on under another loss. `prior` says where stage 2 takes Z from and how it learns
     it: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none` (no diffusion: CPEN_S2
     gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; Table 7, V2). `prior_only` is
     the fraction of steps that train the prior alone before the DI2Iformer joins.
@@ -124,12 +179,18 @@ class TrainConfig:
     first `warmup` (a fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An
     epoch is `epoch_steps` steps: after each a checkpoint is written and every `val_epochs` epochs the validation runs.
     The averaged weights are updated every `ema_every` steps with `ema_decay`.
+
+    `loss` names one of the task's losses; where it has a discriminator, that joins after the fraction
+    `adversarial_from` of the steps. `phases` change patch and batch as training goes on.
     """
 
     steps: int = MISSING
     batch: int = MISSING
     patch: int = MISSING
     val_crop: int | None = None
+    phases: list[PhaseConfig] = field(default_factory=list)
+    loss: str = MISSING
+    adversarial_from: float = 0.0
     lr: float = MISSING
     schedule: str = "cosine"
     warmup: float = 0.05
@@ -177,11 +238,16 @@ class Config:
 
 @dataclass
 class EvalConfig:
-    """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset."""
+    """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset.
+
+    `flip` and `sizes` average labels and depth as `ProtocolConfig` says; the result keeps that in its protocol.
+    """
 
     run: str = MISSING
     dataset: DatasetConfig | None = None
     timesteps: list[int] | None = None
+    flip: bool | None = None
+    sizes: list[float] | None = None
     seed: int | None = None
     root: str | None = None
     output: str | None = None
@@ -206,3 +272,12 @@ class BenchConfig(Config):
 
     size: int = 256
     repeats: int = 5
+
+
+@dataclass
+class DataConfig:
+    """`diffi2i data check`: reads every file of a dataset and writes its manifest."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    root: str | None = None
+    output: str | None = None

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffi2i.build import build, build_data
+from diffi2i.build import build, build_data, constant_target, micro_batches
 from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.errors import UserError
 from diffi2i.evaluate import score
 from diffi2i.results import write_result
 from diffi2i.runs import Stage, claim, default_run_dir, load_stage, save_weights
@@ -40,13 +42,13 @@ def train(config: Config) -> Path:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     data = build_data(config)
-    data.check()
     stage = build_stage(config)
+    data.check()
     last = run_dir / "checkpoints" / "last.ckpt"
     say(f"{'resuming' if last.is_file() else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
 
     timer = Timer()
-    trainer = build_trainer(config, run_dir, timer)
+    trainer = build_trainer(config, stage, run_dir, timer)
     try:
         trainer.fit(stage, data, ckpt_path=str(last) if last.is_file() else None)
     except SystemExit:
@@ -56,9 +58,10 @@ def train(config: Config) -> Path:
         raise
     if trainer.is_global_zero:
         save_weights(stage, run_dir / "weights.safetensors")
-    scores = score(config, stage, data, run_dir)
+    constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
+    scores = score(config, stage, data, run_dir, constant)
     if trainer.is_global_zero:
-        record = scores | {"steps": trainer.global_step, "wall_time_s": timer.time_elapsed("train")}
+        record = scores | {"steps": trainer.global_step, "wall_time_s": timer.time_elapsed("train"), "loss": config.train.loss}
         manifests = {"train": data.train_manifest, "val": data.val_manifest}
         write_result(run_dir / "result.json", config, manifests, record)
     return run_dir
@@ -71,19 +74,24 @@ def say(line: str) -> None:
 
 def build_stage(config: Config) -> Stage:
     """The LightningModule; stage 2 starts from the weights of `stage.init`."""
-    if config.stage.name == "pretrain":
-        return PretrainStage(config)
-    assert config.stage.init is not None
-    pretrained = load_stage(Path(config.stage.init))
-    assert isinstance(pretrained, PretrainStage)
-    return JointStage(config, pretrained)
+    loss = None
+    if config.stage.prior != "traditional":  # that one trains the diffusion alone
+        loss = build(config.task.losses[config.train.loss], f"task.losses.{config.train.loss}")
+    try:
+        if config.stage.name == "pretrain":
+            return PretrainStage(config, loss)
+        assert config.stage.init is not None
+        return JointStage(config, load_stage(Path(config.stage.init)), loss)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
 
 
-def build_trainer(config: Config, run_dir: Path, timer: Timer) -> L.Trainer:
+def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer) -> L.Trainer:
     """Lightning's Trainer. An epoch is `train.epoch_steps` optimiser steps and ends with a checkpoint."""
     train, trainer = config.train, config.trainer
-    world = trainer.devices * trainer.num_nodes
-    accumulate = train.batch // (world * (trainer.device_batch or train.batch // world))
+    # With a discriminator the stage itself accumulates and clips the gradients of both networks.
+    manual = not stage.automatic_optimization
     callbacks: list[Callback] = [
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
         # Without a monitored metric, the one checkpoint kept is the newest.
@@ -105,8 +113,9 @@ def build_trainer(config: Config, run_dir: Path, timer: Timer) -> L.Trainer:
         trainer,
         max_steps=train.steps,
         max_epochs=-1,
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=train.clip,
+        accumulate_grad_batches=1 if manual else micro_batches(config),
+        gradient_clip_val=None if manual else train.clip,
+        unused_parameters=manual or config.stage.prior_only > 0,
         check_val_every_n_epoch=train.val_epochs,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, train.epoch_steps),

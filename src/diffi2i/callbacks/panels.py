@@ -1,4 +1,6 @@
-"""Pictures to look at: input | output | ground truth | error, one row per image."""
+"""Pictures to look at: input | output | ground truth | error, one row per image.
+
+The error is 4 times the absolute difference; for labels the wrong pixels; for depth 4 times the relative error."""
 
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from diffi2i.data.resize import to_uint8
 
-COLUMNS = ("input", "output", "ground truth", "error x4")
+COLUMNS = ("input", "output", "ground truth", "error")
 SAVED = 64
 ROWS = 8
 ROW_HEIGHT = 320
@@ -29,8 +31,13 @@ class Pictures:
         self.saved = 0
         self.rows: list[tuple[str, list[Image.Image]]] = []
 
-    def add(self, name: str, shown_input: Tensor, output: Tensor, target: Tensor) -> None:
-        """Each (3, H, W) float in [0, 1]; the input as it is shown, at the target's size."""
+    @property
+    def wanted(self) -> bool:
+        """Whether there is room for another image."""
+        return self.saved < SAVED or len(self.rows) < ROWS
+
+    def add(self, name: str, shown_input: Tensor, output: Tensor, target: Tensor, error: Tensor) -> None:
+        """Each (3, H, W) float, clamped to [0, 1]; the input as it is shown, at the target's size."""
         if self.saved < SAVED:
             for role, image in (("input", shown_input), ("output", output), ("target", target)):
                 file = self.folder / f"{name}_{role}.png"
@@ -38,7 +45,6 @@ class Pictures:
                 as_picture(image).save(file)
             self.saved += 1
         if len(self.rows) < ROWS:
-            error = (4 * (output.float().clamp(0, 1) - target).abs()).clamp(0, 1)
             images = [as_picture(image) for image in (shown_input, output, target, error)]
             self.rows.append((name, [thumbnail(image) for image in images]))
 

@@ -6,40 +6,68 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from diffi2i.callbacks.colours import colour_depth, colour_labels
 from diffi2i.callbacks.panels import Pictures
 from diffi2i.data.resize import imresize
+from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
-from diffi2i.schema import TaskConfig
+from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.schema import ProtocolConfig, TaskConfig
 from diffi2i.stages.common import Batch, with_known_pixels
 
+Scores = ImageScores | SegmentationScores | DepthScores
+LOWER_IS_BETTER = ("lpips_alex", "abs_rel", "rmse", "log10")
 
-def naive_output(batch: Batch, scale: int) -> Tensor:
-    """The baseline: the input itself, enlarged bicubically where the target is larger."""
-    image: Tensor = batch["input"]
-    return image if scale == 1 else imresize(image, scale).clamp(0, 1)
+
+def new_scores(task: TaskConfig, protocol: ProtocolConfig) -> Scores:
+    """An empty score sheet for what the task predicts."""
+    if task.kind == "labels":
+        assert task.classes is not None
+        return SegmentationScores(task.classes)
+    if task.kind == "depth":
+        return DepthScores(protocol.min_depth, protocol.max_depth, protocol.crop)
+    return ImageScores(protocol)
+
+
+def naive_output(batch: Batch, task: TaskConfig, constant: float | None) -> Tensor:
+    """The baseline: for images the input itself, enlarged bicubically where the target is larger.
+
+    For labels and depth it is a `constant`: the training set's most frequent class, as logits, or its mean depth.
+    """
+    if task.kind == "image":
+        image: Tensor = batch["input"]
+        return image if task.scale == 1 else imresize(image, task.scale).clamp(0, 1)
+    assert constant is not None
+    assert task.classes is not None or task.kind == "depth"
+    if task.kind == "labels":
+        labels = torch.full_like(batch["target"], int(constant))
+        return F.one_hot(labels, task.classes or -1).movedim(-1, 1).float()
+    return torch.full_like(batch["target"], constant)
 
 
 class ValidationScores(L.Callback):
     """Fills a score sheet from what the stages' `validation_step` returns, and logs it as `val/<key>`.
 
-    `prior_gain` is the main metric with each image's own Z minus the same with another image's Z: zero means
-    that the DI2Iformer ignores its prior.
+    `prior_gain` is how much better the main metric is with each image's own Z than with another image's: zero means
+    that the network ignores its prior.
 
     Args:
         task: the protocol, the scale and the main metric.
-        pictures: where to put the images of a final evaluation; with it the input itself is scored too, as
-            `baseline`. None during training.
+        pictures: where to put the images of a final evaluation; with it the baseline is scored too (see
+            `naive_output`). None during training.
+        constant: the baseline of labels and depth.
     """
 
-    def __init__(self, task: TaskConfig, pictures: Path | None = None) -> None:
-        self.task = task
-        # LPIPS costs more than restoring the image: only the final evaluation scores it.
-        without_lpips = replace(task.protocol, lpips=False)
-        self.own = ImageScores(task.protocol if pictures else without_lpips)
-        self.exchanged = ImageScores(without_lpips)
-        self.baseline = ImageScores(task.protocol) if pictures else None
+    def __init__(self, task: TaskConfig, pictures: Path | None = None, constant: float | None = None) -> None:
+        self.task, self.constant = task, constant
+        # LPIPS costs more than restoring the image: only the final evaluation scores it, unless it is what counts.
+        during = replace(task.protocol, lpips=task.protocol.lpips and task.main_metric == "lpips_alex")
+        self.own = new_scores(task, task.protocol if pictures else during)
+        self.exchanged = new_scores(task, during)
+        self.baseline = new_scores(task, task.protocol) if pictures else None
         self.pictures = Pictures(pictures) if pictures else None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -56,16 +84,37 @@ class ValidationScores(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        target, names, mask = batch["target"], batch["name"], batch.get("mask")
+        target, names, mask = batch["target"], batch["name"], batch.get("mask", batch.get("valid"))
         output = with_known_pixels(outputs["output"], batch)
         self.own.update(output, target, names=names, mask=mask)
         if "exchanged" in outputs:
             exchanged = with_known_pixels(outputs["exchanged"], batch)
             self.exchanged.update(exchanged, target, names=names, mask=mask)
         if self.baseline and self.pictures:
-            naive = naive_output(batch, self.task.scale)
+            naive = naive_output(batch, self.task, self.constant)
             self.baseline.update(naive, target, names=names, mask=mask)
-            self.pictures.add(names[0], naive[0], output[0], target[0])
+            if self.pictures.wanted:
+                self.pictures.add(names[0], *self.shown(batch, naive, output))
+
+    def shown(self, batch: Batch, naive: Tensor, output: Tensor) -> list[Tensor]:
+        """Input, output, target and error of the batch's first image, each (3, H, W) in [0, 1]."""
+        target = batch["target"][0]
+        if self.task.kind == "image":
+            return [naive[0], output[0], target, 4 * (output[0].float().clamp(0, 1) - target).abs()]
+        size = target.shape[-2:]
+        image, output = (
+            F.interpolate(x[:1].float(), size, mode="bilinear", align_corners=False)[0] for x in (batch["input"], output)
+        )
+        if self.task.kind == "labels":
+            labels = output.argmax(0)
+            wrong = (labels != target) & (target != 255)
+            return [image, colour_labels(labels), colour_labels(target), wrong.float().expand(3, -1, -1)]
+        valid = batch["valid"][0]
+        near, far = (float(target[target > 0].quantile(q)) if valid.any() else q for q in (0.0, 1.0))
+        far = max(far, near + 1e-3)
+        error = valid * (output - target).abs() / target.clamp(min=1e-3)
+        colours = [colour_depth(depth, near, far) for depth in (output.clamp(min=1e-3), target)]
+        return [image, *colours, (4 * error).expand(3, -1, -1)]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         values = self.metrics()
@@ -78,9 +127,13 @@ class ValidationScores(L.Callback):
 
     def metrics(self) -> dict[str, float | None]:
         """All scores and `prior_gain`; None where one does not apply. Collective under DDP."""
+        main = self.task.main_metric
         values: dict[str, float | None] = self.own.compute()
-        own, exchanged = values[self.task.main_metric], self.exchanged.compute()[self.task.main_metric]
-        return values | {"prior_gain": None if own is None or exchanged is None else own - exchanged}
+        own, exchanged = values[main], self.exchanged.compute()[main]
+        gain = None
+        if own is not None and exchanged is not None:
+            gain = exchanged - own if main in LOWER_IS_BETTER else own - exchanged
+        return values | {"prior_gain": gain}
 
 
 def shown(value: float | None) -> str:

@@ -1,26 +1,17 @@
-"""The one DataModule: a source, a degradation, and the loaders of this process."""
+"""The one DataModule: a source, the samples made of it, and the loaders of this process."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from diffi2i.data.dataset import (
-    DrawSampler,
-    EvalImages,
-    ImageCache,
-    Sample,
-    ShardSampler,
-    TrainImages,
-    require_pair_sizes,
-    require_usable,
-)
-from diffi2i.data.degrade import Degradation
-from diffi2i.data.images import read_size
+from diffi2i.data.dataset import ImageCache, Phase, Sample, ShardSampler, StepSampler
 from diffi2i.data.sources import Item, Split, manifest_hash
+from diffi2i.errors import UserError
 
 # Opening a header takes well under a millisecond on a local disk, several on a network one.
 CHECKED_FILES = 4000
@@ -36,47 +27,58 @@ class ImageDataModule(L.LightningDataModule):
     def __init__(
         self,
         source: Callable[[Split], list[Item]],
-        degrade: Degradation,
-        patch: int,
-        batch_size: int,
+        train_samples: Callable[..., Dataset[Sample]],
+        val_samples: Callable[..., Dataset[Sample]],
+        check_item: Callable[[Item], None],
+        phases: Sequence[Phase],
         steps_per_epoch: int,
+        micro_batches: int = 1,
         seed: int = 0,
         num_workers: int = 0,
         cache_mb: float = 1024,
-        partner: bool = False,
         max_val_images: int | None = None,
-        val_crop: int | None = None,
+        on_device: Callable[[Sample], Sample] | None = None,
+        skip_broken: bool = False,
     ) -> None:
         """Store the settings; nothing is read yet.
 
         Args:
             source: lists the items of a split.
-            degrade: makes the input from the target.
-            patch: side of a training crop, in target pixels.
-            batch_size: crops per step and process.
-            steps_per_epoch: batches per epoch and process.
-            seed: of crops and degradations, >= 0.
+            train_samples: from `items` and `cache` makes a dataset indexed by `Draw`.
+            val_samples: likewise, a dataset indexed by the image's number.
+            check_item: raises UserError where an item's headers show that it cannot be used.
+            phases: patch and global batch from each step on; see `StepSampler`.
+            steps_per_epoch: optimiser steps of an epoch.
+            micro_batches: batches of one process per optimiser step.
+            seed: >= 0.
             num_workers: loader processes.
             cache_mb: memory for decoded images per process, shared out among its workers.
-            partner: validation samples carry another image's sample as `other`.
             max_val_images: validate on the first so many images only.
-            val_crop: validate on the central crop of this side in target pixels, None on whole images.
+            on_device: completes a training batch where it lies, for degradations that run there.
+            skip_broken: training files that cannot be read are left to the dataset, which skips them.
         """
         super().__init__()
-        self.source, self.degrade, self.patch = source, degrade, patch
-        self.batch_size, self.steps_per_epoch, self.seed = batch_size, steps_per_epoch, seed
-        self.num_workers, self.cache_mb = num_workers, cache_mb
-        self.partner, self.max_val_images, self.val_crop = partner, max_val_images, val_crop
+        self.source, self.train_samples, self.val_samples = source, train_samples, val_samples
+        self.check_item, self.skip_broken = check_item, skip_broken
+        self.phases, self.steps_per_epoch, self.micro_batches = phases, steps_per_epoch, micro_batches
+        self.seed, self.num_workers, self.cache_mb = seed, num_workers, cache_mb
+        self.max_val_images, self.on_device = max_val_images, on_device
 
     @cached_property
     def train_items(self) -> list[Item]:
         """The training images. Raises UserError as the source does."""
-        return self.source("train")
+        return self._listed("train")
 
     @cached_property
     def val_items(self) -> list[Item]:
         """The validation images, at most `max_val_images`. Raises UserError as the source does."""
-        return self.source("val")[: self.max_val_images]
+        return self._listed("val")[: self.max_val_images]
+
+    def _listed(self, split: Split) -> list[Item]:
+        items = self.source(split)
+        if not items:
+            raise UserError(f"the dataset has no item for {split}: check its folders")
+        return items
 
     @cached_property
     def train_manifest(self) -> str:
@@ -89,62 +91,54 @@ class ImageDataModule(L.LightningDataModule):
         return manifest_hash(self.val_items)
 
     def check(self, splits: Sequence[Split] = ("val", "train")) -> None:
-        """Open the headers of up to `CHECKED_FILES` images a split, to fail before training, not during.
+        """Open the headers of up to `CHECKED_FILES` items a split, to fail before training, not during.
 
         Raises:
             UserError: naming the broken file or the pair whose sizes do not fit.
         """
         for split in splits:
             items = self.val_items if split == "val" else self.train_items
-            require_usable(items, self.degrade)
+            if split == "train" and self.skip_broken:
+                continue
             for item in items[:CHECKED_FILES]:
-                size = read_size(item.target)
-                if item.input is not None:
-                    require_pair_sizes(item, read_size(item.input), size, self.degrade.scale)
+                self.check_item(item)
 
     def setup(self, stage: str) -> None:
         """Build the datasets; training images only for `stage` "fit", so evaluation needs none."""
         cache = ImageCache(self.cache_mb / max(1, self.num_workers))
-        self.val_set = EvalImages(self.val_items, self.degrade, self.seed, cache, self.partner, self.val_crop)
+        self.val_set = self.val_samples(items=self.val_items, cache=cache)
         if stage == "fit":
-            self.train_set = TrainImages(
-                self.train_items, self.degrade, self.patch, self._draws_per_epoch, self.seed, cache
-            )
+            self.train_set = self.train_samples(items=self.train_items, cache=cache)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Batches of `batch_size` crops, `steps_per_epoch` of them."""
-        sampler = DrawSampler(self._draws_per_epoch, *self._rank_and_world, first=self._draws_made)
-        return self._loader(self.train_set, sampler, self.batch_size)
+        """The batches of `steps_per_epoch` optimiser steps."""
+        sampler = StepSampler(
+            self.phases, self.steps_per_epoch, self.micro_batches, *self._rank_and_world, first=self._steps_made
+        )
+        return self._loader(self.train_set, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """This process's share of the validation images, one a batch since their sizes differ."""
-        return self._loader(self.val_set, ShardSampler(len(self.val_set), *self._rank_and_world), 1)
+        return self._loader(self.val_set, sampler=ShardSampler(len(self.val_items), *self._rank_and_world))
 
-    def _loader(
-        self, dataset: TrainImages | EvalImages, sampler: DrawSampler | ShardSampler, batch_size: int
-    ) -> DataLoader[Sample]:
+    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Degrades a training batch on its device, where the task's degradation does that."""
+        return self.on_device(batch) if self.on_device else batch
+
+    def _loader(self, dataset: Dataset[Sample], **samplers: Any) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # Without its own generator a loader draws from the global one, and the model's noise would
             # depend on how often loaders were started.
             generator=torch.Generator().manual_seed(self.seed),
+            **samplers,
         )
 
-    @property
-    def _draws_per_epoch(self) -> int:
-        return self.steps_per_epoch * self.batch_size * self._rank_and_world[1]
-
-    def _draws_made(self) -> int:
-        """Draws behind the optimiser steps made so far, all processes together."""
-        if self.trainer is None:
-            return 0
-        per_step = self.trainer.accumulate_grad_batches * self.batch_size * self.trainer.world_size
-        return self.trainer.global_step * per_step
+    def _steps_made(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
 
     @property
     def _rank_and_world(self) -> tuple[int, int]:

@@ -7,19 +7,37 @@ A sample: `input` (3, h, w) and `target` (3, H, W), float32 RGB in [0, 1]; `name
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.utils.data import Dataset, Sampler
 
 from diffi2i.data.degrade import Degradation, Inpaint
-from diffi2i.data.images import read_rgb, to_tensor
+from diffi2i.data.images import read_rgb, read_size, to_tensor
+from diffi2i.data.skip import OnError, read_or_skip
 from diffi2i.data.sources import Item
 from diffi2i.errors import UserError
 
 Sample = dict[str, Any]
 Pixels = npt.NDArray[np.uint8]
+
+
+class Draw(NamedTuple):
+    """One training sample: place `index` in the global batch of optimiser step `step`, a crop of `patch` pixels."""
+
+    step: int
+    index: int
+    patch: int
+
+
+class Phase(NamedTuple):
+    """From optimiser step `step` on: crops of `patch` target pixels, `batch` of them a step over all processes."""
+
+    step: int
+    patch: int
+    batch: int
 
 
 class ImageCache:
@@ -47,60 +65,73 @@ class ImageCache:
 
 
 class TrainImages(Dataset[Sample]):
-    """Random square crops. Draw number n is a pure function of (seed, n), in whatever process it is made.
+    """Random square crops. A sample is a pure function of the seed and its Draw, in whatever process it is made.
 
     A draw picks an image uniformly, then a crop of `patch` target pixels, then one of the eight flips and
     turns; then it degrades the crop, or takes the same crop of the recorded input. An image smaller than
     the patch is first mirrored (edge pixel repeated) at its right and bottom up to the patch.
+
+    A degradation that works on the batch's device leaves the sample without `input` and with its `draw`; the
+    DataModule then degrades the batch with generators of these draws.
     """
 
     def __init__(
         self,
         items: Sequence[Item],
         degrade: Degradation,
-        patch: int,
-        draws: int,
         seed: int,
         cache: ImageCache,
+        on_error: OnError = "error",
     ) -> None:
-        """`patch`: side of the target crop in pixels; `draws`: the dataset's length; `seed` >= 0.
+        """`seed` >= 0; `on_error="skip"` draws another image in place of one that cannot be read, and warns.
 
         Raises:
-            UserError: the patch is not a multiple of the scale, or the task cannot use pairs.
+            UserError: the task cannot use pairs.
         """
-        if patch < 1 or patch % degrade.scale:
-            raise UserError(f"patch={patch} is not a multiple of the scale {degrade.scale}; choose one that is")
         require_usable(items, degrade)
-        self.items, self.degrade, self.patch = items, degrade, patch
-        self.draws, self.seed, self.cache = draws, seed, cache
+        self.items, self.degrade, self.seed, self.cache = items, degrade, seed, cache
+        self.skipped: set[str] | None = set() if on_error == "skip" else None
 
     def __len__(self) -> int:
-        return self.draws
+        """The number of images; there are as many different draws as one likes."""
+        return len(self.items)
 
-    def __getitem__(self, draw: int) -> Sample:
-        """Sample of draw number `draw` >= 0, which may exceed the length: epochs count on.
-
-        Raises:
-            UserError: a file cannot be read, or a pair's sizes do not fit.
-        """
-        rng = np.random.default_rng([self.seed, draw])
-        item = self.items[int(rng.integers(len(self.items)))]
-        target, recorded = _read(item, self.degrade.scale, self.cache)
+    def __getitem__(self, draw: Draw) -> Sample:
+        """Raises `UserError`: a file cannot be read, or a pair's sizes do not fit (unless such images are skipped)."""
+        rng = np.random.default_rng([self.seed, draw.step, draw.index])
+        scale, patch = self.degrade.scale, draw.patch
+        item, (target, recorded) = read_or_skip(
+            self.items, rng, lambda item: _read(item, scale, self.cache), self.skipped
+        )
 
         # Pairs are cropped on the input's grid, so that the crop starts at a pixel border in both.
-        step = 1 if recorded is None else self.degrade.scale
-        side = self.patch // step
+        step = 1 if recorded is None else scale
+        side = patch // step
         top, left = (int(rng.integers(max(1, n // step - side + 1))) for n in target.shape[:2])
         flip, turns = bool(rng.integers(2)), int(rng.integers(4))
 
-        crop = to_tensor(_cut(target, top * step, left * step, self.patch, flip, turns))
-        if recorded is None:
-            return {**self.degrade(crop, rng), "target": crop, "name": item.name}
-        return {
-            "input": to_tensor(_cut(recorded, top, left, side, flip, turns)),
-            "target": crop,
-            "name": item.name,
-        }
+        crop = to_tensor(_cut(target, top * step, left * step, patch, flip, turns))
+        sample: Sample = {"target": crop, "name": item.name}
+        if recorded is not None:
+            return sample | {"input": to_tensor(_cut(recorded, top, left, side, flip, turns))}
+        if degrades_on_device(self.degrade):
+            return sample | {"draw": torch.tensor([draw.step, draw.index])}
+        return sample | self.degrade(crop, rng)
+
+
+def degrades_on_device(degrade: Degradation) -> bool:
+    """Whether `degrade.batch(target, generators)` makes the training inputs where the batch lies."""
+    return bool(getattr(degrade, "on_device", False))
+
+
+def degrade_batch(batch: Sample, degrade: Degradation, seed: int) -> Sample:
+    """The batch with the `input` that its samples' draws determine; each sample has its own generator."""
+    if "draw" not in batch:
+        return batch
+    # The third number keeps these generators apart from the one that chose the crop.
+    generators = [np.random.default_rng([seed, step, index, 1]) for step, index in batch.pop("draw").tolist()]
+    made: Sample = degrade.batch(batch["target"], generators)  # type: ignore[attr-defined]
+    return batch | made
 
 
 class EvalImages(Dataset[Sample]):
@@ -165,29 +196,41 @@ class EvalImages(Dataset[Sample]):
         return {**self.degrade(clean, rng), "target": clean, "name": item.name}
 
 
-class DrawSampler(Sampler[int]):
-    """Numbers of the draws of one epoch for one process: first + i for i < draws_per_epoch, i % world_size == rank.
+class StepSampler(Sampler[list[Draw]]):
+    """The batches of one epoch for one process: `steps` optimiser steps of `micro_batches` batches each.
 
-    The draws do not depend on the number of loader workers, and at each step the processes together make the same
-    global batch however many they are. `first` is asked anew at each epoch's start for the number of draws already
-    made; taken from the trainer's step count, it lets resumed training continue exactly. (Lightning's own epoch
-    counter runs ahead after a restart.) The Trainer must be built with `use_distributed_sampler=False`, or Lightning
-    would divide the draws among the processes once more.
+    The processes together draw the indices 0, 1, ... of each step's global batch, however many they are, so the
+    samples depend neither on their number nor on the accumulation. `first` is asked anew at each epoch's start for
+    the number of steps already made, so resumed training continues exactly, in whatever phase. (Lightning's own epoch
+    counter runs ahead after a restart.)
     """
 
     def __init__(
-        self, draws_per_epoch: int, rank: int = 0, world_size: int = 1, first: Callable[[], int] = lambda: 0
+        self,
+        phases: Sequence[Phase],
+        steps: int,
+        micro_batches: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        first: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`draws_per_epoch` counts the draws of all processes together."""
-        self.draws_per_epoch, self.rank, self.world_size = draws_per_epoch, rank, world_size
-        self.first = first
+        """`phases` in order, the first from step 0; each `batch` is a multiple of micro_batches x world_size."""
+        self.phases, self.steps, self.micro_batches = phases, steps, micro_batches
+        self.rank, self.world_size, self.first = rank, world_size, first
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         first = self.first()
-        return iter(range(first + self.rank, first + self.draws_per_epoch, self.world_size))
+        for step in range(first, first + self.steps):
+            phase = [phase for phase in self.phases if phase.step <= step][-1]
+            share = phase.batch // self.micro_batches
+            for start in range(0, phase.batch, share):
+                yield [
+                    Draw(step, index, phase.patch)
+                    for index in range(start + self.rank, start + share, self.world_size)
+                ]
 
     def __len__(self) -> int:
-        return len(range(self.rank, self.draws_per_epoch, self.world_size))
+        return self.steps * self.micro_batches
 
 
 class ShardSampler(Sampler[int]):
@@ -202,6 +245,14 @@ class ShardSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+def check_image(item: Item, degrade: Degradation) -> None:
+    """Raise UserError where an item's headers show that the task cannot use it."""
+    require_usable([item], degrade)
+    size = read_size(item.target)
+    if item.input is not None:
+        require_pair_sizes(item, read_size(item.input), size, degrade.scale)
 
 
 def require_usable(items: Sequence[Item], degrade: Degradation) -> None:

@@ -1,8 +1,9 @@
 """Free-form inpainting masks after LaMa: irregular strokes or boxes, drawn at random.
 
-The figures are those of LaMa's published configurations for 256x256 images (github.com/advimman/lama:
-`configs/data_gen/random_{thin,thick}_256.yaml` for the test sets, and
-`configs/training/data/abl-04-256-mh-dist.yaml` for training).
+The figures are those of LaMa's published configurations (github.com/advimman/lama:
+`configs/data_gen/random_{thin,medium,thick}_{256,512}.yaml` for the test sets, and
+`configs/training/data/abl-04-256-mh-dist.yaml` for training). LaMa draws on images resized to a shorter side of 256 or
+512 and then crops a square that the hole touches; here a mask is drawn on the image it is for.
 """
 
 import math
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-REFERENCE_SIDE = 256
+from diffi2i.errors import UserError
+
 MAX_SEGMENTS = 5
 ATTEMPTS = 20
 
@@ -20,8 +22,9 @@ ATTEMPTS = 20
 class FreeFormMask:
     """A distribution of masks: call it with a size and a generator to draw one.
 
-    Lengths are pixels of an image whose shorter side is 256; they are scaled by min(H, W) / 256, so a
-    64-pixel crop has holes of the same area fraction as a 256-pixel one. Ranges include both ends.
+    Lengths are pixels of an image whose shorter side is `side`; they are scaled by min(H, W) / side, so
+    with side 256 a 64-pixel crop has holes of the same area fraction as a 256-pixel one. Ranges include
+    both ends.
 
     A mask is redrawn while its hole is empty, larger than `max_area`, or the whole image. If `ATTEMPTS`
     drawings fail, which happens on images of a few pixels, the hole is one random pixel. So a hole is
@@ -38,6 +41,7 @@ class FreeFormMask:
         box_side: tuple[int, int] = (30, 150),
         box_margin: int = 10,
         max_area: float = 0.5,
+        side: int = 256,
     ) -> None:
         """Store the distribution.
 
@@ -50,10 +54,11 @@ class FreeFormMask:
             box_side: range of a box's sides.
             box_margin: width of the frame that boxes keep clear of.
             max_area: largest area fraction of the hole.
+            side: shorter side of the image that the lengths are meant for.
         """
         self.strokes, self.stroke_width, self.stroke_length = strokes, stroke_width, stroke_length
         self.box_weight, self.boxes = box_weight, boxes
-        self.box_side, self.box_margin, self.max_area = box_side, box_margin, max_area
+        self.box_side, self.box_margin, self.max_area, self.side = box_side, box_margin, max_area, side
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         """Draw a mask: (height, width) uint8, 1 = hole. A pure function of the generator's state."""
@@ -75,7 +80,7 @@ class FreeFormMask:
     def _draw_strokes(self, canvas: Image.Image, rng: np.random.Generator) -> None:
         draw = ImageDraw.Draw(canvas)
         width, height = canvas.size
-        unit = min(width, height) / REFERENCE_SIDE
+        unit = min(width, height) / self.side
         for stroke in range(_pick(self.strokes, rng)):
             x, y = float(rng.integers(width)), float(rng.integers(height))
             for _ in range(_pick((1, MAX_SEGMENTS), rng)):
@@ -96,7 +101,7 @@ class FreeFormMask:
     def _draw_boxes(self, canvas: Image.Image, rng: np.random.Generator) -> None:
         draw = ImageDraw.Draw(canvas)
         width, height = canvas.size
-        unit = min(width, height) / REFERENCE_SIDE
+        unit = min(width, height) / self.side
         margin = round(self.box_margin * unit)
         for _ in range(_pick(self.boxes, rng)):
             (left, box_w), (top, box_h) = (
@@ -120,13 +125,64 @@ def _pick(ends: tuple[int, int], rng: np.random.Generator) -> int:
 # the ranges below are those effective ones, so a figure here is not literally the one in LaMa's file.
 
 
-def narrow() -> FreeFormMask:
-    """LaMa's narrow test masks (`random_thin_256`): many thin strokes, no boxes."""
+def narrow(side: int = 256) -> FreeFormMask:
+    """LaMa's narrow test masks (`random_thin_{side}`, side 256 or 512): many thin strokes, no boxes.
+
+    Raises:
+        UserError: no figures were published for this side. (A mask fits images of any size: lengths are scaled.)
+    """
+    _require_published(side)
+    if side == 512:
+        return FreeFormMask(strokes=(4, 71), stroke_width=(5, 24), stroke_length=(10, 109), side=side)
     return FreeFormMask(strokes=(4, 51), stroke_width=(5, 14), stroke_length=(10, 49))
 
 
-def wide() -> FreeFormMask:
-    """LaMa's wide test masks (`random_thick_256`): few thick strokes, or (3 in 13) one to three boxes."""
+def medium(side: int = 256) -> FreeFormMask:
+    """LaMa's medium test masks (`random_medium_{side}`, side 256 or 512): strokes, or (3 in 13) one to five boxes.
+
+    Raises:
+        UserError: no figures were published for this side.
+    """
+    _require_published(side)
+    if side == 512:
+        return FreeFormMask(
+            strokes=(4, 11),
+            stroke_width=(5, 104),
+            stroke_length=(10, 209),
+            box_weight=0.3,
+            boxes=(1, 5),
+            box_side=(30, 150),
+            box_margin=0,
+            side=side,
+        )
+    return FreeFormMask(
+        strokes=(4, 6),
+        stroke_width=(5, 54),
+        stroke_length=(10, 109),
+        box_weight=0.3,
+        boxes=(1, 5),
+        box_side=(10, 50),
+        box_margin=0,
+    )
+
+
+def wide(side: int = 256) -> FreeFormMask:
+    """LaMa's wide test masks (`random_thick_{side}`, side 256 or 512): few thick strokes, or (3 in 13) a few boxes.
+
+    Raises:
+        UserError: no figures were published for this side.
+    """
+    _require_published(side)
+    if side == 512:
+        return FreeFormMask(
+            strokes=(1, 6),
+            stroke_width=(5, 254),
+            stroke_length=(10, 459),
+            box_weight=0.3,
+            boxes=(1, 4),
+            box_side=(30, 300),
+            side=side,
+        )
     return FreeFormMask(strokes=(1, 6), stroke_width=(5, 104), stroke_length=(10, 209), box_weight=0.3)
 
 
@@ -140,3 +196,8 @@ def training() -> FreeFormMask:
         boxes=(1, 4),
         max_area=1.0,
     )
+
+
+def _require_published(side: int) -> None:
+    if side not in (256, 512):
+        raise UserError(f"side={side}: LaMa published masks for 256 and 512; write side=256 or side=512")

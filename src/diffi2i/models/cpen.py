@@ -6,6 +6,7 @@ Symbols: C' = `channels` (64), the IPR has 4C' = 256 numbers.
 import torch
 from torch import Tensor, nn
 
+from diffi2i.models.gt import DepthEmbedding, LabelEmbedding
 from diffi2i.models.padding import pad_to_multiple
 
 UNSHUFFLE = 4
@@ -32,20 +33,31 @@ class CPEN(nn.Module):
 
     Args:
         in_channels: channels of the input image (3, or 4 where a mask is joined).
-        gt_channels: channels of the ground truth for CPEN_S1 (Eq. 5); 0 makes CPEN_S2 (Eq. 12), which differs
-            in its first convolution alone.
+        gt: what CPEN_S1 sees of the ground truth (Eq. 5): the channels of an image, or the module that embeds
+            labels or depth (`models.gt`). 0 makes CPEN_S2 (Eq. 12), which differs in its first convolution alone.
         channels: C'.
         blocks: number of residual blocks.
         scale: how many times larger the ground truth is than the input (4 for x4 super-resolution). Both are
             unshuffled to the same grid: the ground truth by 4, the input by 4 / scale.
+        standardise: bring each of the 4C' numbers to mean 0 and variance 1 over the training images (batch
+            normalisation without weights).
     """
 
-    def __init__(self, in_channels: int, gt_channels: int, channels: int, blocks: int, scale: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        gt: int | LabelEmbedding | DepthEmbedding,
+        channels: int,
+        blocks: int,
+        scale: int,
+        standardise: bool = False,
+    ) -> None:
         super().__init__()
         if UNSHUFFLE % scale:
             raise ValueError(f"scale must divide {UNSHUFFLE}, got {scale}")
         self.scale = scale
-        self.gt_channels = gt_channels
+        self.embed = None if isinstance(gt, int) else gt
+        self.gt_channels = gt_channels = gt if isinstance(gt, int) else gt.channels
         unshuffled = in_channels * (UNSHUFFLE // scale) ** 2 + gt_channels * UNSHUFFLE**2
         self.features = nn.Sequential(
             nn.Conv2d(unshuffled, channels, 3, padding=1),
@@ -61,10 +73,11 @@ class CPEN(nn.Module):
             nn.Linear(4 * channels, 4 * channels),
             nn.LeakyReLU(0.1),
             nn.Linear(4 * channels, 4 * channels),
+            *([nn.BatchNorm1d(4 * channels, affine=False)] if standardise else []),
         )
 
     def forward(self, image: Tensor, gt: Tensor | None = None) -> Tensor:
-        """`image` (B, in_channels, H, W), `gt` (B, gt_channels, scale H, scale W) -> Z (B, 4C').
+        """`image` (B, in_channels, H, W), `gt` (B, 3, scale H, scale W), labels or depth -> Z (B, 4C').
 
         Raises:
             ValueError: ground truth given to CPEN_S2, or missing for CPEN_S1.
@@ -74,6 +87,8 @@ class CPEN(nn.Module):
         factor = UNSHUFFLE // self.scale
         x = nn.functional.pixel_unshuffle(pad_to_multiple(image, factor), factor)
         if gt is not None:
+            if self.embed is not None:
+                gt = self.embed(gt, image.shape[-2:])
             # Unshuffling each and joining them equals unshuffling the joined images (Eq. 5) where scale is 1.
             target = pad_to_multiple(gt, UNSHUFFLE)
             x = torch.cat([nn.functional.pixel_unshuffle(target, UNSHUFFLE), x], dim=1)

@@ -3,23 +3,23 @@
 from collections.abc import Callable
 
 import torch
+from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from diffi2i.models.cpen import CPEN
 from diffi2i.models.denoiser import Denoiser
-from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffusion import PriorDiffusion
 from diffi2i.schema import DiffusionConfig, ModelConfig, TaskConfig
 
 
 class DiffI2I(nn.Module):
-    """CPEN_S2, the denoiser and the DI2Iformer.
+    """CPEN_S2, the denoiser and the DI2Iformer (for labels and depth, the network in its place).
 
     Without a denoiser, CPEN_S2's output is the IPR itself (Table 7, V1).
     """
 
     def __init__(
-        self, cpen_s2: CPEN, denoiser: Denoiser | None, diffusion: PriorDiffusion, di2iformer: DI2Iformer
+        self, cpen_s2: CPEN, denoiser: Denoiser | None, diffusion: PriorDiffusion, di2iformer: nn.Module
     ) -> None:
         super().__init__()
         self.cpen_s2 = cpen_s2
@@ -45,27 +45,23 @@ class DiffI2I(nn.Module):
             return self.diffusion.denoise(z_T.float(), condition, self.denoiser, noise)
 
     def forward(self, image: Tensor, z_T: Tensor) -> Tensor:
-        """`image` (B, in_channels, H, W), `z_T` (B, 4C') standard normal -> (B, 3, scale H, scale W)."""
+        """`image` (B, in_channels, H, W), `z_T` (B, 4C') standard normal -> the prediction, for images (B, 3, scale H, scale W)."""
         output: Tensor = self.di2iformer(image, self.estimate_prior(image, z_T))
         return output
 
 
 def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
     """CPEN_S1 with `gt`, else CPEN_S2."""
-    return CPEN(task.in_channels, 3 if gt else 0, model.cpen.channels, model.cpen.blocks, task.scale)
+    seen = 0
+    if gt:
+        seen = instantiate(task.gt) if task.gt else 3
+    return CPEN(task.in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale, gt and model.cpen.standardise)
 
 
-def build_di2iformer(task: TaskConfig, model: ModelConfig) -> DI2Iformer:
-    return DI2Iformer(
-        in_channels=task.in_channels,
-        width=model.width,
-        blocks=model.blocks,
-        refinement=model.refinement,
-        prior_dim=4 * model.cpen.channels,
-        expansion=model.expansion,
-        projection=model.projection,  # type: ignore[arg-type]
-        scale=task.scale,
-    )
+def build_di2iformer(model: ModelConfig) -> nn.Module:
+    """The network that Z guides, from its Hydra node: `forward(image, z)`."""
+    network: nn.Module = instantiate(model.network, prior_dim=4 * model.cpen.channels)
+    return network
 
 
 def build_diffusion(diffusion: DiffusionConfig) -> PriorDiffusion:
@@ -85,4 +81,4 @@ def build_diffi2i(
     """The inference network; without diffusion it is V1 of Table 7."""
     denoiser = Denoiser(4 * model.cpen.channels, model.denoiser_layers) if with_diffusion else None
     cpen_s2 = build_cpen(task, model, gt=False)
-    return DiffI2I(cpen_s2, denoiser, build_diffusion(diffusion), build_di2iformer(task, model))
+    return DiffI2I(cpen_s2, denoiser, build_diffusion(diffusion), build_di2iformer(model))

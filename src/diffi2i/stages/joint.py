@@ -1,38 +1,52 @@
 """Stage 2: the diffusion learns to estimate the IPR from the input alone, together with the DI2Iformer (Sec. 4.2)."""
 
+from typing import Any
+
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from diffi2i.losses.prior import prior_loss
+from diffi2i.losses.task import TaskLoss
 from diffi2i.models.diffi2i import build_cpen, build_diffi2i
 from diffi2i.schema import Config
-from diffi2i.stages.common import Batch, network_input, noise_for, optimisation, step_generator
+from diffi2i.stages.common import Batch, network_input, noise_for, step_generator, validation_outputs
 from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.stages.step import optimisers, prepare, training_loss
 
 
 class JointStage(L.LightningModule):
     """Trains CPEN_S2, the denoiser and the DI2Iformer on L_all = L_task + L_diff (Alg. 1, Eq. 13).
 
     CPEN_S1 is frozen: it gives the target of L_diff and never reaches the optimiser. `prior` and `restore` are
-    the two halves of inference (Alg. 2). `pretrained` is stage 1; None where finished weights will be loaded.
+    the two halves of inference (Alg. 2). `pretrained` is stage 1, or a stage 2 to go on with; None where finished
+    weights will be loaded. `task_loss` is None where the stage is only used, not trained.
     """
 
-    def __init__(self, config: Config, pretrained: PretrainStage | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        pretrained: "PretrainStage | JointStage | None",
+        task_loss: TaskLoss | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         stage = config.stage
         self.cpen_s1 = build_cpen(config.task, config.model, gt=True)
         self.cpen_s1.requires_grad_(False)
         self.model = build_diffi2i(config.task, config.model, stage.diffusion, stage.prior != "none")
-        if pretrained is not None:
+        if isinstance(pretrained, JointStage):
+            self.cpen_s1.load_state_dict(pretrained.cpen_s1.state_dict())
+            self.model.load_state_dict(pretrained.model.state_dict())
+        elif pretrained is not None:
             self.cpen_s1.load_state_dict(pretrained.cpen_s1.state_dict())
             self.model.di2iformer.load_state_dict(pretrained.di2iformer.state_dict())
         if stage.prior == "traditional":
             self.model.di2iformer.requires_grad_(False)
+        self.task_loss = task_loss
         self.to(memory_format=torch.channels_last)
+        prepare(self)
 
     def prior(self, batch: Batch) -> Tensor:
         """Z-hat (B, 4C') from the input alone, starting from noise seeded by each image's name (Alg. 2)."""
@@ -44,11 +58,15 @@ class JointStage(L.LightningModule):
         )
 
     def restore(self, batch: Batch, z: Tensor) -> Tensor:
-        """The output image (B, 3, H, W), float32, not clamped."""
+        """The prediction, float32: an image (B, 3, H, W), not clamped; logits (B, K, h, w); depth (B, 1, h, w)."""
         output: Tensor = self.model.di2iformer(network_input(batch), z)
         return output
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def on_train_epoch_start(self) -> None:
+        # Frozen also in its running statistics.
+        self.cpen_s1.eval()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         stage, image = self.config.stage, network_input(batch)
         with torch.no_grad():
             z = self.cpen_s1(image, batch["target"]).float()  # (B, 4C')
@@ -68,9 +86,7 @@ class JointStage(L.LightningModule):
         self.log("train/loss_prior", loss_diff, prog_bar=True)
         if self.global_step < stage.prior_only * self.config.train.steps:
             return loss_diff
-        loss_task = F.l1_loss(self.model.di2iformer(image, z_hat), batch["target"])
-        self.log("train/loss_task", loss_task, prog_bar=True)
-        return loss_task + loss_diff
+        return training_loss(self, self.restore(batch, z_hat), batch, batch_idx, more=loss_diff)
 
     def random_step_loss(self, image: Tensor, z: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
         """The traditional objective (Eq. 4): the error of one prediction at one random t per image."""
@@ -83,11 +99,7 @@ class JointStage(L.LightningModule):
             return F.mse_loss(prediction, noise if diffusion.prediction == "eps" else z)
 
     def validation_step(self, batch: Batch) -> dict[str, Tensor]:
-        outputs = {"output": self.restore(batch, self.prior(batch))}
-        if "other" in batch:
-            outputs["exchanged"] = self.restore(batch, self.prior(batch["other"]))
-        return outputs
+        return validation_outputs(self, batch)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return optimisation(trainable, self.config)
+    def configure_optimizers(self) -> Any:
+        return optimisers(self, self.config)

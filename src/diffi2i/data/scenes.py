@@ -1,0 +1,272 @@
+"""Datasets of photos with a class or a depth per pixel.
+
+A sample: `input` (3, h, w) float32 RGB in [0, 1]; `name` str; and
+- for labels: `target` (H, W) int64, `IGNORED` (255) where no class counts;
+- for depth: `target` (1, H, W) float32 in metres, 0 where invalid; `valid` (1, H, W) float32, 1 = measured.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffi2i.data.dataset import Draw, ImageCache, Pixels, Sample
+from diffi2i.data.images import read_size, to_tensor
+from diffi2i.data.skip import OnError, read_or_skip
+from diffi2i.data.sources import Item
+from diffi2i.data.targets import IGNORED, Target
+from diffi2i.errors import UserError
+
+Map = npt.NDArray[Any]  # (H, W): uint8 labels or float32 metres
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the stored image
+
+
+class TrainScenes(Dataset[Sample]):
+    """Random crops of resized scenes. A sample is a pure function of the seed and of its Draw.
+
+    A draw picks a scene uniformly, resizes it by `input_scale` times a random zoom, cuts a crop of `patch` x
+    round(patch * aspect) pixels out of it, mirrors it left to right at even odds, and shifts the photo's
+    colours. Where the resized scene is smaller than the crop, its right and bottom are padded: the photo with
+    its last pixels, labels with `IGNORED`, depth with 0 (invalid).
+
+    Depth is divided by the zoom: seen through the same lens, a thing looks z times larger at 1/z of the
+    distance. It is not divided by `input_scale`, which is the same in training and evaluation.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        target: Target,
+        seed: int,
+        cache: ImageCache,
+        scales: Sequence[float] = (1.0, 1.0),
+        aspect: float = 1.0,
+        jitter: float = 0.0,
+        input_scale: float = 1.0,
+        on_error: OnError = "error",
+    ) -> None:
+        """Store the settings; nothing is read yet.
+
+        Args:
+            items: scenes, each with an input (the photo).
+            target: reads the label or depth files.
+            seed: >= 0.
+            cache: its budget holds the photos and the targets.
+            scales: the smallest and largest zoom, > 0; uniform in its logarithm.
+            aspect: a crop's width over its height.
+            jitter: strength of the colour shifts, 0 = none; see `color_jitter`.
+            input_scale: the network's resolution over the stored one, > 0.
+            on_error: "skip" draws another scene in place of one that cannot be read, and warns.
+
+        Raises:
+            UserError: an item without a photo, or a zoom range that is none.
+        """
+        require_photos(items)
+        if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
+            raise UserError(f"scales is {list(scales)}; write the smallest and the largest zoom, such as [0.5, 2.0]")
+        self.items, self.seed, self.cache = items, seed, SceneCache(target, cache)
+        self.log_zooms = (np.log(scales[0]), np.log(scales[1]))
+        self.aspect, self.jitter, self.input_scale = aspect, jitter, input_scale
+        self.skipped: set[str] | None = set() if on_error == "skip" else None
+
+    def __len__(self) -> int:
+        """The number of scenes; there are as many different draws as one likes."""
+        return len(self.items)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        """The sample of one draw; `draw.patch` is the crop's height, at the network's resolution.
+
+        Raises:
+            UserError: a file cannot be read, or a scene's two sizes differ (unless such scenes are skipped).
+        """
+        rng = np.random.default_rng([self.seed, draw.step, draw.index])
+        item, (photo, target) = read_or_skip(self.items, rng, self.cache.read, self.skipped)
+        zoom = float(np.exp(rng.uniform(*self.log_zooms)))
+
+        whole = _scaled(photo.shape[:2], self.input_scale * zoom)
+        crop = (draw.patch, max(1, round(draw.patch * self.aspect)))
+        height, width = (min(n, m) for n, m in zip(whole, crop, strict=True))  # what the scene can fill
+        top, left = int(rng.integers(whole[0] - height + 1)), int(rng.integers(whole[1] - width + 1))
+        y, x = photo.shape[0] / whole[0], photo.shape[1] / whole[1]  # stored pixels per resized pixel
+        box = (left * x, top * y, (left + width) * x, (top + height) * y)
+
+        missing = ((0, crop[0] - height), (0, crop[1] - width))
+        photo = np.pad(resize_photo(photo, box, (height, width)), (*missing, (0, 0)), mode="edge")
+        padding = IGNORED if self.cache.target.kind == "labels" else 0
+        target = np.pad(resize_map(target, box, (height, width)), missing, constant_values=padding)
+        if rng.integers(2):
+            photo, target = photo[:, ::-1], target[:, ::-1]
+
+        image = to_tensor(photo)
+        if self.jitter:
+            image = color_jitter(image, self.jitter, rng)
+        if self.cache.target.kind == "depth":
+            target = target / np.float32(zoom)
+        return {"input": image, **_target_tensors(target, self.cache.target), "name": item.name}
+
+
+class EvalScenes(Dataset[Sample]):
+    """Whole scenes: the photo resized by `input_scale`, the target as it is stored.
+
+    The target is never resized, so a score does not depend on the network's resolution: the network's output
+    is resized to the target instead.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        target: Target,
+        cache: ImageCache,
+        input_scale: float = 1.0,
+        partner: bool = False,
+    ) -> None:
+        """Store the settings; nothing is read yet.
+
+        Args:
+            items, target, cache, input_scale: as for `TrainScenes`.
+            partner: each sample also holds, as `other`, the sample of the next scene (if there is one).
+
+        Raises:
+            UserError: an item without a photo.
+        """
+        require_photos(items)
+        self.items, self.cache = items, SceneCache(target, cache)
+        self.input_scale, self.partner = input_scale, partner
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample of scene `index`, in the order of the items.
+
+        Raises:
+            UserError: a file cannot be read, or the two sizes differ.
+        """
+        sample = self._sample(index)
+        if self.partner and len(self.items) > 1:
+            sample["other"] = self._sample((index + 1) % len(self.items))
+        return sample
+
+    def _sample(self, index: int) -> Sample:
+        item = self.items[index]
+        photo, target = self.cache.read(item)
+        height, width = photo.shape[:2]
+        image = resize_photo(photo, (0, 0, width, height), _scaled((height, width), self.input_scale))
+        return {"input": to_tensor(image), **_target_tensors(target, self.cache.target), "name": item.name}
+
+
+class SceneCache:
+    """Reads scenes; targets are kept decoded, within the same budget as the photos."""
+
+    def __init__(self, target: Target, images: ImageCache) -> None:
+        """`images` keeps the photos, and its budget pays for the targets."""
+        self.target, self.images = target, images
+        self.maps: dict[Item, Map] = {}
+
+    def read(self, item: Item) -> tuple[Pixels, Map]:
+        """The photo, (H, W, 3) uint8, and its labels, (H, W) uint8, or its depth, (H, W) float32; read-only.
+
+        Raises:
+            UserError: a file cannot be read, or the two sizes differ.
+        """
+        assert item.input is not None, "the datasets refuse items without a photo"
+        photo = self.images.read(item.input)
+        if item not in self.maps:
+            target = self._decode(item, photo)
+            if target.nbytes > self.images.free:
+                return photo, target
+            self.images.free -= target.nbytes
+            self.maps[item] = target
+        return photo, self.maps[item]
+
+    def _decode(self, item: Item, photo: Pixels) -> Map:
+        target: Map = self.target.read(item.target)
+        _require_one_size(item, photo.shape[:2], target.shape)
+        if self.target.kind == "labels":
+            target = target.astype(np.uint8)  # classes and IGNORED fit; int64 would cost eight times the memory
+        target.setflags(write=False)
+        return target
+
+
+def require_photos(items: Sequence[Item]) -> None:
+    """Raise UserError unless every item has a photo besides its target."""
+    for item in items:
+        if item.input is None:
+            raise UserError(
+                f"{item.target}: stands alone, but this task needs pairs of a photo and its labels or depth; "
+                "write dataset=pairs root=<folder>, or another dataset of this task"
+            )
+
+
+def check_scene(item: Item) -> None:
+    """Raise UserError where an item's headers show that it cannot be used: no photo, no image, or two sizes."""
+    require_photos([item])
+    assert item.input is not None, "just checked"
+    size = read_size(item.input)
+    if item.target.suffix.lower() != ".npy":  # these are checked when they are read
+        _require_one_size(item, size, read_size(item.target))
+
+
+def resize_photo(photo: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
+    """The part `box` of a photo (H, W, 3), resized to `size` (height, width): bilinear, antialiased.
+
+    Equals the same part of the whole photo resized: the filter looks beyond the box.
+    """
+    left, top, right, bottom = box
+    height, width = photo.shape[:2]
+    inside = (left, top, min(right, width), min(bottom, height))  # the last digit of a product may lie outside
+    resized = Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR, box=inside)
+    return np.asarray(resized)
+
+
+def resize_map(target: Map, box: Box, size: tuple[int, int]) -> Map:
+    """The part `box` of a map (H, W), resized to `size` (height, width): the stored pixel under each new centre.
+
+    Neighbouring classes have no class between them, nor has a foreground pixel a depth between its own and
+    the background's.
+    """
+    left, top, right, bottom = box
+    height, width = size
+    rows = (top + (np.arange(height) + 0.5) * (bottom - top) / height).astype(int)
+    columns = (left + (np.arange(width) + 0.5) * (right - left) / width).astype(int)
+    resized: Map = target[rows[:, None], columns]
+    return resized
+
+
+def color_jitter(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Shift brightness, contrast, saturation and gamma of (3, H, W) in [0, 1]; the result is in [0, 1] too.
+
+    Each is changed by its own factor exp(u), u uniform in [-strength, strength].
+    """
+    brightness, contrast, saturation, gamma = (float(f) for f in np.exp(rng.uniform(-strength, strength, 4)))
+    image = (image * brightness).clamp(0, 1)
+    mean = image.mean()
+    image = (mean + contrast * (image - mean)).clamp(0, 1)
+    grey = image.mean(dim=0, keepdim=True)
+    image = (grey + saturation * (image - grey)).clamp(0, 1)
+    return image**gamma
+
+
+def _require_one_size(item: Item, photo: Sequence[int], target: Sequence[int]) -> None:
+    if tuple(photo) != tuple(target):
+        (h, w), (H, W) = photo, target
+        raise UserError(f"{item.input} ({w}x{h}) and {item.target} ({W}x{H}) must be of one size; replace one of them")
+
+
+def _scaled(size: Sequence[int], factor: float) -> tuple[int, int]:
+    """(height, width) times `factor`, rounded, at least one pixel each."""
+    height, width = (max(1, round(n * factor)) for n in size)
+    return height, width
+
+
+def _target_tensors(array: Map, target: Target) -> dict[str, Tensor]:
+    """The map as the tensors of a sample; see the head of this file."""
+    if target.kind == "labels":
+        return {"target": torch.from_numpy(array.astype(np.int64, order="C"))}
+    depth = torch.from_numpy(array.astype(np.float32, order="C"))[None]
+    return {"target": depth, "valid": (depth > 0).float()}

@@ -1,0 +1,297 @@
+"""Scenes: photo and target stay together through every augmentation, and evaluation leaves the target alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffi2i.data.dataset import Draw, ImageCache
+from diffi2i.data.images import read_rgb
+from diffi2i.data.scenes import EvalScenes, TrainScenes, check_scene, color_jitter, resize_map, resize_photo
+from diffi2i.data.sources import Item, pairs
+from diffi2i.data.targets import IGNORED, Depth, Labels
+from diffi2i.errors import UserError
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+SIZES = [(40, 60), (52, 44), (9, 70)]
+DRAWS = [Draw(step, index, 16) for step in range(6) for index in range(5)]
+
+
+def rows_and_columns(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.mgrid[:height, :width]
+    return rows, columns
+
+
+def scenes(folder: Path, target: str, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Item]:
+    """Photos whose red is 3 x row and green 3 x column; the label is the column, the depth (in mm) 1000 + column."""
+    items = []
+    for number, (height, width) in enumerate(sizes):
+        rows, columns = rows_and_columns(height, width)
+        photo, file = folder / f"{number}_photo.png", folder / f"{number}_{target}.png"
+        Image.fromarray(np.stack([3 * rows, 3 * columns, 0 * rows], 2).astype(np.uint8)).save(photo)
+        stored = columns.astype(np.uint8) if target == "labels" else (1000 + columns).astype(np.uint16)
+        Image.fromarray(stored).save(file)
+        items.append(Item(str(number), file, photo))
+    return items
+
+
+def labelled(folder: Path, sizes: Sequence[tuple[int, int]] = SIZES, **options: Any) -> TrainScenes:
+    return TrainScenes(scenes(folder, "labels", sizes), Labels(100), 3, ImageCache(10), **options)
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(a[key], b[key]) if isinstance(a[key], torch.Tensor) else a[key] == b[key] for key in a
+    )
+
+
+def test_label_samples_keep_the_contract(tmp_path: Path) -> None:
+    dataset = labelled(tmp_path, scales=(0.5, 2.0), aspect=1.5, jitter=0.4)
+    names = set()
+    for draw in DRAWS:
+        sample = dataset[draw]
+        assert sample.keys() == {"input", "target", "name"}
+        assert sample["input"].shape == (3, 16, 24)
+        assert sample["input"].dtype == torch.float32
+        assert 0 <= sample["input"].min() <= sample["input"].max() <= 1
+        assert sample["target"].shape == (16, 24)
+        assert sample["target"].dtype == torch.int64
+        names.add(sample["name"])
+    assert names == {"0", "1", "2"}
+
+
+def test_depth_samples_keep_the_contract(tmp_path: Path) -> None:
+    dataset = TrainScenes(scenes(tmp_path, "depth"), Depth(), 3, ImageCache(10), scales=(0.5, 2.0))
+    for draw in DRAWS:
+        sample = dataset[draw]
+        assert sample.keys() == {"input", "target", "valid", "name"}
+        for key in ("target", "valid"):
+            assert sample[key].shape == (1, 16, 16)
+            assert sample[key].dtype == torch.float32
+        assert torch.equal(sample["valid"], (sample["target"] > 0).float())
+        assert sample["target"].isfinite().all()
+
+
+def test_without_zoom_photo_and_labels_agree_to_the_pixel(tmp_path: Path) -> None:
+    dataset = labelled(tmp_path, SIZES[:2])
+    steps, corners = set(), set()
+    for draw in DRAWS:
+        sample = dataset[draw]
+        red, green, _ = (sample["input"] * 255).round().long()
+        assert torch.equal(green, 3 * sample["target"])
+        assert (red[1:] - red[:-1] == 3).all()  # never upside down
+        steps.add(int(sample["target"][0, 1] - sample["target"][0, 0]))
+        corners.add((int(red[0, 0]), int(green.min())))
+    assert steps == {1, -1}
+    assert len(corners) > 20
+
+
+@pytest.mark.parametrize("input_scale", [1.0, 0.5])
+def test_with_zoom_photo_and_labels_still_agree(tmp_path: Path, input_scale: float) -> None:
+    dataset = labelled(tmp_path, [(80, 84)], scales=(0.6, 1.9), input_scale=input_scale)
+    slopes = []
+    for draw in DRAWS:
+        sample = dataset[draw]
+        column = sample["input"][1] * 255 / 3
+        labels = sample["target"]
+        # Linear photos stay linear under bilinear filters, but for the first and last columns. The label is
+        # the stored pixel under the centre, half a pixel off at most (and half a grey level, 1/6 of a column).
+        inside = (labels > 4) & (labels < 79)
+        assert (column - labels).abs()[inside].max() <= 0.5 + 1 / 6 + 1e-3
+        slopes.append(1 / abs(float(column[0, 12] - column[0, 3]) / 9))
+    # The slope is the zoom, read off the picture.
+    assert input_scale * 0.55 < min(slopes) < input_scale * 0.8
+    assert input_scale * 1.5 < max(slopes) < input_scale * 2.0
+
+
+def test_cropping_while_resizing_equals_cropping_afterwards() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    labels = photo[..., 0]
+    for size in [(20, 30), (80, 120), (33, 47)]:
+        whole = (0.0, 0.0, 60.0, 40.0)
+        y, x = 40 / size[0], 60 / size[1]
+        box = (5 * x, 3 * y, (5 + 12) * x, (3 + 10) * y)
+        expected = resize_photo(photo, whole, size)[3:13, 5:17].astype(int)
+        assert abs(resize_photo(photo, box, (10, 12)) - expected).max() <= 1
+        np.testing.assert_array_equal(resize_map(labels, box, (10, 12)), resize_map(labels, whole, size)[3:13, 5:17])
+    reference = Image.fromarray(labels).resize((30, 20), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(resize_map(labels, whole, (20, 30)), np.asarray(reference))
+    np.testing.assert_array_equal(resize_photo(photo, (5, 3, 17, 13), (10, 12)), photo[3:13, 5:17])
+
+
+def test_small_scenes_are_padded_and_the_padding_does_not_count(tmp_path: Path) -> None:
+    dataset = labelled(tmp_path, [(9, 10)])
+    for draw in DRAWS[:6]:
+        sample = dataset[draw]
+        photo, target = (sample["input"] * 255).round().int(), sample["target"]
+        if target[0, 0] == IGNORED:  # mirrored
+            photo, target = photo.flip(-1), target.flip(-1)
+        assert torch.equal(target[:9, :10], torch.arange(10).expand(9, 10))
+        assert (target[9:] == IGNORED).all()
+        assert (target[:, 10:] == IGNORED).all()
+        assert (photo[0, 9:] == 3 * 8).all()
+        assert (photo[1, :, 10:] == 3 * 9).all()
+
+    deep = TrainScenes(scenes(tmp_path, "depth", [(9, 10)]), Depth(), 3, ImageCache(1))[DRAWS[0]]
+    assert deep["valid"].sum() == 90
+    assert (deep["target"][0, 9:] == 0).all()
+
+
+def test_depth_is_divided_by_the_zoom_but_not_by_the_input_scale(tmp_path: Path) -> None:
+    items = scenes(tmp_path, "depth", [(60, 80)])
+    labels = labelled(tmp_path, [(60, 80)], scales=(2.0, 2.0), input_scale=0.5)
+    deep = TrainScenes(items, Depth(), 3, ImageCache(1), scales=(2.0, 2.0), input_scale=0.5)
+    for draw in DRAWS[:8]:
+        column = labels[draw]["target"]  # the same seed and draw: the same crop
+        torch.testing.assert_close(deep[draw]["target"][0], (1 + column / 1000) / 2)
+    plain = TrainScenes(items, Depth(), 3, ImageCache(1), input_scale=0.5)[DRAWS[0]]
+    assert plain["target"][plain["valid"] > 0].min() >= 1
+
+
+def test_a_sample_depends_on_seed_step_index_and_patch_alone(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"scales": (0.7, 1.4), "jitter": 0.3}
+    first, second = labelled(tmp_path, **options), labelled(tmp_path, **options)
+    backwards = {draw: second[draw] for draw in reversed(DRAWS)}
+    assert all(same(first[draw], backwards[draw]) for draw in DRAWS)
+    assert not same(first[Draw(1, 0, 16)], first[Draw(2, 0, 16)])
+    assert not same(first[Draw(1, 0, 16)], first[Draw(1, 1, 16)])
+    assert first[Draw(1, 0, 24)]["target"].shape == (24, 24)
+    other = TrainScenes(first.items, Labels(100), 4, ImageCache(1), (0.7, 1.4), jitter=0.3)
+    assert not any(same(first[draw], other[draw]) for draw in DRAWS)
+
+
+def test_colour_jitter_touches_the_photo_only(tmp_path: Path) -> None:
+    plain, jittered = labelled(tmp_path), labelled(tmp_path, jitter=0.5)
+    for draw in DRAWS[:5]:
+        assert torch.equal(plain[draw]["target"], jittered[draw]["target"])
+        assert not torch.equal(plain[draw]["input"], jittered[draw]["input"])
+    image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(color_jitter(image, 0.0, np.random.default_rng(0)), image)
+
+
+def test_evaluation_resizes_the_photo_only(tmp_path: Path) -> None:
+    items = scenes(tmp_path, "labels")
+    sample = EvalScenes(items, Labels(100), ImageCache(1), input_scale=0.5)[0]
+    assert sample["input"].shape == (3, 20, 30)
+    assert torch.equal(sample["target"], torch.arange(60).expand(40, 60))
+    # Each pixel of the half-size photo lies between columns 2i and 2i + 1.
+    columns = sample["input"][1, :, 2:-2] * 255 / 3
+    assert (columns - (2 * torch.arange(30)[2:-2] + 0.5)).abs().max() <= 1 / 6 + 1e-3
+
+    whole = EvalScenes(items, Labels(100), ImageCache(1))[1]
+    assert items[1].input
+    np.testing.assert_array_equal((whole["input"] * 255).round().numpy().transpose(1, 2, 0), read_rgb(items[1].input))
+
+    deep = EvalScenes(scenes(tmp_path, "depth"), Depth(), ImageCache(1), input_scale=0.5)[0]
+    assert deep["target"].shape == deep["valid"].shape == (1, 40, 60)
+    torch.testing.assert_close(deep["target"][0], (1 + torch.arange(60) / 1000).expand(40, 60))
+
+
+def test_partner_is_the_next_scene(tmp_path: Path) -> None:
+    items = scenes(tmp_path, "labels")
+    alone, paired = (EvalScenes(items, Labels(100), ImageCache(1), partner=partner) for partner in (False, True))
+    for number in range(len(items)):
+        assert same(paired[number]["other"], alone[(number + 1) % len(items)])
+        assert "other" not in alone[number]
+    assert "other" not in EvalScenes(items[:1], Labels(100), ImageCache(1), partner=True)[0]
+
+
+def test_cache_serves_photos_and_targets_within_one_budget(tmp_path: Path) -> None:
+    items = scenes(tmp_path, "labels")
+    bytes_of_first = 4 * 40 * 60  # RGB and one byte of label
+    cache = ImageCache((bytes_of_first + 5) / 2**20)
+    dataset = EvalScenes(items, Labels(100), cache)
+    before = [dataset[number] for number in range(len(items))]
+    assert cache.free == 5
+    items[0].target.unlink()  # the first scene is in memory, and samples are copies of it
+    before[0]["target"] += 1
+    assert torch.equal(dataset[0]["target"], before[0]["target"] - 1)
+    assert same(dataset[1], before[1])
+
+
+def test_wrong_items_are_refused(tmp_path: Path) -> None:
+    items = scenes(tmp_path, "labels")
+    lonely = [Item("a", items[0].target)]
+    for build in (
+        lambda: TrainScenes(lonely, Labels(100), 0, ImageCache(1)),
+        lambda: EvalScenes(lonely, Labels(100), ImageCache(1)),
+        lambda: check_scene(lonely[0]),
+    ):
+        with pytest.raises(UserError, match=r"needs pairs.*dataset=pairs"):
+            build()
+    crossed = Item("a", items[0].target, items[1].input)
+    for read in (
+        lambda: EvalScenes([crossed], Labels(100), ImageCache(1))[0],
+        lambda: TrainScenes([crossed], Labels(100), 0, ImageCache(1))[DRAWS[0]],
+        lambda: check_scene(crossed),
+    ):
+        with pytest.raises(
+            UserError, match=r"1_photo\.png \(44x52\) and .*0_labels\.png \(60x40\) must be of one size"
+        ):
+            read()
+    for scales in ((0.0, 1.0), (2.0, 1.0), (1.0,)):
+        with pytest.raises(UserError, match="scales is"):
+            labelled(tmp_path, scales=scales)
+    check_scene(items[0])
+
+
+def test_broken_files_are_skipped_when_asked(tmp_path: Path) -> None:
+    whole = labelled(tmp_path)
+    broken = whole.items[1]
+    broken.target.write_bytes(b"")
+    with pytest.raises(UserError, match=r"1_labels\.png"):
+        [whole[draw] for draw in DRAWS]
+
+    dataset = labelled(tmp_path, on_error="skip")
+    broken.target.write_bytes(b"")  # `labelled` had mended it
+    with pytest.warns(UserWarning, match=r"skipped 1 unreadable files, last: .*1_labels\.png") as warned:
+        samples = [dataset[draw] for draw in DRAWS]
+    assert len(warned) == 1
+    assert {sample["name"] for sample in samples} == {"0", "2"}
+    assert dataset.skipped == {"1"}
+    # The replacement does not depend on whether the file was already known to be broken.
+    assert all(same(dataset[draw], sample) for draw, sample in zip(DRAWS, samples, strict=True))
+
+
+def test_nothing_readable_ends_in_an_error(tmp_path: Path) -> None:
+    dataset = labelled(tmp_path, on_error="skip")
+    for item in dataset.items:
+        item.target.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match=r"skipped [123]"),
+        pytest.raises(UserError, match=r"none of the 3 training files can be read, such as .*0_labels\.png"),
+    ):
+        dataset[DRAWS[0]]
+    with pytest.raises(UserError, match="none of the 3"):  # and again at the next draw
+        dataset[DRAWS[1]]
+
+
+@pytest.mark.skipif(not (DATA / "camvid").is_dir(), reason="the CamVid sample is not on this machine")
+def test_camvid() -> None:
+    items = [
+        Item(photo.stem, next((DATA / "camvid" / "labels" / "val").glob(f"{photo.stem}.*")), photo)
+        for photo in sorted((DATA / "camvid" / "images" / "val").iterdir())[:3]
+    ]
+    target = Labels(11, ignore=[11])
+    train = TrainScenes(items, target, 0, ImageCache(100), scales=(0.5, 2.0), aspect=4 / 3, jitter=0.4)
+    sample = train[Draw(0, 0, 96)]
+    assert sample["input"].shape == (3, 96, 128)
+    assert set(sample["target"].unique().tolist()) <= {*range(11), IGNORED}
+    whole = EvalScenes(items, target, ImageCache(100), input_scale=0.5, partner=True)[0]
+    assert whole["input"].shape == (3, 180, 240)
+    assert whole["target"].shape == (360, 480)
+    assert whole["other"]["name"] == items[1].name
+
+
+@pytest.mark.skipif(not (DATA / "sevenscenes").is_dir(), reason="the 7-Scenes sample is not on this machine")
+def test_sevenscenes() -> None:
+    items = pairs("val", val_root=DATA / "sevenscenes" / "val", input_dir="rgb", target_dir="depth")
+    dataset = TrainScenes(items[:3], Depth(invalid=[0, 65535]), 0, ImageCache(100))
+    sample = dataset[Draw(0, 0, 128)]
+    valid = sample["valid"] > 0
+    assert valid.float().mean() > 0.3
+    assert 0.2 < sample["target"][valid].min() < sample["target"].max() < 10

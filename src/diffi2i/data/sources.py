@@ -4,6 +4,7 @@ A source is a function `(split, ...) -> list[Item]`; Hydra fills in all but `spl
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,15 @@ class Item:
     name: str
     target: Path
     input: Path | None = None
+
+
+class IncompleteError(UserError):
+    """Files without a partner, or listed but absent; `items` are the complete ones of the split, `files` the others."""
+
+    def __init__(self, message: str, items: list[Item], files: list[Path]) -> None:
+        """`message` is one line, as for every `UserError`."""
+        super().__init__(message)
+        self.items, self.files = items, files
 
 
 def photos(split: Split, held_out: Sequence[str] = ("astronaut", "camera", "coffee")) -> list[Item]:
@@ -100,20 +110,145 @@ def pairs(
 ) -> list[Item]:
     """Recorded pairs: `root/input/NAME.*` and `root/target/NAME.*`, with equal names below the two folders.
 
-    Arguments and errors as for `folder`; `val_root` holds the same two folders. Also raises UserError
+    Arguments and errors as for `folder`; `val_root` holds the same two folders. Also raises IncompleteError
     when a file has no partner.
     """
     base, whole = _base(split, root, val_root)
     inputs = images_by_name(base / input_dir)
     targets = images_by_name(base / target_dir)
-    if lonely := sorted(inputs.keys() ^ targets.keys()):
-        shown = ", ".join(str((inputs | targets)[name]) for name in lonely[:3])
-        raise UserError(
-            f"{base}: {len(lonely)} file(s) without a partner of the same name in {input_dir}/ and "
-            f"{target_dir}/, such as {shown}; add the partners or remove them"
+    names = [name for name in targets if name in inputs]
+    lonely = _lonely(inputs, targets)
+    # Too few to split is another error, which must not hide this one.
+    if not whole and not (lonely and len(names) < 2):
+        names = _part(split, names, val_fraction, base)
+    items = [Item(name, targets[name], inputs[name]) for name in names]
+    if lonely:
+        raise _unpaired(base, f"{input_dir}/ and {target_dir}/", items, lonely)
+    return items
+
+
+def layout(
+    split: Split,
+    root: str | Path | None = None,
+    target: str = "SPLIT/NAME",
+    input: str | None = None,
+    train: Sequence[str] = (),
+    val: Sequence[str] = ("val",),
+    spare_targets: bool = False,
+) -> list[Item]:
+    """A dataset that comes in folders of its own: templates say where below `root` its files lie.
+
+    A template is a path without the file's suffix, such as `SPLIT/FOLDER/blur/NAME`. Three words have a meaning:
+    SPLIT stands for each of the split's parts in turn; FOLDER for any one folder, which becomes part of the
+    item's name; NAME for the rest of that name, folders below included. Other files are passed over.
+
+    Args:
+        split: which part to list.
+        root: the dataset's folder.
+        target: template of the targets.
+        input: template of the inputs, for paired data.
+        train: the parts of the train split; none for a dataset that is for evaluation only.
+        val: the parts of the val split. Of several parts, each name begins with its part.
+        spare_targets: targets without an input are passed over (some benchmarks keep all targets in one folder).
+
+    Raises:
+        UserError: no root, a missing or empty folder, a split without parts, a part in both splits, a template
+            without NAME, or two files of one name.
+        IncompleteError: a file has no partner.
+    """
+    parts = train if split == "train" else val
+    if root is None:
+        raise UserError("the dataset has no folder; write root=<folder>")
+    if not parts:
+        use = "train on another one" if split == "train" else "set dataset.source.val"
+        raise UserError(f"{root}: the dataset has no {split} split; {use}")
+    if train and ("SPLIT" not in target or set(train) & set(val)):
+        raise UserError(f"{root}: the train and val splits share images; give each its parts and write SPLIT in target")
+
+    items, lonely = [], []
+    for part in parts:
+        front = f"{part}/" if len(parts) > 1 else ""
+        targets = _fitting(Path(root), target.replace("SPLIT", part))
+        if input is None:
+            items += [Item(front + name, path) for name, path in targets.items()]
+            continue
+        inputs = _fitting(Path(root), input.replace("SPLIT", part))
+        items += [Item(front + name, path, inputs[name]) for name, path in targets.items() if name in inputs]
+        if spare_targets:
+            targets = {name: path for name, path in targets.items() if name in inputs}
+        lonely += _lonely(inputs, targets)
+    if lonely:
+        raise _unpaired(root, f"{input} and {target}", items, lonely)
+    return items
+
+
+def listed(
+    split: Split,
+    root: str | Path | None = None,
+    train: str | None = None,
+    val: str | None = None,
+    train_dir: str = ".",
+    val_dir: str = ".",
+    paired: bool = False,
+) -> list[Item]:
+    """The files that a text file names, one item a line; an item's name is its first path without suffix.
+
+    A line is the target's path; with `paired`, the input's path, a blank, the target's path (and whatever follows,
+    such as the focal length in lists for depth). A leading slash has no meaning, as in those lists.
+
+    Args:
+        split: which part to list.
+        root: the dataset's folder.
+        train, val: the list files, seen from `root`; None for a split that the dataset has not.
+        train_dir, val_dir: the folders that the paths begin at, seen from `root`.
+        paired: the lines name inputs too.
+
+    Raises:
+        UserError: no root, no such split, a missing or empty list, a line that does not fit, or a name listed twice.
+        IncompleteError: a listed file is missing.
+    """
+    if root is None:
+        raise UserError("the dataset has no folder; write root=<folder>")
+    file, below = (train, train_dir) if split == "train" else (val, val_dir)
+    if file is None:
+        raise UserError(f"{root}: the dataset has no {split} split; write dataset.source.{split}=<list file>")
+    path, folder = Path(root) / file, Path(root) / below
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path}: not a readable list file; put it there or set dataset.source.{split}") from None
+
+    items: dict[str, Item] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        paths = line.split() if paired else [line.strip()]
+        if len(paths) < 1 + paired:
+            raise UserError(f"{path}, line {number}: '{line.strip()}' must name an input and a target; mend the line")
+        first, *others = (text.lstrip("/") for text in paths)
+        name = Path(first).with_suffix("").as_posix()
+        if name in items:
+            raise UserError(f"{path}, line {number}: {name} is listed twice; remove one of the lines")
+        items[name] = Item(name, folder / others[0], folder / first) if paired else Item(name, folder / first)
+    if not items:
+        raise UserError(f"{path}: the list is empty; write one file a line")
+
+    absent = {item.name: [path for path in files(item).values() if not path.is_file()] for item in items.values()}
+    missing = [path for paths in absent.values() for path in paths]
+    if missing:
+        complete = [items[name] for name in sorted(items) if not absent[name]]
+        raise IncompleteError(
+            f"{path}: {len(missing)} listed file(s) are missing, such as {_such_as(missing)}; "
+            "add them or remove their lines",
+            complete,
+            missing,
         )
-    names = list(targets) if whole else _part(split, list(targets), val_fraction, base)
-    return [Item(name, targets[name], inputs[name]) for name in names]
+    return [items[name] for name in sorted(items)]
+
+
+def files(item: Item) -> dict[str, Path]:
+    """The files of an item by their role, `target` and perhaps `input`."""
+    return {"target": item.target} if item.input is None else {"target": item.target, "input": item.input}
 
 
 def manifest_hash(items: Iterable[Item]) -> str:
@@ -121,18 +256,22 @@ def manifest_hash(items: Iterable[Item]) -> str:
 
     Reads every file once. Raises UserError when one cannot be read.
     """
-    lines = []
-    for item in items:
-        for role, path in (("target", item.target), ("input", item.input)):
-            if path is None:
-                continue
-            try:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror}); check the dataset") from error
-            lines.append(f"{item.name}\t{role}\t{digest}\n")
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return combined_hash((item.name, role, file_hash(path)) for item in items for role, path in files(item).items())
+
+
+def combined_hash(entries: Iterable[tuple[str, str, str]]) -> str:
+    """The manifest's hash, of each file's name, role and sha256, in whatever order."""
+    lines = sorted(f"{name}\t{role}\t{digest}\n" for name, role, digest in entries)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Sha256 (hex) of a file's bytes. Raises UserError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the dataset") from error
 
 
 def _base(split: Split, root: str | Path | None, val_root: str | Path | None) -> tuple[Path, bool]:
@@ -171,6 +310,41 @@ def images_by_name(folder: Path) -> dict[str, Path]:
     if not files:
         raise UserError(f"{folder}: holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}); check the path")
     return files
+
+
+def _fitting(root: Path, template: str) -> dict[str, Path]:
+    """The images whose path below `root` has the template's form, by what FOLDER and NAME stand for, sorted."""
+    if template.count("NAME") != 1:
+        raise UserError(f"{template}: a template must hold the word NAME once, such as HR/NAME")
+    pieces = re.split("(FOLDER|NAME)", template)
+    pattern = "".join({"FOLDER": "([^/]+)", "NAME": "(.+)"}.get(piece, re.escape(piece)) for piece in pieces)
+    folder = pieces[0].rpartition("/")[0]
+    matches = (
+        (re.fullmatch(pattern, f"{folder}/{name}" if folder else name), path)
+        for name, path in images_by_name(root / folder).items()
+    )
+    fitting = {"/".join(match.groups()): path for match, path in matches if match}
+    if not fitting:
+        raise UserError(f"{root}: no image lies at {template}; check root, or the template in dataset.source")
+    return fitting
+
+
+def _lonely(inputs: dict[str, Path], targets: dict[str, Path]) -> list[Path]:
+    """The files whose name is on one side only, sorted."""
+    return [(inputs | targets)[name] for name in sorted(inputs.keys() ^ targets.keys())]
+
+
+def _unpaired(base: str | Path, places: str, items: list[Item], lonely: list[Path]) -> IncompleteError:
+    return IncompleteError(
+        f"{base}: {len(lonely)} file(s) without a partner of the same name in {places}, "
+        f"such as {_such_as(lonely)}; add the partners or remove them",
+        items,
+        lonely,
+    )
+
+
+def _such_as(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths[:3]))
 
 
 def _part(split: Split, names: list[str], val_fraction: float, base: Path) -> list[str]:

@@ -1,0 +1,183 @@
+"""All six tasks on small real data sets at scale=demo: both stages, the variant without diffusion, and the baselines.
+
+    python experiments/small_scale.py data=<folder of the data sets> [runs=outputs/small_scale] [workers=2]
+
+Trains what is missing, one thread a worker, then writes `experiments/results/small_scale.{json,md}`. Called again it goes on
+where it stopped. The folder holds bsds500, imagenet1000_256, inpainting_faces, realsr_val, set5, camvid and
+sevenscenes, as the README describes them.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RESULTS = Path(__file__).parent / "results"
+LOWER_IS_BETTER = ("lpips_alex", "rmse")
+Paths = dict[str, Path]
+
+
+class Experiment(NamedTuple):
+    """One task on one data set. `train` and `evaluation` are overrides; {data} stands for the folder of the data sets."""
+
+    name: str
+    train: list[str]
+    evaluation: list[str] | None = None
+    seeds: int = 1
+    without_gan: bool = False
+
+
+SCENES = ["task.scenes.input_scale=0.5", "task.scenes.aspect=1.3333"]
+CAMVID = ["task=segmentation", "dataset=camvid", "root={data}/camvid", "train.patch=168", *SCENES]
+EXPERIMENTS = [
+    Experiment(
+        "inpainting",
+        [
+            "task=inpainting",
+            "dataset=folder",
+            "root={data}/imagenet1000_256",
+            "task.degrade.mask=[{_target_: diffi2i.data.masks.wide}]",
+        ],
+        ["dataset=folder", "root={data}/inpainting_faces/gt"],
+        seeds=3,
+    ),
+    Experiment(
+        "realsr",
+        ["task=realsr", "dataset=folder", "root={data}/bsds500/train", "dataset.max_val_images=8"],
+        [
+            "dataset=pairs",
+            "root={data}/realsr_val",
+            "dataset.source.input_dir=lq",
+            "dataset.source.target_dir=gt",
+        ],
+        seeds=3,
+        without_gan=True,
+    ),
+    Experiment("segmentation", CAMVID),
+    Experiment("segmentation-lite0", [*CAMVID, "model=segment_lite0"]),
+    Experiment("depth", ["task=depth", "model=depth_lite0", "dataset=sevenscenes", "root={data}/sevenscenes", "train.patch=112", *SCENES]),
+    Experiment("sisr", ["task=sisr", "dataset=folder", "root={data}/bsds500/train", "dataset.source.val_root={data}/set5/HR"]),
+    Experiment("deblur", ["task=deblur", "dataset=folder", "root={data}/bsds500/train", "dataset.max_val_images=20"]),
+]
+
+
+def command(name: str, overrides: list[str], data: Path) -> None:
+    """Runs `diffi2i <name> ...`; its output goes to a log only where it fails."""
+    arguments = [override.replace("{data}", str(data)) for override in overrides]
+    done = subprocess.run(
+        [sys.executable, "-m", "diffi2i", name, *arguments, "trainer.threads=1"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    print(f"{'done' if done.returncode == 0 else 'FAILED'}: diffi2i {name} {' '.join(arguments)}", flush=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+
+
+def chain(experiment: Experiment, seed: int, runs: Path, data: Path) -> None:
+    """Stage 1, then what starts from it, each evaluated."""
+    base = runs / experiment.name / f"seed{seed}"
+    common = [*experiment.train, f"seed={seed}", "logger=none"]
+    stages = {"s1": ["stage=pretrain"]}
+    joint = ["stage=joint", f"stage.init={base / 's1'}"]
+    stages |= {"s2": joint, "v1": [*joint, "stage.prior=none"]}
+    if experiment.without_gan:
+        stages |= {"s2-l1": [*joint, "train.loss=l1"]}
+    for name, overrides in stages.items():
+        run = base / name
+        if not (run / "result.json").is_file():
+            command("train", [*common, *overrides, f"run_dir={run}"], data)
+        if experiment.evaluation and not (run / "eval" / "held-out" / "result.json").is_file():
+            command("eval", [f"run={run}", *experiment.evaluation, f"output={run / 'eval' / 'held-out'}"], data)
+
+
+def record(run: Path) -> dict[str, Any]:
+    result = json.loads((run / "result.json").read_text())
+    keys = ("task", "dataset", "model", "stage", "prior", "scale", "seed", "main_metric", "n_images", "metrics", "baseline")
+    more = ("steps", "wall_time_s", "parameters", "macs", "commit", "hardware", "date", "loss")
+    return {key: result[key] for key in (*keys, *more) if key in result}
+
+
+def collect(runs: Path) -> dict[str, dict[str, Any]]:
+    """The records of all finished runs by `<experiment>/<seed>/<stage>`, and of their evaluations."""
+    records = {}
+    for file in sorted(runs.rglob("result.json")):
+        records[file.parent.relative_to(runs).as_posix()] = record(file.parent)
+    return records
+
+
+def cell(values: list[float]) -> str:
+    digits = 4 if max(map(abs, values)) < 2 else 2
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def table(records: dict[str, dict[str, Any]]) -> str:
+    """One row per experiment and set of images; each cell the mean over the seeds and their standard deviation."""
+    lines = [
+        "| experiment | images | metric | baseline | stage 1 (sees GT) | stage 2 | no diffusion (V1) | stage 2, L1 alone "
+        "| prior_gain stage 1 / 2 | minutes, both stages |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for experiment in EXPERIMENTS:
+        for suffix in ("", "/eval/held-out"):
+            stages = {
+                stage: [
+                    found
+                    for seed in range(experiment.seeds)
+                    if (found := records.get(f"{experiment.name}/seed{seed}/{stage}{suffix}"))
+                ]
+                for stage in ("s1", "s2", "v1", "s2-l1")
+            }
+            if not stages["s2"]:
+                continue
+            first = stages["s2"][0]
+            key = first["main_metric"]
+            values = {
+                stage: cell([float(found["metrics"][key]) for found in ones]) if ones else ""
+                for stage, ones in stages.items()
+            }
+            gain = " / ".join(cell([float(found["metrics"]["prior_gain"]) for found in stages[stage]]) for stage in ("s1", "s2"))
+            minutes = ""
+            if not suffix:
+                seconds = [a["wall_time_s"] + b["wall_time_s"] for a, b in zip(stages["s1"], stages["s2"], strict=True)]
+                minutes = f"{statistics.mean(seconds) / 60:.1f}"
+            baseline = cell([float(found["baseline"][key]) for found in stages["s2"]])
+            arrow = "↓" if key in LOWER_IS_BETTER else "↑"
+            lines.append(
+                f"| {experiment.name} | {first['n_images'][key]} of {first['dataset']['name']}{suffix} | {key} {arrow} | {baseline} "
+                f"| {values['s1']} | {values['s2']} | {values['v1']} | {values['s2-l1']} | {gain} | {minutes} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    runs = Path(options.get("runs", "outputs/small_scale"))
+    if "data" in options:
+        data = Path(options["data"])
+        wanted = options.get("only", ",".join(experiment.name for experiment in EXPERIMENTS)).split(",")
+        with ThreadPoolExecutor(int(options.get("workers", 2))) as pool:
+            waiting = [
+                pool.submit(chain, experiment, seed, runs, data)
+                for seed in range(3)
+                for experiment in EXPERIMENTS
+                if seed < experiment.seeds and experiment.name in wanted
+            ]
+        for done in waiting:
+            if error := done.exception():
+                print(error, file=sys.stderr)
+    records = collect(runs)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "small_scale.json").write_text(json.dumps(records, indent=1) + "\n")
+    (RESULTS / "small_scale.md").write_text(table(records) + "\n")
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()

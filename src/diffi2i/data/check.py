@@ -1,0 +1,256 @@
+"""`diffi2i data check`: reads every file of a dataset once, says all that is wrong, and writes what is there.
+
+Training stops at the first file that does not fit; here nothing stops, so that a dataset is mended in one go.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy.typing as npt
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from rich.progress import track
+
+from diffi2i.data.images import read_rgb
+from diffi2i.data.sources import IncompleteError, Item, Split, combined_hash, file_hash, files
+from diffi2i.errors import UserError
+from diffi2i.schema import DataConfig, DatasetConfig
+
+SHOWN = 20  # lines of one kind of fault that are printed
+
+
+class TargetReader(Protocol):
+    """Decodes label or depth files: `data.targets.Labels`, `data.targets.Depth`."""
+
+    def read(self, path: Path) -> npt.NDArray[Any]:
+        """(H, W). Raises UserError."""
+
+
+class Job(NamedTuple):
+    """One file to read, and what it is in its item."""
+
+    name: str
+    role: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class File:
+    """What the manifest says about one file; what could not be read is None, and `error` says why."""
+
+    name: str
+    role: str
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class SplitReport:
+    """One split: its files, and the faults as lines to print.
+
+    `hash` is the one that results carry, None where training would refuse the split's files. `faults` has the keys
+    `source` (the split cannot be listed), `unpaired`, `broken` and `sizes`.
+    """
+
+    split: Split
+    items: int
+    expected: int | None
+    hash: str | None = None
+    files: list[File] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What `check_dataset` found."""
+
+    name: str
+    splits: list[SplitReport]
+
+    @property
+    def broken(self) -> bool:
+        """Whether there is any fault. A number of items other than the expected one is none."""
+        return any(lines for split in self.splits for lines in split.faults.values())
+
+    def lines(self) -> Iterator[str]:
+        """The report as printed: each fault by name, at most `SHOWN` of a kind."""
+        for split in self.splits:
+            yield f"{self.name} {split.split}: {split.items} items{_against(split)}, hash {split.hash or 'none'}"
+            for kind, faults in split.faults.items():
+                if faults:
+                    yield f"  {kind} ({len(faults)}):"
+                    yield from (f"    {fault}" for fault in faults[:SHOWN])
+                if len(faults) > SHOWN:
+                    yield f"    ... and {len(faults) - SHOWN} more"
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest: every file's name, role, size and sha256, and each split's hash. No paths of this machine."""
+        return {
+            "dataset": self.name,
+            "splits": {
+                split.split: {"hash": split.hash, "files": [_entry(file) for file in split.files]}
+                for split in self.splits
+            },
+        }
+
+
+def data_check(config: DataConfig) -> int:
+    """Checks `config.dataset`, prints the report, writes the manifest; 1 if anything is broken, else 0.
+
+    The manifest goes to `config.output`, by default outputs/data/<dataset name>/manifest.json.
+
+    Raises:
+        UserError: the configuration names no source or target reader, or the manifest cannot be written.
+    """
+    dataset = config.dataset
+    try:
+        source = instantiate(dataset.source)
+        reader = None if dataset.target is None else instantiate(dataset.target)
+    except InstantiationException as error:
+        raise UserError(f"dataset={dataset.name}: {str(error.__cause__ or error).splitlines()[0]}") from error
+    # Sets with counts say what splits they have; one for evaluation only has no "train".
+    splits: list[Split] = [split for split in ("train", "val") if split in dataset.expected or not dataset.expected]
+    report = check_dataset(dataset, source, reader, splits)
+    for line in report.lines():
+        print(line)
+    output = Path(config.output or f"outputs/data/{dataset.name}/manifest.json")
+    write_manifest(report, output)
+    print(f"manifest: {output}")
+    return int(report.broken)
+
+
+def check_dataset(
+    dataset: DatasetConfig,
+    source: Callable[[Split], list[Item]],
+    target_reader: TargetReader | None = None,
+    splits: Sequence[Split] = ("train", "val"),
+) -> Report:
+    """Reads every file of the splits whole. Faults are collected, not raised.
+
+    Args:
+        dataset: its name, the counts to compare with, and `workers`: processes that read (0: this one).
+        source: lists the items of a split.
+        target_reader: decodes the targets; None for photos.
+        splits: those to check.
+    """
+    return Report(dataset.name, [_check_split(dataset, source, target_reader, split) for split in splits])
+
+
+def write_manifest(report: Report, path: Path) -> None:
+    """Writes the manifest as JSON, whole or not at all. Raises UserError when that cannot be done."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(report.manifest(), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); write output=<file>") from error
+
+
+def _check_split(
+    dataset: DatasetConfig, source: Callable[[Split], list[Item]], reader: TargetReader | None, split: Split
+) -> SplitReport:
+    items, faults = _listed(source, split)
+    jobs = [Job(item.name, role, path) for item in items for role, path in files(item).items()]
+    with _mapping(dataset.workers) as run:
+        results = track(run(partial(_read, reader), jobs), description=f"reading {split}", total=len(jobs))
+        found = list(results)
+    faults["broken"] = [file.error for file in found if file.error]
+    faults["sizes"] = _misfits(items, found, "scale" if reader is None else "equal")
+    report = SplitReport(split, len(items), dataset.expected.get(split), files=found, faults=faults)
+    if not faults["source"] and not faults["unpaired"]:
+        # As in training and evaluation, whose result carries the hash of the images that were used.
+        used = {item.name for item in (items[: dataset.max_val_images] if split == "val" else items)}
+        digests = [(file.name, file.role, file.sha256) for file in found if file.name in used]
+        if all(digest for _, _, digest in digests):
+            report.hash = combined_hash((name, role, str(digest)) for name, role, digest in digests)
+    return report
+
+
+def _listed(source: Callable[[Split], list[Item]], split: Split) -> tuple[list[Item], dict[str, list[str]]]:
+    """The items that can be had, and what is wrong with the list."""
+    faults: dict[str, list[str]] = {"source": [], "unpaired": []}
+    try:
+        return source(split), faults
+    except IncompleteError as error:
+        faults["unpaired"] = [str(path) if path.is_file() else f"{path}: missing" for path in error.files]
+        return error.items, faults
+    except UserError as error:
+        faults["source"] = [str(error)]
+        return [], faults
+
+
+Run = Callable[[Callable[[Job], File], list[Job]], Iterable[File]]
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Run]:
+    """A `map` that runs here, or in that many processes, and keeps the order."""
+    if workers == 0:
+        yield map
+        return
+    # Not forked: threads of this process may hold locks that would never open in a copy.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield lambda function, jobs: pool.map(function, jobs, chunksize=16)
+
+
+def _read(reader: TargetReader | None, job: Job) -> File:
+    """Decodes one file whole, since a header says nothing about a file cut short."""
+    digest = size = None
+    try:
+        digest, size = file_hash(job.path), job.path.stat().st_size
+        pixels = read_rgb(job.path) if reader is None or job.role == "input" else reader.read(job.path)
+    except UserError as error:
+        return File(job.name, job.role, size, sha256=digest, error=str(error))
+    height, width = pixels.shape[:2]
+    return File(job.name, job.role, size, width, height, digest)
+
+
+def _misfits(items: list[Item], found: list[File], rule: Literal["scale", "equal"]) -> list[str]:
+    """The pairs whose sizes do not fit.
+
+    Labels and depth have their photo's size. Of images, the input is the target over a whole number, rounded down;
+    which number depends on the task, so a pair is at fault where it differs from what most pairs have.
+    """
+    sizes = {(file.name, file.role): (file.width, file.height) for file in found if file.width and file.height}
+    pairs = [
+        (item, sizes[item.name, "input"], sizes[item.name, "target"])
+        for item in items
+        if (item.name, "input") in sizes and (item.name, "target") in sizes
+    ]
+    if rule == "equal":
+        scale = 1
+    else:
+        scales = Counter(min(W // w, H // h) for _, (w, h), (W, H) in pairs)
+        scale = max(1, scales.most_common(1)[0][0]) if scales else 1
+    return [
+        f"{item.input} ({w}x{h}) and {item.target} ({W}x{H}): ratio {W / w:.4g} x {H / h:.4g}, not {scale}"
+        for item, (w, h), (W, H) in pairs
+        if (w, h) != (W // scale, H // scale)
+    ]
+
+
+def _against(split: SplitReport) -> str:
+    """How the number of items compares with the one that is expected."""
+    if split.expected is None:
+        return ""
+    missing = split.expected - split.items
+    if not missing:
+        return f" of {split.expected} expected"
+    return f" of {split.expected} expected ({abs(missing)} {'missing' if missing > 0 else 'too many'})"
+
+
+def _entry(file: File) -> dict[str, Any]:
+    """A file's line in the manifest, without what is not known; the error names a path, so it stays out."""
+    return {key: value for key, value in asdict(file).items() if value is not None and key != "error"}

@@ -2,8 +2,8 @@
 
     python experiments/small_scale.py data=<folder of the data sets> [runs=outputs/small_scale] [workers=2]
 
-Trains what is missing, one thread a worker, then writes `experiments/results/small_scale.{json,md}`. Called again it goes on
-where it stopped. The folder holds bsds500, imagenet1000_256, inpainting_faces, realsr_val, set5, camvid and
+Trains what is missing, one thread a worker, then writes `experiments/results/small_scale.{json,md}`. Called again it
+goes on where it stopped. The folder holds bsds500, imagenet1000_256, inpainting_faces, realsr_val, set5, camvid and
 sevenscenes, as the README describes them.
 """
 
@@ -22,7 +22,7 @@ Paths = dict[str, Path]
 
 
 class Experiment(NamedTuple):
-    """One task on one data set. `train` and `evaluation` are overrides; {data} stands for the folder of the data sets."""
+    """One task on one data set. `train` and `evaluation` are overrides; {data} is the folder of the data sets."""
 
     name: str
     train: list[str]
@@ -59,8 +59,20 @@ EXPERIMENTS = [
     ),
     Experiment("segmentation", CAMVID),
     Experiment("segmentation-lite0", [*CAMVID, "model=segment_lite0"]),
-    Experiment("depth", ["task=depth", "model=depth_lite0", "dataset=sevenscenes", "root={data}/sevenscenes", "train.patch=112", *SCENES]),
-    Experiment("sisr", ["task=sisr", "dataset=folder", "root={data}/bsds500/train", "dataset.source.val_root={data}/set5/HR"]),
+    Experiment(
+        "depth",
+        [
+            "task=depth",
+            "model=depth_lite0",
+            "dataset=sevenscenes",
+            "root={data}/sevenscenes",
+            "train.patch=112",
+            *SCENES,
+        ],
+    ),
+    Experiment(
+        "sisr", ["task=sisr", "dataset=folder", "root={data}/bsds500/train", "dataset.source.val_root={data}/set5/HR"]
+    ),
     Experiment("deblur", ["task=deblur", "dataset=folder", "root={data}/bsds500/train", "dataset.max_val_images=20"]),
 ]
 
@@ -98,7 +110,19 @@ def chain(experiment: Experiment, seed: int, runs: Path, data: Path) -> None:
 
 def record(run: Path) -> dict[str, Any]:
     result = json.loads((run / "result.json").read_text())
-    keys = ("task", "dataset", "model", "stage", "prior", "scale", "seed", "main_metric", "n_images", "metrics", "baseline")
+    keys = (
+        "task",
+        "dataset",
+        "model",
+        "stage",
+        "prior",
+        "scale",
+        "seed",
+        "main_metric",
+        "n_images",
+        "metrics",
+        "baseline",
+    )
     more = ("steps", "wall_time_s", "parameters", "macs", "commit", "hardware", "date", "loss")
     return {key: result[key] for key in (*keys, *more) if key in result}
 
@@ -142,15 +166,20 @@ def table(records: dict[str, dict[str, Any]]) -> str:
                 stage: cell([float(found["metrics"][key]) for found in ones]) if ones else ""
                 for stage, ones in stages.items()
             }
-            gain = " / ".join(cell([float(found["metrics"]["prior_gain"]) for found in stages[stage]]) for stage in ("s1", "s2"))
+            gain = " / ".join(
+                cell([float(found["metrics"]["prior_gain"]) for found in stages[stage]]) for stage in ("s1", "s2")
+            )
             minutes = ""
             if not suffix:
-                seconds = [a["wall_time_s"] + b["wall_time_s"] for a, b in zip(stages["s1"], stages["s2"], strict=True)]
+                seconds = [
+                    a["wall_time_s"] + b["wall_time_s"] for a, b in zip(stages["s1"], stages["s2"], strict=False)
+                ]
                 minutes = f"{statistics.mean(seconds) / 60:.1f}"
             baseline = cell([float(found["baseline"][key]) for found in stages["s2"]])
             arrow = "↓" if key in LOWER_IS_BETTER else "↑"
+            images = f"{first['n_images'][key]} of {first['dataset']['name']}{suffix}"
             lines.append(
-                f"| {experiment.name} | {first['n_images'][key]} of {first['dataset']['name']}{suffix} | {key} {arrow} | {baseline} "
+                f"| {experiment.name} | {images} | {key} {arrow} | {baseline} "
                 f"| {values['s1']} | {values['s2']} | {values['v1']} | {values['s2-l1']} | {gain} | {minutes} |"
             )
     return "\n".join(lines)

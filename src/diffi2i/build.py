@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from diffi2i.data.constant import constant_depth, constant_label
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.dataset import (
     EvalImages,
@@ -16,8 +17,8 @@ from diffi2i.data.dataset import (
     degrade_batch,
     degrades_on_device,
 )
-from diffi2i.data.constant import constant_depth, constant_label
 from diffi2i.data.scenes import EvalScenes, TrainScenes, check_scene
+from diffi2i.data.skip import OnError
 from diffi2i.data.sources import Item
 from diffi2i.errors import UserError, WeightsUnavailableError
 from diffi2i.schema import Config
@@ -62,9 +63,9 @@ def image_samples(config: Config) -> dict[str, Any]:
     """What `ImageDataModule` makes of photos: crops, degraded, or with their recorded input."""
     assert config.task.degrade is not None
     degrade = build(config.task.degrade, "task.degrade")
-    seed = config.seed
+    seed, on_error = config.seed, cast(OnError, config.dataset.on_error)
     return {
-        "train_samples": partial(TrainImages, degrade=degrade, seed=seed, on_error=config.dataset.on_error),
+        "train_samples": partial(TrainImages, degrade=degrade, seed=seed, on_error=on_error),
         "val_samples": partial(EvalImages, degrade=degrade, seed=seed, partner=True, crop=config.train.val_crop),
         "check_item": partial(check_image, degrade=degrade),
         "on_device": partial(degrade_batch, degrade=degrade, seed=seed) if degrades_on_device(degrade) else None,
@@ -84,7 +85,7 @@ def scene_samples(config: Config) -> dict[str, Any]:
             aspect=scenes.aspect,
             jitter=scenes.jitter,
             input_scale=scenes.input_scale,
-            on_error=config.dataset.on_error,
+            on_error=cast(OnError, config.dataset.on_error),
         ),
         "val_samples": partial(EvalScenes, target=target, input_scale=scenes.input_scale, partner=True),
         "check_item": check_scene,

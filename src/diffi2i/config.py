@@ -285,7 +285,7 @@ def check_phases(config: Config) -> None:
     for phase in train.phases:
         if phase.step <= before or phase.patch <= 0 or phase.patch % task.scale or phase.batch <= 0:
             raise UserError(
-                f"train.phases: step {phase.step}, patch {phase.patch}, batch {phase.batch}: steps must rise from 1 on, "
+                f"train.phases: step {phase.step}, patch {phase.patch}, batch {phase.batch}: steps must rise from 1, "
                 f"patches be multiples of {task.scale}, batches be above 0"
             )
         if phase.batch % batches:
@@ -352,9 +352,14 @@ def check_init(config: Config) -> None:
     if not (Path(init) / "result.json").is_file():
         raise UserError(f"stage.init={init} is unfinished: run its `diffi2i train ... run_dir={init}` again first")
     saved = read_run_config(Path(init))
-    if saved.stage.prior != config.stage.prior and saved.stage.name == "joint" and "none" in (
-        saved.stage.prior,
-        config.stage.prior,
+    if (
+        saved.stage.prior != config.stage.prior
+        and saved.stage.name == "joint"
+        and "none"
+        in (
+            saved.stage.prior,
+            config.stage.prior,
+        )
     ):
         raise UserError(f"stage.init={init} has stage.prior={saved.stage.prior}: write stage.prior={saved.stage.prior}")
     if saved.task.name != config.task.name:

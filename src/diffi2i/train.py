@@ -61,7 +61,11 @@ def train(config: Config) -> Path:
     constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
     scores = score(config, stage, data, run_dir, constant)
     if trainer.is_global_zero:
-        record = scores | {"steps": trainer.global_step, "wall_time_s": timer.time_elapsed("train"), "loss": config.train.loss}
+        record = scores | {
+            "steps": trainer.global_step,
+            "wall_time_s": timer.time_elapsed("train"),
+            "loss": config.train.loss,
+        }
         manifests = {"train": data.train_manifest, "val": data.val_manifest}
         write_result(run_dir / "result.json", config, manifests, record)
     return run_dir

@@ -71,7 +71,7 @@ class ValidationScores(L.Callback):
         self.pictures = Pictures(pictures) if pictures else None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for scores in filter(None, (self.own, self.exchanged, self.baseline)):
+        for scores in (self.own, self.exchanged, *([self.baseline] if self.baseline else [])):
             scores.to(pl_module.device)
             scores.reset()
 
@@ -103,7 +103,8 @@ class ValidationScores(L.Callback):
             return [naive[0], output[0], target, 4 * (output[0].float().clamp(0, 1) - target).abs()]
         size = target.shape[-2:]
         image, output = (
-            F.interpolate(x[:1].float(), size, mode="bilinear", align_corners=False)[0] for x in (batch["input"], output)
+            F.interpolate(x[:1].float(), size, mode="bilinear", align_corners=False)[0]
+            for x in (batch["input"], output)
         )
         if self.task.kind == "labels":
             labels = output.argmax(0)

@@ -6,6 +6,7 @@ A sample: `input` (3, h, w) and `target` (3, H, W), float32 RGB in [0, 1]; `name
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ Sample = dict[str, Any]
 Pixels = npt.NDArray[np.uint8]
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Draw:
     """One training sample: place `index` in the global batch of optimiser step `step`, a crop of `patch` pixels."""
 
     step: int
@@ -225,8 +227,7 @@ class StepSampler(Sampler[list[Draw]]):
             share = phase.batch // self.micro_batches
             for start in range(0, phase.batch, share):
                 yield [
-                    Draw(step, index, phase.patch)
-                    for index in range(start + self.rank, start + share, self.world_size)
+                    Draw(step, index, phase.patch) for index in range(start + self.rank, start + share, self.world_size)
                 ]
 
     def __len__(self) -> int:

@@ -152,7 +152,7 @@ def layout(
         spare_targets: targets without an input are passed over (some benchmarks keep all targets in one folder).
 
     Raises:
-        UserError: no root, a missing or empty folder, a split without parts, a part in both splits, a template
+        UserError: no root, a missing or empty folder, a split without parts, overlapping parts, a template
             without NAME, or two files of one name.
         IncompleteError: a file has no partner.
     """
@@ -162,7 +162,7 @@ def layout(
     if not parts:
         use = "train on another one" if split == "train" else "set dataset.source.val"
         raise UserError(f"{root}: the dataset has no {split} split; {use}")
-    if train and ("SPLIT" not in target or set(train) & set(val)):
+    if train and ("SPLIT" not in target or _nested(train, val)):
         raise UserError(f"{root}: the train and val splits share images; give each its parts and write SPLIT in target")
 
     items, lonely = [], []
@@ -177,6 +177,8 @@ def layout(
         if spare_targets:
             targets = {name: path for name, path in targets.items() if name in inputs}
         lonely += _lonely(inputs, targets)
+    if len({item.name for item in items}) < len(items):
+        raise UserError(f"{root}: the parts {', '.join(parts)} overlap; name each folder once")
     if lonely:
         raise _unpaired(root, f"{input} and {target}", items, lonely)
     return items
@@ -310,6 +312,12 @@ def images_by_name(folder: Path) -> dict[str, Path]:
     if not files:
         raise UserError(f"{folder}: holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}); check the path")
     return files
+
+
+def _nested(train: Sequence[str], val: Sequence[str]) -> bool:
+    """Whether a part of one split lies in a part of the other."""
+    both = [(Path(one), Path(other)) for one in train for other in val]
+    return any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in both)
 
 
 def _fitting(root: Path, template: str) -> dict[str, Path]:

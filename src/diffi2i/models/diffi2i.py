@@ -45,7 +45,7 @@ class DiffI2I(nn.Module):
             return self.diffusion.denoise(z_T.float(), condition, self.denoiser, noise)
 
     def forward(self, image: Tensor, z_T: Tensor) -> Tensor:
-        """`image` (B, in_channels, H, W), `z_T` (B, 4C') standard normal -> the prediction, for images (B, 3, scale H, scale W)."""
+        """`image` (B, in_channels, H, W), `z_T` (B, 4C') standard normal -> the prediction (see `TaskStage`)."""
         output: Tensor = self.di2iformer(image, self.estimate_prior(image, z_T))
         return output
 
@@ -55,7 +55,9 @@ def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
     seen = 0
     if gt:
         seen = instantiate(task.gt) if task.gt else 3
-    return CPEN(task.in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale, gt and model.cpen.standardise)
+    return CPEN(
+        task.in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale, gt and model.cpen.standardise
+    )
 
 
 def build_di2iformer(model: ModelConfig) -> nn.Module:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -65,31 +64,3 @@ def optimisation(parameters: Iterable[nn.Parameter], config: Config, lr_factor: 
     optimizer = instantiate(config.task.optimizer)(parameters)
     scheduler = LambdaLR(optimizer, lambda step: lr_factor * rate_factor(step, config.train))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def validation_outputs(stage: Any, batch: Batch) -> dict[str, Tensor]:
-    """`output`, and where the batch holds another image, `exchanged`: the output under that image's prior."""
-    outputs = {"output": averaged(stage, batch)}
-    if "other" in batch:
-        outputs["exchanged"] = stage.restore(batch, stage.prior(batch["other"]))
-    return outputs
-
-
-def averaged(stage: Any, batch: Batch) -> Tensor:
-    """The output; for labels and depth averaged over the protocol's `sizes` and `flip`, for labels as probabilities."""
-    task = stage.config.task
-    views = [(size, flip) for size in task.protocol.sizes for flip in (False, True)[: 1 + task.protocol.flip]]
-    if task.kind == "image" or views == [(1.0, False)]:
-        output: Tensor = stage.restore(batch, stage.prior(batch))
-        return output
-    total = torch.zeros(())
-    for size, flip in views:
-        side = [max(1, round(n * size)) for n in batch["input"].shape[-2:]]
-        image = F.interpolate(batch["input"], side, mode="bilinear", antialias=True, align_corners=False)
-        view = batch | {"input": image.flip(-1) if flip else image}
-        view["target"] = batch["target"].flip(-1) if flip else batch["target"]
-        output = stage.restore(view, stage.prior(view))
-        output = output.flip(-1) if flip else output
-        output = F.interpolate(output, batch["target"].shape[-2:], mode="bilinear", align_corners=False)
-        total = total.to(output) + (output.softmax(1) if task.kind == "labels" else output) / len(views)
-    return total.log() if task.kind == "labels" else total

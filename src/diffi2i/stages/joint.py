@@ -1,8 +1,5 @@
 """Stage 2: the diffusion learns to estimate the IPR from the input alone, together with the DI2Iformer (Sec. 4.2)."""
 
-from typing import Any
-
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,17 +8,17 @@ from diffi2i.losses.prior import prior_loss
 from diffi2i.losses.task import TaskLoss
 from diffi2i.models.diffi2i import build_cpen, build_diffi2i
 from diffi2i.schema import Config
-from diffi2i.stages.common import Batch, network_input, noise_for, step_generator, validation_outputs
+from diffi2i.stages.common import Batch, network_input, noise_for, step_generator
 from diffi2i.stages.pretrain import PretrainStage
-from diffi2i.stages.step import optimisers, prepare, training_loss
+from diffi2i.stages.task import TaskStage
 
 
-class JointStage(L.LightningModule):
+class JointStage(TaskStage):
     """Trains CPEN_S2, the denoiser and the DI2Iformer on L_all = L_task + L_diff (Alg. 1, Eq. 13).
 
     CPEN_S1 is frozen: it gives the target of L_diff and never reaches the optimiser. `prior` and `restore` are
     the two halves of inference (Alg. 2). `pretrained` is stage 1, or a stage 2 to go on with; None where finished
-    weights will be loaded. `task_loss` is None where the stage is only used, not trained.
+    weights will be loaded.
     """
 
     def __init__(
@@ -30,8 +27,7 @@ class JointStage(L.LightningModule):
         pretrained: "PretrainStage | JointStage | None",
         task_loss: TaskLoss | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, task_loss)
         stage = config.stage
         self.cpen_s1 = build_cpen(config.task, config.model, gt=True)
         self.cpen_s1.requires_grad_(False)
@@ -44,9 +40,7 @@ class JointStage(L.LightningModule):
             self.model.di2iformer.load_state_dict(pretrained.di2iformer.state_dict())
         if stage.prior == "traditional":
             self.model.di2iformer.requires_grad_(False)
-        self.task_loss = task_loss
         self.to(memory_format=torch.channels_last)
-        prepare(self)
 
     def prior(self, batch: Batch) -> Tensor:
         """Z-hat (B, 4C') from the input alone, starting from noise seeded by each image's name (Alg. 2)."""
@@ -58,7 +52,6 @@ class JointStage(L.LightningModule):
         )
 
     def restore(self, batch: Batch, z: Tensor) -> Tensor:
-        """The prediction, float32: an image (B, 3, H, W), not clamped; logits (B, K, h, w); depth (B, 1, h, w)."""
         output: Tensor = self.model.di2iformer(network_input(batch), z)
         return output
 
@@ -86,7 +79,7 @@ class JointStage(L.LightningModule):
         self.log("train/loss_prior", loss_diff, prog_bar=True)
         if self.global_step < stage.prior_only * self.config.train.steps:
             return loss_diff
-        return training_loss(self, self.restore(batch, z_hat), batch, batch_idx, more=loss_diff)
+        return self.training_loss(self.restore(batch, z_hat), batch, batch_idx, more=loss_diff)
 
     def random_step_loss(self, image: Tensor, z: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
         """The traditional objective (Eq. 4): the error of one prediction at one random t per image."""
@@ -97,9 +90,3 @@ class JointStage(L.LightningModule):
         with torch.autocast(image.device.type, enabled=False):
             prediction = denoiser(diffusion.add_noise(z, t, noise), t / diffusion.steps, condition)
             return F.mse_loss(prediction, noise if diffusion.prediction == "eps" else z)
-
-    def validation_step(self, batch: Batch) -> dict[str, Tensor]:
-        return validation_outputs(self, batch)
-
-    def configure_optimizers(self) -> Any:
-        return optimisers(self, self.config)

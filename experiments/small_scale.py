@@ -94,11 +94,11 @@ def command(name: str, overrides: list[str], data: Path) -> None:
 def chain(experiment: Experiment, seed: int, runs: Path, data: Path) -> None:
     """Stage 1, then what starts from it, each evaluated."""
     base = runs / experiment.name / f"seed{seed}"
-    common = [*experiment.train, f"seed={seed}", "logger=none"]
+    common = [*experiment.train, f"seed={seed}", "logger=none", "train.val_epochs=1000"]
     stages = {"s1": ["stage=pretrain"]}
     joint = ["stage=joint", f"stage.init={base / 's1'}"]
     stages |= {"s2": joint, "v1": [*joint, "stage.prior=none"]}
-    if experiment.without_gan:
+    if experiment.without_gan and seed == 0:
         stages |= {"s2-l1": [*joint, "train.loss=l1"]}
     for name, overrides in stages.items():
         run = base / name

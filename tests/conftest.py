@@ -10,12 +10,8 @@ from PIL import Image
 from diffi2i import config
 from diffi2i.schema import Config
 
-SMALL = (
+QUICK = (
     "scale=smoke",
-    "dataset=folder",
-    "dataset.source.val_fraction=0.2",
-    "model.width=4",
-    "model.blocks=[1,0,0,1]",
     "model.cpen.channels=4",
     "model.cpen.blocks=1",
     "model.denoiser_layers=1",
@@ -23,12 +19,43 @@ SMALL = (
     "train.batch=2",
     "train.steps=4",
     "train.epoch_steps=2",
-    "task.protocol.lpips=false",
+    "train.phases=[]",
     "trainer=cpu",
     "trainer.precision=fp32",
     "trainer.threads=1",
     "logger=none",
 )
+
+# Images: a folder of them, and a small DI2Iformer.
+SMALL = (
+    *QUICK,
+    "dataset=folder",
+    "dataset.source.val_fraction=0.2",
+    "model.network.width=4",
+    "model.network.blocks=[1,0,0,1]",
+    "task.protocol.lpips=false",
+)
+
+# Labels and depth: the datasets that need no download, and a small encoder.
+SMALL_ENCODER = (
+    "model.network.encoder.widths=[4,4,8,8,12,12]",
+    "model.network.encoder.convs=[1,1,1,1,1]",
+    "model.network.encoder.ratios=[2,2,2,2,2]",
+    "model.network.encoder.attention=[0,0,0,1,1]",
+    "model.network.encoder.heads=2",
+    "model.network.encoder.key_dim=4",
+)
+SMALL_DENSE = {
+    "segmentation": (
+        *QUICK,
+        *SMALL_ENCODER,
+        "model.network.head_width=8",
+        "dataset.source.train=6",
+        "dataset.source.val=3",
+        "dataset.source.size=48",
+    ),
+    "depth": (*QUICK, *SMALL_ENCODER, "model.network.width=8", "model.network.bins=8"),
+}
 
 Make = Callable[..., Config]
 
@@ -45,11 +72,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def small(task: str, images: Path) -> tuple[str, ...]:
+    """The overrides that make any task small."""
+    return (*SMALL_DENSE[task], f"task={task}") if task in SMALL_DENSE else (*SMALL, f"root={images}", f"task={task}")
+
+
 @pytest.fixture
 def make(images: Path, tmp_path: Path) -> Make:
     """`make(run_name, *overrides)` gives a checked small configuration with its run directory below tmp_path."""
 
     def build(name: str, *overrides: str) -> Config:
-        return config.load(Config, "train", [*SMALL, f"root={images}", f"run_dir={tmp_path / name}", *overrides])
+        task = ([text.removeprefix("task=") for text in overrides if text.startswith("task=")] or ["sisr"])[-1]
+        others = [text for text in overrides if not text.startswith("task=")]
+        return config.load(Config, "train", [*small(task, images), f"run_dir={tmp_path / name}", *others])
 
     return build

@@ -41,7 +41,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (["fly"], "unknown command 'fly': choose one of train, eval, predict, bench, table"),
-        (["train", "model.widht=1"], "did you mean 'model.width'"),
+        (["train", "model.cpen.chanels=1"], "did you mean 'model.cpen.channels'"),
         (["eval", "run=nowhere"], "no config.yaml"),
         (["predict", "run=nowhere", "input=a", "output=b"], "no config.yaml"),
         (["table"], "table needs run directories"),

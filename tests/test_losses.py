@@ -240,3 +240,19 @@ def test_hydra_builds_a_task_loss():
     assert loss.terms["entropy"].ignore == 7
     assert loss.weights == {"l1": 10.0, "entropy": 1.0}
     assert loss.adversary.discriminator.min_side == 4
+
+
+def test_hole_l2_is_the_mean_square_inside_the_hole(rng=np.random.default_rng(4)) -> None:
+    output, target = rng.random((2, 3, 5, 7)), rng.random((2, 3, 5, 7))
+    mask = (rng.random((2, 1, 5, 7)) > 0.6).astype(float)
+    inside = [
+        (output[b, c, y, x] - target[b, c, y, x]) ** 2
+        for b in range(2)
+        for c in range(3)
+        for y in range(5)
+        for x in range(7)
+        if mask[b, 0, y, x]
+    ]
+    batch = {"target": torch.tensor(target), "mask": torch.tensor(mask)}
+    assert float(HoleL2()(torch.tensor(output), batch)) == pytest.approx(sum(inside) / len(inside), rel=1e-5)
+    assert float(HoleL2()(torch.tensor(output), batch | {"mask": torch.zeros(2, 1, 5, 7)})) == 0

@@ -97,7 +97,11 @@ def typed(schema: type[T], composed: DictConfig) -> T:
         raise UserError(f"scale={scale}: choose one of {', '.join(scales)}")
     try:
         # As a plain container, since a key added with `+` would slip through between typed nodes.
-        plain = OmegaConf.to_container(composed, resolve=False)
+        plain: Any = OmegaConf.to_container(composed, resolve=False)
+        if issubclass(schema, Config):
+            # Before `${dataset.target.classes}` is looked up in a dataset without.
+            task, dataset = plain["task"], plain["dataset"]
+            check_held(task["kind"], task["name"], held_kind(dataset["target"]), dataset["name"])
         config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(explain(error, "")) from error
@@ -311,13 +315,30 @@ def check_protocol(task: TaskConfig) -> None:
 DENSE_DATASETS = {"labels": "shapes, camvid or ade20k", "depth": "motorcycle, sevenscenes or nyu"}
 
 
-def check_data(config: Config) -> None:
+def held_kind(target: dict[str, Any] | None) -> str:
+    """What a dataset with this `target` holds: `image`, `labels` or `depth`."""
+    return "image" if target is None else str(target["_target_"]).rpartition(".")[2].lower()
+
+
+def check_held(kind: str, task: str, held: str, dataset: str) -> None:
     """The dataset holds what the task predicts."""
-    kind, target, name = config.task.kind, config.dataset.target, config.dataset.name
-    held = "image" if target is None else target["_target_"].rpartition(".")[2].lower()
     if held != kind:
         fitting = DENSE_DATASETS.get(kind, "photos, folder or pairs")
-        raise UserError(f"dataset={name} holds no {kind} for task={config.task.name}: write dataset= one of {fitting}")
+        raise UserError(f"dataset={dataset} holds no {kind} for task={task}: write dataset= one of {fitting}")
+
+
+NETWORK_KINDS = {"DI2Iformer": "image", "Segmenter": "labels", "Depther": "depth"}
+
+
+def check_data(config: Config) -> None:
+    """The network predicts what the task asks for, from what the task makes of the photos."""
+    kind = config.task.kind
+    predicted = NETWORK_KINDS.get(str(config.model.network["_target_"]).rpartition(".")[2], kind)
+    if predicted != kind:
+        raise UserError(
+            f"model={config.model.name} predicts {predicted}, task={config.task.name} {kind}: leave out model, or name "
+            f"one whose network is a {next(name for name in NETWORK_KINDS if NETWORK_KINDS[name] == kind)}"
+        )
     if kind == "image" and config.task.degrade is None:
         raise UserError(f"task={config.task.name} needs task.degrade, which makes its input")
     low_high = config.task.scenes.scales
@@ -367,10 +388,13 @@ def check_init(config: Config) -> None:
     ours, theirs = asdict(config.model), asdict(saved.model)
     for key in ours:
         # The denoiser belongs to stage 2 alone.
-        if key != "name" and (key != "denoiser_layers" or saved.stage.name == "joint") and ours[key] != theirs[key]:
-            raise UserError(
-                f"stage.init={init} has model.{key}={theirs[key]}, this run {ours[key]}: write model={saved.model.name}"
-            )
+        if key == "name" or (key == "denoiser_layers" and saved.stage.name == "pretrain") or ours[key] == theirs[key]:
+            continue
+        our, their = ours[key], theirs[key]
+        if isinstance(our, dict):
+            inner = next(name for name in their | our if our.get(name) != their.get(name))
+            key, our, their = f"{key}.{inner}", our.get(inner), their.get(inner)
+        raise UserError(f"stage.init={init} has model.{key}={their}, this run {our}: write model={saved.model.name}")
 
 
 def read_run_config(run_dir: Path) -> Config:

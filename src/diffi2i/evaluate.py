@@ -9,7 +9,7 @@ import torch
 from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.build import build_data
 from diffi2i.callbacks.scores import ValidationScores
-from diffi2i.config import check_diffusion, check_protocol, check_source, read_run_config
+from diffi2i.config import check_diffusion, check_held, check_protocol, check_source, held_kind, read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.metrics.segmentation import SegmentationScores
@@ -99,8 +99,10 @@ def evaluate(config: EvalConfig) -> Path:
     settings = read_run_config(run_dir)
     settings.trainer = config.trainer
     if config.dataset is not None:
-        if (config.dataset.target is None) != (settings.task.kind == "image"):
-            raise UserError(f"dataset={config.dataset.name} does not fit the run's task={settings.task.name}")
+        target, task = config.dataset.target, settings.task
+        check_held(task.kind, task.name, held_kind(target), config.dataset.name)
+        if target is not None and target.get("classes") != task.classes:
+            raise UserError(f"dataset={config.dataset.name} has {target.get('classes')} classes, the run {task.classes}")
         settings.dataset = config.dataset
         check_source(settings.dataset)
         source = settings.dataset.source

@@ -55,6 +55,10 @@ class File:
     error: str | None = None
 
 
+Run = Callable[[Callable[[Job], File], list[Job]], Iterable[File]]
+"""`map`, or one that works in other processes."""
+
+
 @dataclass
 class SplitReport:
     """One split: its files, and the faults as lines to print.
@@ -139,12 +143,14 @@ def check_dataset(
     """Reads every file of the splits whole. Faults are collected, not raised.
 
     Args:
-        dataset: its name, the counts to compare with, and `workers`: processes that read (0: this one).
+        dataset: its name, the counts to compare with, and `workers`: processes that read, 0 for this one alone (other
+            processes take seconds to start, which pays from some ten thousand files on).
         source: lists the items of a split.
         target_reader: decodes the targets; None for photos.
         splits: those to check.
     """
-    return Report(dataset.name, [_check_split(dataset, source, target_reader, split) for split in splits])
+    with _mapping(dataset.workers) as run:
+        return Report(dataset.name, [_check_split(dataset, source, target_reader, split, run) for split in splits])
 
 
 def write_manifest(report: Report, path: Path) -> None:
@@ -159,13 +165,15 @@ def write_manifest(report: Report, path: Path) -> None:
 
 
 def _check_split(
-    dataset: DatasetConfig, source: Callable[[Split], list[Item]], reader: TargetReader | None, split: Split
+    dataset: DatasetConfig,
+    source: Callable[[Split], list[Item]],
+    reader: TargetReader | None,
+    split: Split,
+    run: Run,
 ) -> SplitReport:
     items, faults = _listed(source, split)
     jobs = [Job(item.name, role, path) for item in items for role, path in files(item).items()]
-    with _mapping(dataset.workers) as run:
-        results = track(run(partial(_read, reader), jobs), description=f"reading {split}", total=len(jobs))
-        found = list(results)
+    found = list(track(run(partial(_read, reader), jobs), description=f"reading {split}", total=len(jobs)))
     faults["broken"] = [file.error for file in found if file.error]
     faults["sizes"] = _misfits(items, found, "scale" if reader is None else "equal")
     report = SplitReport(split, len(items), dataset.expected.get(split), files=found, faults=faults)
@@ -191,12 +199,9 @@ def _listed(source: Callable[[Split], list[Item]], split: Split) -> tuple[list[I
         return [], faults
 
 
-Run = Callable[[Callable[[Job], File], list[Job]], Iterable[File]]
-
-
 @contextmanager
 def _mapping(workers: int) -> Iterator[Run]:
-    """A `map` that runs here, or in that many processes, and keeps the order."""
+    """`map`, or one that works in that many processes and keeps the order. (Threads would wait for each other.)"""
     if workers == 0:
         yield map
         return

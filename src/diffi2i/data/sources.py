@@ -168,11 +168,11 @@ def layout(
     items, lonely = [], []
     for part in parts:
         front = f"{part}/" if len(parts) > 1 else ""
-        targets = _fitting(Path(root), target.replace("SPLIT", part))
+        targets = _fitting(Path(root), target, part)
         if input is None:
             items += [Item(front + name, path) for name, path in targets.items()]
             continue
-        inputs = _fitting(Path(root), input.replace("SPLIT", part))
+        inputs = _fitting(Path(root), input, part)
         items += [Item(front + name, path, inputs[name]) for name, path in targets.items() if name in inputs]
         if spare_targets:
             targets = {name: path for name, path in targets.items() if name in inputs}
@@ -320,20 +320,22 @@ def _nested(train: Sequence[str], val: Sequence[str]) -> bool:
     return any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in both)
 
 
-def _fitting(root: Path, template: str) -> dict[str, Path]:
+def _fitting(root: Path, template: str, part: str) -> dict[str, Path]:
     """The images whose path below `root` has the template's form, by what FOLDER and NAME stand for, sorted."""
     if template.count("NAME") != 1:
         raise UserError(f"{template}: a template must hold the word NAME once, such as HR/NAME")
-    pieces = re.split("(FOLDER|NAME)", template)
-    pattern = "".join({"FOLDER": "([^/]+)", "NAME": "(.+)"}.get(piece, re.escape(piece)) for piece in pieces)
-    folder = pieces[0].rpartition("/")[0]
+    meaning = {"SPLIT": re.escape(part), "FOLDER": "([^/]+)", "NAME": "(.+)"}
+    pieces = re.split("(SPLIT|FOLDER|NAME)", template)
+    pattern = "".join(meaning.get(piece, re.escape(piece)) for piece in pieces)
+    # Listing starts at the folder that is the same for all, so that the rest of `root` need not be read.
+    folder = re.split("FOLDER|NAME", template)[0].replace("SPLIT", part).rpartition("/")[0]
     matches = (
         (re.fullmatch(pattern, f"{folder}/{name}" if folder else name), path)
         for name, path in images_by_name(root / folder).items()
     )
     fitting = {"/".join(match.groups()): path for match, path in matches if match}
     if not fitting:
-        raise UserError(f"{root}: no image lies at {template}; check root, or the template in dataset.source")
+        raise UserError(f"{root / folder}: no image there fits {template}; check root, or dataset.source's templates")
     return fitting
 
 

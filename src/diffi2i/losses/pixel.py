@@ -1,4 +1,4 @@
-"""L1 on images: over all pixels, and LaMa's over the known ones."""
+"""Pixel losses on images: L1 over all pixels, LaMa's over the known ones, L2 inside the hole."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,3 +25,16 @@ class KnownL1:
         mask: Tensor = batch["mask"]
         target: Tensor = batch["target"]
         return ((1 - mask.float()) * (output.float() - target.float()).abs()).mean()
+
+
+class HoleL2:
+    """Mean squared difference inside `batch["mask"]` (B, 1, H, W, 1 = hole), in float32.
+
+    For holes filled without a discriminator: the known pixels are pasted back anyway, and PSNR is a squared error. The
+    mean is over the hole pixels of the whole batch; a batch without a hole gives 0.
+    """
+
+    def __call__(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        mask, target = batch["mask"].float(), batch["target"].float()
+        error = (mask * (output.float() - target).square()).sum()
+        return error / (target.shape[1] * mask.sum()).clamp(min=1)

@@ -40,7 +40,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fly"], "unknown command 'fly': choose one of train, eval, predict, bench, table"),
+        (["fly"], "unknown command 'fly': choose one of train, eval, predict, bench, data, table"),
         (["train", "model.cpen.chanels=1"], "did you mean 'model.cpen.channels'"),
         (["eval", "run=nowhere"], "no config.yaml"),
         (["predict", "run=nowhere", "input=a", "output=b"], "no config.yaml"),

@@ -118,7 +118,8 @@ def test_the_dataset_says_how_many_classes_there_are(dataset: str, images: Path)
 
 @pytest.mark.parametrize(("task", "scale"), list(product(options("task"), SCALES)))
 def test_every_task_has_every_scale_and_its_parts_build(task: str, scale: str, images: Path) -> None:
-    for dataset in {"image": ("photos", "folder"), "labels": ("shapes",), "depth": ("motorcycle",)}[KINDS["task"][task]]:
+    datasets = {"image": ("photos", "folder"), "labels": ("shapes",), "depth": ("motorcycle",)}
+    for dataset in datasets[KINDS["task"][task]]:
         overrides = [f"task={task}", f"scale={scale}", f"dataset={dataset}", f"root={images}"]
         loaded = config.load(Config, "train", overrides)
         data = build_data(loaded)
@@ -141,7 +142,8 @@ def test_every_model_builds_for_every_task(task: str, model: str) -> None:
     loaded = config.load(BenchConfig, "bench", [f"task={task}", f"model={model}"])
     if "pretrained" in (encoder := loaded.model.network.get("encoder", {})):
         encoder["pretrained"] = "none"
-    gt = {"image": torch.zeros(1, 3, 32, 32), "labels": torch.zeros(1, 32, 32).long(), "depth": torch.ones(1, 1, 32, 32)}
+    ones = torch.ones(1, 1, 32, 32)
+    gt = {"image": ones.expand(1, 3, 32, 32), "labels": ones[0].long(), "depth": ones}
     with torch.device("meta"):
         network = build_diffi2i(loaded.task, loaded.model, loaded.stage.diffusion)
     side = 32 // loaded.task.scale
@@ -161,8 +163,9 @@ def test_every_loss_builds_or_names_the_weights_it_lacks(task: str, loss: str, m
     try:
         built = build(loaded.task.losses[loss], f"task.losses.{loss}")
     except UserError as error:
-        assert "weights" in str(error).lower() or "vgg" in str(error).lower()
-        return
+        if "weights" not in str(error).lower():
+            raise
+        pytest.skip(str(error))
     assert isinstance(built, TaskLoss)
     assert set(built.weights) == set(loaded.task.losses[loss]["terms"])
     assert (built.adversary is None) == ("adversary" not in loaded.task.losses[loss])

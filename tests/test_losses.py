@@ -13,7 +13,7 @@ from torch import nn
 
 from diffi2i.losses.adversarial import RealESRGANAdversary
 from diffi2i.losses.dense import CrossEntropy, SILog
-from diffi2i.losses.pixel import L1, KnownL1
+from diffi2i.losses.pixel import L1, HoleL2, KnownL1
 from diffi2i.losses.task import TaskLoss
 
 quick = settings(deadline=None, max_examples=25)
@@ -242,7 +242,8 @@ def test_hydra_builds_a_task_loss():
     assert loss.adversary.discriminator.min_side == 4
 
 
-def test_hole_l2_is_the_mean_square_inside_the_hole(rng=np.random.default_rng(4)) -> None:
+def test_hole_l2_is_the_mean_square_inside_the_hole() -> None:
+    rng = np.random.default_rng(4)
     output, target = rng.random((2, 3, 5, 7)), rng.random((2, 3, 5, 7))
     mask = (rng.random((2, 1, 5, 7)) > 0.6).astype(float)
     inside = [

@@ -18,13 +18,14 @@ usage: diffi2i <command> [key=value ...]
   eval      score a run:          diffi2i eval run=runs/s2 dataset=folder root=<folder>
   predict   restore images:       diffi2i predict run=runs/s2 input=<image or folder> output=<folder>
   bench     size and speed:       diffi2i bench task=inpainting model=base
+  data      check a dataset:      diffi2i data check dataset=gopro root=<folder>
   table     runs side by side:    diffi2i table runs/s1 runs/s2
 
 Keys are Hydra overrides: `diffi2i train --cfg job` prints all of them, conf/ documents them.
 Interrupted training goes on when the same command is given again.
 """
 
-COMMANDS = ("train", "eval", "predict", "bench", "table")
+COMMANDS = ("train", "eval", "predict", "bench", "data", "table")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,6 +64,13 @@ def run(command: str, arguments: list[str]) -> None:
 
     from diffi2i import config, schema
 
+    if command == "data":
+        if arguments[:1] != ["check"]:
+            raise UserError("data needs its action: write diffi2i data check dataset=<name> root=<folder>")
+        checked = config.load(schema.DataConfig, command, arguments[1:])
+        from diffi2i.data.check import data_check
+
+        sys.exit(data_check(checked))
     if any(argument.startswith("-") for argument in arguments):
         hydra_main(command, arguments)
     elif command == "train":

@@ -195,6 +195,8 @@ def check(config: Any) -> None:
         value = select(config, key)
         if value is not None and value <= 0:
             raise UserError(f"{key}={value} must be above 0")
+    if isinstance(config, DataConfig):
+        check_source(config.dataset)
     if getattr(config, "model", None) is not None:
         check_model(config.model)
     if getattr(config, "stage", None) is not None:
@@ -323,7 +325,7 @@ def held_kind(target: dict[str, Any] | None) -> str:
 def check_held(kind: str, task: str, held: str, dataset: str) -> None:
     """The dataset holds what the task predicts."""
     if held != kind:
-        fitting = DENSE_DATASETS.get(kind, "photos, folder or pairs")
+        fitting = DENSE_DATASETS.get(kind, "photos, folder, pairs, df2k, gopro, ...")
         raise UserError(f"dataset={dataset} holds no {kind} for task={task}: write dataset= one of {fitting}")
 
 

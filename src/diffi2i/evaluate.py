@@ -101,12 +101,12 @@ def evaluate(config: EvalConfig) -> Path:
     if config.dataset is not None:
         target, task = config.dataset.target, settings.task
         check_held(task.kind, task.name, held_kind(target), config.dataset.name)
-        if target is not None and target.get("classes") != task.classes:
-            raise UserError(f"dataset={config.dataset.name} has {target.get('classes')} classes, the run {task.classes}")
+        if target is not None and (classes := target.get("classes")) != task.classes:
+            raise UserError(f"dataset={config.dataset.name} has {classes} classes, the run {task.classes}")
         settings.dataset = config.dataset
         check_source(settings.dataset)
         source = settings.dataset.source
-        if source.get("root") and not source.get("val_root"):
+        if "val_root" in source and source.get("root") and not source["val_root"]:
             # A folder named for evaluation is evaluated whole: nothing in it is trained on.
             source |= {"val_root": source["root"], "root": None}
     if config.seed is not None:

@@ -144,8 +144,8 @@ def cell(values: list[float]) -> str:
 def table(records: dict[str, dict[str, Any]]) -> str:
     """One row per experiment and set of images; each cell the mean over the seeds and their standard deviation."""
     lines = [
-        "| experiment | images | metric | baseline | stage 1 (sees GT) | stage 2 | no diffusion (V1) | stage 2, L1 alone "
-        "| prior_gain stage 1 / 2 | minutes, both stages |",
+        "| experiment | images | metric | baseline | stage 1 (sees GT) | stage 2 | no diffusion (V1) "
+        "| stage 2, L1 alone | prior_gain stage 1 / 2 | minutes, both stages |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for experiment in EXPERIMENTS:

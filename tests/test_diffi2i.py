@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from diffi2i.config import load
+from diffi2i.losses.pixel import L1
+from diffi2i.losses.task import TaskLoss
+from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffi2i import DiffI2I, build_cpen, build_di2iformer, build_diffi2i, build_diffusion
 from diffi2i.schema import Config, CpenConfig, DiffusionConfig, ModelConfig, StageConfig, TaskConfig
 from diffi2i.stages.common import step_generator
@@ -18,9 +21,23 @@ from tests import reference as ref
 DIM = 8
 SISR = TaskConfig(name="sisr", in_channels=3, scale=4)
 INPAINTING = TaskConfig(name="inpainting", in_channels=4, scale=1)
-MODEL = ModelConfig(
-    name="test", width=2, blocks=[1, 1, 1, 1], refinement=1, cpen=CpenConfig(channels=DIM // 4, blocks=1)
-)
+
+
+def model_of(task: TaskConfig) -> ModelConfig:
+    network = {
+        "_target_": "diffi2i.models.di2iformer.DI2Iformer",
+        "in_channels": task.in_channels,
+        "scale": task.scale,
+        "width": 2,
+        "blocks": [1, 1, 1, 1],
+        "refinement": 1,
+        "expansion": 1.0,
+        "projection": "pointwise",
+    }
+    return ModelConfig(name="test", network=network, cpen=CpenConfig(channels=DIM // 4, blocks=1))
+
+
+MODEL = model_of(SISR)
 both_predictions = pytest.mark.parametrize("kind", ["eps", "x0"])
 
 
@@ -125,9 +142,10 @@ def test_builders_size_the_networks_by_task_and_model():
     assert build_cpen(SISR, MODEL, gt=False).features[0].in_channels == 3
     assert build_cpen(INPAINTING, MODEL, gt=True).features[0].in_channels == 7 * 16
     assert build_cpen(INPAINTING, MODEL, gt=False).features[0].in_channels == 4 * 16
-    former = build_di2iformer(INPAINTING, MODEL)
+    former = build_di2iformer(model_of(INPAINTING))
+    assert isinstance(former, DI2Iformer)
     assert (former.embed.in_channels, former.scale) == (4, 1)
-    assert build_di2iformer(SISR, MODEL).scale == 4
+    assert build_di2iformer(MODEL).scale == 4
     assert former(images(channels=4), normal(0)).shape == (2, 3, 9, 6)
 
 
@@ -156,7 +174,7 @@ def joint_stage(kind: str = "x0", **stage: Any) -> JointStage:
     config = load(Config, "train", ["task=sisr", "model=tiny"])
     config.model = MODEL
     config.stage = StageConfig(name="joint", diffusion=DiffusionConfig(prediction=kind), **stage)
-    return JointStage(config, None)
+    return JointStage(config, None, TaskLoss({"l1": L1()}))
 
 
 def batch() -> dict[str, Any]:
@@ -170,7 +188,7 @@ def test_joint_training_step_is_algorithm_1(loss: str):
     path: list[Tensor] = []
     assert stage.model.denoiser is not None
     hook = stage.model.denoiser.register_forward_hook(lambda _, inputs, __: path.append(inputs[0]))
-    total = stage.training_step(data)
+    total = stage.training_step(data, 0)
     hook.remove()
     with torch.no_grad():
         z = stage.cpen_s1(data["input"], data["target"])

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffi2i.losses.pixel import L1
+from diffi2i.losses.task import TaskLoss
 from diffi2i.schema import Config, StageConfig, TrainConfig
 from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
 from diffi2i.stages.joint import JointStage
@@ -13,6 +15,10 @@ from diffi2i.stages.pretrain import PretrainStage
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+
+
+def loss() -> TaskLoss:
+    return TaskLoss({"l1": L1()})
 
 
 def random_batch(config: Config, size: int = 32, images: int = 2) -> dict[str, Any]:
@@ -35,8 +41,8 @@ def joint_config(make: Make, **stage: Any) -> Config:
 def joint_stage(make: Make, **stage: Any) -> tuple[JointStage, PretrainStage]:
     torch.manual_seed(0)
     config = joint_config(make, **stage)
-    pretrained = PretrainStage(config)
-    return JointStage(config, pretrained), pretrained
+    pretrained = PretrainStage(config, loss())
+    return JointStage(config, pretrained, loss()), pretrained
 
 
 def without_gradient(module: torch.nn.Module) -> list[str]:
@@ -49,8 +55,8 @@ def snapshot(module: torch.nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("task", ["sisr", "inpainting"])
 def test_every_weight_of_stage_1_gets_a_gradient(make: Make, task: str) -> None:
-    stage = PretrainStage(make("s1", f"task={task}"))
-    stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+    stage = PretrainStage(make("s1", f"task={task}"), loss())
+    stage.training_step(random_batch(stage.config), 0).backward()  # type: ignore[no-untyped-call]
     assert without_gradient(stage) == []
 
 
@@ -59,14 +65,14 @@ def test_every_weight_of_stage_1_gets_a_gradient(make: Make, task: str) -> None:
 def test_every_trainable_weight_of_stage_2_gets_a_gradient(make: Make, prior: str, prediction: str) -> None:
     stage, _ = joint_stage(make, prior=prior)
     stage.model.diffusion.prediction = prediction  # type: ignore[assignment]
-    stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+    stage.training_step(random_batch(stage.config), 0).backward()  # type: ignore[no-untyped-call]
     assert without_gradient(stage) == []
     assert all(p.grad is None for p in stage.cpen_s1.parameters())
 
 
 def test_the_traditional_objective_trains_the_prior_alone(make: Make) -> None:
     stage, _ = joint_stage(make, prior="traditional")
-    stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+    stage.training_step(random_batch(stage.config), 0).backward()  # type: ignore[no-untyped-call]
     assert without_gradient(stage.model.cpen_s2) == []
     assert stage.model.denoiser is not None
     assert without_gradient(stage.model.denoiser) == []
@@ -90,7 +96,7 @@ def test_cpen_s1_is_in_no_optimiser_group_and_does_not_change(make: Make) -> Non
     frozen, trained = snapshot(stage.cpen_s1), snapshot(stage.model)
     for _ in range(3):
         optimizer.zero_grad()
-        stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+        stage.training_step(random_batch(stage.config), 0).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert all(torch.equal(value, frozen[key]) for key, value in stage.cpen_s1.state_dict().items())
     assert not any(torch.equal(value, trained[key]) for key, value in stage.model.state_dict().items())
@@ -99,7 +105,7 @@ def test_cpen_s1_is_in_no_optimiser_group_and_does_not_change(make: Make) -> Non
 @pytest.mark.parametrize("name", ["pretrain", "joint"])
 def test_a_small_model_overfits_one_batch(make: Make, name: str) -> None:
     torch.manual_seed(0)
-    stage = PretrainStage(make("s1", "task=inpainting")) if name == "pretrain" else joint_stage(make)[0]
+    stage = PretrainStage(make("s1", "task=inpainting"), loss()) if name == "pretrain" else joint_stage(make)[0]
     batch = random_batch(stage.config, size=16)
     # Smooth targets: noise cannot be predicted from its neighbours, only remembered.
     batch["target"] = torch.nn.functional.interpolate(batch["target"][..., :2, :2], size=16, mode="bilinear")
@@ -108,7 +114,7 @@ def test_a_small_model_overfits_one_batch(make: Make, name: str) -> None:
     losses = []
     for _ in range(120):
         optimizer.zero_grad()
-        loss = stage.training_step(batch)
+        loss = stage.training_step(batch, 0)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
@@ -117,7 +123,7 @@ def test_a_small_model_overfits_one_batch(make: Make, name: str) -> None:
 
 def test_the_first_steps_train_the_prior_alone_if_asked(make: Make) -> None:
     stage, _ = joint_stage(make, prior_only=0.5)
-    stage.training_step(random_batch(stage.config)).backward()  # type: ignore[no-untyped-call]
+    stage.training_step(random_batch(stage.config), 0).backward()  # type: ignore[no-untyped-call]
     assert without_gradient(stage.model.cpen_s2) == []
     assert all(p.grad is None for p in stage.model.di2iformer.parameters())
 

@@ -79,8 +79,8 @@ def test_the_discriminator_rests_until_it_joins(make: Make) -> None:
 
 
 def test_accumulated_batches_equal_one_batch(make: Make) -> None:
-    # Adam divides by the gradient's size, which turns rounding into steps: plain descent does not. The U-Net has no batch
-    # norm; its spectral norm iterates once per pass and so differs a little.
+    # Adam divides by the gradient's size, which turns rounding into steps: plain descent does not. The U-Net has no
+    # batch norm; its spectral norm iterates once per pass and so differs a little.
     plain = ("task.optimizer._target_=torch.optim.SGD", "~task.optimizer.betas", "train.clip=null")
     one = train.train(make("one", *gan("sisr"), *plain))
     two = train.train(make("two", *gan("sisr"), *plain, "trainer.device_batch=1"))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from diffi2i import evaluate as evaluation
 from diffi2i import runs, train
-from diffi2i.data.dataset import TrainImages
+from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
 from diffi2i.predict import predict
 from diffi2i.schema import EvalConfig, PredictConfig, TrainerConfig
@@ -55,10 +55,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, 
     kind: Any = PretrainStage if name == "pretrain" else JointStage
     step = kind.training_step
 
-    def interrupted(self: Any, batch: Any) -> Any:
+    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
         if self.global_step == 3:  # in the middle of the second epoch
             raise InterruptedRunError
-        return step(self, batch)
+        return step(self, batch, batch_idx)
 
     config = make("broken", *extra, "train.steps=6")
     with monkeypatch.context() as patch:
@@ -153,9 +153,9 @@ def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path
 def test_nan_in_a_batch_stops_and_names_the_image(make: Make, monkeypatch: Any) -> None:
     draw = TrainImages.__getitem__
 
-    def poisoned(self: TrainImages, index: int) -> Any:
-        sample = draw(self, index)
-        return sample | {"input": sample["input"] * float("nan")} if index >= 6 else sample
+    def poisoned(self: TrainImages, place: Draw) -> Any:
+        sample = draw(self, place)
+        return sample | {"input": sample["input"] * float("nan")} if place.step >= 3 else sample
 
     config = make("poisoned", "train.steps=8")
     monkeypatch.setattr(TrainImages, "__getitem__", poisoned)
@@ -179,9 +179,9 @@ def test_bf16_is_one_switch(make: Make, stage1: Path, monkeypatch: Any) -> None:
     losses = []
     step = PretrainStage.training_step
 
-    def watched(self: Any, batch: Any) -> Any:
+    def watched(self: Any, batch: Any, batch_idx: int) -> Any:
         assert torch.is_autocast_enabled("cpu")
-        losses.append(step(self, batch))
+        losses.append(step(self, batch, batch_idx))
         return losses[-1]
 
     monkeypatch.setattr(PretrainStage, "training_step", watched)

@@ -111,6 +111,8 @@ def hydra_main(command: str, arguments: list[str]) -> None:
             raise UserError(f"diffi2i {command} does not sweep: leave out -m")
         for combination in config.sweep(overrides):
             config.load(schema.Config, command, combination)
+    else:
+        arguments += config.with_scale_model(command, overrides)[len(overrides) :]
 
     def job(_: object) -> None:
         task_overrides = HydraConfig.get().overrides.task

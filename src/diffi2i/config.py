@@ -81,13 +81,27 @@ def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
     Raises:
         UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
     """
+    return typed(schema, composition(name, with_scale_model(name, overrides)))
+
+
+def composition(name: str, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of `conf/<name>.yaml` and the overrides. Raises `UserError` in one line."""
     register_schemas()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose(name, overrides=list(overrides))
+            return compose(name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, name)) from error
-    return typed(schema, composed)
+
+
+def with_scale_model(name: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides, completed by the model that the task's scale names. Raises `UserError` as `load` does."""
+    if name not in ("train", "bench") or any(override.startswith("model=") for override in overrides):
+        return list(overrides)
+    composed = composition(name, overrides)
+    scales: Any = OmegaConf.to_container(composed.task.scales, resolve=False)
+    model = scales.get(composed.scale, {}).get("model")
+    return [*overrides, f"model={model}"] if model else list(overrides)
 
 
 def typed(schema: type[T], composed: DictConfig) -> T:
@@ -97,11 +111,7 @@ def typed(schema: type[T], composed: DictConfig) -> T:
         raise UserError(f"scale={scale}: choose one of {', '.join(scales)}")
     try:
         # As a plain container, since a key added with `+` would slip through between typed nodes.
-        plain: Any = OmegaConf.to_container(composed, resolve=False)
-        if issubclass(schema, Config):
-            # Before `${dataset.target.classes}` is looked up in a dataset without.
-            task, dataset = plain["task"], plain["dataset"]
-            check_held(task["kind"], task["name"], held_kind(dataset["target"]), dataset["name"])
+        plain = OmegaConf.to_container(composed, resolve=False)
         config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(explain(error, "")) from error

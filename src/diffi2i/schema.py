@@ -27,8 +27,12 @@ class PhaseConfig:
 
 @dataclass
 class ScaleConfig:
-    """What one scale of a task sets; see `TrainConfig` for the meanings."""
+    """What one scale of a task sets; see `TrainConfig` for the meanings.
 
+    `model` is the scale's own model, where it differs from the task's default; `model=<name>` comes before it.
+    """
+
+    model: str | None = None
     batch: int = MISSING
     patch: int = MISSING
     val_crop: int | None = None

@@ -37,4 +37,5 @@ class HoleL2:
     def __call__(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
         mask, target = batch["mask"].float(), batch["target"].float()
         error = (mask * (output.float() - target).square()).sum()
-        return error / (target.shape[1] * mask.sum()).clamp(min=1)
+        loss: Tensor = error / (target.shape[1] * mask.sum()).clamp(min=1)
+        return loss

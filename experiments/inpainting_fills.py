@@ -46,6 +46,7 @@ def main(run: Path, folder: Path | None) -> None:
             "val_root": str(folder),
         }
         output = run / "eval" / "folder"
+    output.mkdir(parents=True, exist_ok=True)
     data = build_data(config)
     data.setup("validate")
     sheets = {fill: ImageScores(config.task.protocol) for fill in (telea, biharmonic)}

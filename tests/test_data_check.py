@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diffi2i.data.check import SHOWN, check_dataset, data_check, write_manifest
-from diffi2i.data.sources import Item, Split, folder, layout, manifest_hash
+from diffi2i.data.sources import Item, Split, folder, layout, manifest_hash, pairs
 from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
 from diffi2i.schema import DataConfig, DatasetConfig
@@ -216,3 +216,21 @@ def test_command_checks_both_splits_of_a_set_without_counts(tmp_path: Path) -> N
     assert data_check(DataConfig(dataset=DatasetConfig(name="mine", source=source), output=str(output))) == 0
     splits = json.loads(output.read_text())["splits"]
     assert {split: len(content["files"]) for split, content in splits.items()} == {"train": 3, "val": 1}
+
+
+def test_command_checks_a_folder_for_evaluation_whole(tmp_path: Path) -> None:
+    for role in ("lq", "gt"):
+        save(tmp_path / role / "1.png")
+    source = {
+        "_target_": "diffi2i.data.sources.pairs",
+        "_partial_": True,
+        "root": None,
+        "val_root": str(tmp_path),
+        "input_dir": "lq",
+        "target_dir": "gt",
+    }
+    output = tmp_path / "manifest.json"
+    assert data_check(DataConfig(dataset=DatasetConfig(name="mine", source=source), output=str(output))) == 0
+    splits = json.loads(output.read_text())["splits"]
+    assert {split: len(content["files"]) for split, content in splits.items()} == {"val": 2}
+    assert splits["val"]["hash"] == manifest_hash(pairs("val", val_root=tmp_path, input_dir="lq", target_dir="gt"))

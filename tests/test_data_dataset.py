@@ -1,7 +1,8 @@
 """Draws, crops, partners, shards and the DataModule."""
 
+from collections.abc import Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffi2i.data.datamodule import ImageDataModule
-from diffi2i.data.dataset import DrawSampler, EvalImages, ImageCache, ShardSampler, TrainImages
+from diffi2i.data.dataset import (
+    Draw,
+    EvalImages,
+    ImageCache,
+    Phase,
+    ShardSampler,
+    StepSampler,
+    TrainImages,
+    check_image,
+    degrade_batch,
+)
 from diffi2i.data.degrade import Bicubic, Degradation, Inpaint, Recorded
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.masks import narrow, wide
@@ -48,8 +59,12 @@ def paired_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train_set(items: list[Item], degrade: Degradation, patch: int = 32, seed: int = 3) -> TrainImages:
-    return TrainImages(items, degrade, patch, draws=8, seed=seed, cache=ImageCache(1))
+def train_set(items: list[Item], degrade: Degradation, seed: int = 3, **options: Any) -> TrainImages:
+    return TrainImages(items, degrade, seed, ImageCache(1), **options)
+
+
+def some_draws(n: int, patch: int = 32) -> list[Draw]:
+    return [Draw(i // 4, i % 4, patch) for i in range(n)]
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -62,7 +77,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def test_samples_keep_the_contract(items: list[Item], degrade: Degradation) -> None:
     dataset = train_set(items, degrade)
     side = 32 // degrade.scale
-    for draw in range(30):
+    for draw in some_draws(30):
         sample = dataset[draw]
         assert sample["target"].shape == (3, 32, 32)
         assert sample["input"].shape == (3, side, side)
@@ -78,24 +93,27 @@ def test_samples_keep_the_contract(items: list[Item], degrade: Degradation) -> N
             torch.testing.assert_close(sample["input"], quantize(imresize(sample["target"], 1 / 4)))
 
 
-def test_a_draw_depends_on_seed_and_number_alone(items: list[Item]) -> None:
-    degrade = Inpaint(wide())
+def test_a_sample_depends_on_seed_and_draw_alone(items: list[Item]) -> None:
+    degrade, draws = Inpaint(wide()), some_draws(20)
     first, second = train_set(items, degrade), train_set(items, degrade)
-    backwards = {draw: second[draw] for draw in reversed(range(20))}
-    assert all(same(first[draw], backwards[draw]) for draw in range(20))
+    backwards = {draw: second[draw] for draw in reversed(draws)}
+    assert all(same(first[draw], backwards[draw]) for draw in draws)
     other_seed = train_set(items, degrade, seed=4)
-    assert not any(same(first[draw], other_seed[draw]) for draw in range(20))
-    assert len({first[draw]["name"] for draw in range(20)}) == len(SIZES)
+    assert not any(same(first[draw], other_seed[draw]) for draw in draws)
+    assert len({first[draw]["name"] for draw in draws}) == len(SIZES)
+    # Step and index do not run into each other, and no two draws are the same.
+    assert not same(first[Draw(1, 2, 32)], first[Draw(2, 1, 32)])
+    assert not any(same(first[one], first[two]) for one, two in combinations(draws, 2))
 
 
 def test_crops_come_from_the_image_in_all_eight_orientations(tmp_path: Path) -> None:
     pixels = np.arange(40 * 60, dtype=np.int64).reshape(40, 60)
     coded = np.stack([pixels // 256, pixels % 256, np.zeros_like(pixels)], 2).astype(np.uint8)
     Image.fromarray(coded).save(tmp_path / "a.png")
-    dataset = train_set([Item("a", tmp_path / "a.png")], Recorded(1), patch=8)
+    dataset = train_set([Item("a", tmp_path / "a.png")], Recorded(1))
     dataset.degrade = Inpaint(narrow())
     seen = set()
-    for draw in range(80):
+    for draw in some_draws(80, patch=8):
         r, g, _ = (dataset[draw]["target"] * 255).round().long()
         code = r * 256 + g
         steps = (int(code[0, 1] - code[0, 0]), int(code[1, 0] - code[0, 0]))
@@ -108,17 +126,17 @@ def test_crops_come_from_the_image_in_all_eight_orientations(tmp_path: Path) -> 
 
 def test_small_images_are_mirrored_up_to_the_patch(tmp_path: Path) -> None:
     Image.fromarray(np.array([[[10] * 3, [20] * 3]], np.uint8)).save(tmp_path / "a.png")
-    dataset = train_set([Item("a", tmp_path / "a.png")], Bicubic(1), patch=4)
+    dataset = train_set([Item("a", tmp_path / "a.png")], Bicubic(1))
     expected = np.tile([10, 20, 20, 10], (4, 1))
-    for draw in range(8):
+    for draw in some_draws(8, patch=4):
         grey = (dataset[draw]["target"][0] * 255).round().int().numpy()
         assert (grey == expected).all() or (grey == expected.T).all()
 
 
 def test_paired_crops_are_aligned(paired_root: Path) -> None:
     items = pairs("val", val_root=paired_root)
-    dataset = train_set(items, Recorded(2), patch=16)
-    for draw in range(60):
+    dataset = train_set(items, Recorded(2))
+    for draw in some_draws(60, patch=16):
         sample = dataset[draw]
         assert sample["input"].shape == (3, 8, 8)
         # Blocks are constant, so this holds after every flip and turn if the crops start at a block.
@@ -144,9 +162,7 @@ def test_pairs_that_do_not_fit_are_named(paired_root: Path) -> None:
 
 def test_wrong_uses_are_refused(items: list[Item]) -> None:
     with pytest.raises(UserError, match="dataset=pairs"):
-        train_set(items, Recorded(1))[0]
-    with pytest.raises(UserError, match="patch=30"):
-        train_set(items, Bicubic(4), patch=30)
+        train_set(items, Recorded(1))[Draw(0, 0, 32)]
     with pytest.raises(UserError, match="smaller than 4"):
         EvalImages(items, Bicubic(4), 0, ImageCache(1))[3]
 
@@ -194,16 +210,60 @@ def test_central_crops_are_parts_of_the_whole(items: list[Item]) -> None:
         assert cropped[i]["input"].shape == (3, 4, 4)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_draws_cover_every_epoch_once_whatever_the_processes(world_size: int) -> None:
-    for epoch in (0, 5):
-        samplers = [DrawSampler(12, rank, world_size, lambda: 12 * epoch) for rank in range(world_size)]  # noqa: B023
-        drawn = [list(sampler) for sampler in samplers]
-        assert [len(sampler) for sampler in samplers] == [len(draws) for draws in drawn]
-        assert sorted(chain(*drawn)) == list(range(12 * epoch, 12 * epoch + 12))
-        # The processes' first batches together are the first global batch.
-        per_process = 6 // world_size
-        assert sorted(chain(*(draws[:per_process] for draws in drawn))) == list(range(12 * epoch, 12 * epoch + 6))
+PHASES = [Phase(0, 16, 8), Phase(3, 32, 16), Phase(5, 48, 4)]
+
+
+def global_batches(
+    world_size: int, micro_batches: int, first: int = 0, steps: int = 7, phases: Sequence[Phase] = PHASES
+) -> list[set[Draw]]:
+    """What all processes together draw at each optimiser step."""
+    batches: list[set[Draw]] = [set() for _ in range(steps)]
+    for rank in range(world_size):
+        sampler = StepSampler(phases, steps, micro_batches, rank, world_size, lambda: first)
+        drawn = list(sampler)
+        assert len(sampler) == len(drawn) == steps * micro_batches
+        for i, batch in enumerate(drawn):
+            assert len(batch) == len(drawn[i // micro_batches * micro_batches]), "unequal micro batches"
+            assert batches[i // micro_batches].isdisjoint(batch)
+            batches[i // micro_batches] |= set(batch)
+    return batches
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_steps_global_batch_is_the_same_however_it_is_divided(world_size: int, micro_batches: int) -> None:
+    phases = [Phase(0, 16, 8), Phase(3, 32, 16)]
+    expected = [{Draw(step, index, 16) for index in range(8)} for step in range(3)]
+    expected += [{Draw(step, index, 32) for index in range(16)} for step in range(3, 7)]
+    assert global_batches(world_size, micro_batches, phases=phases) == expected
+
+
+def test_micro_batches_are_consecutive_parts_of_the_step() -> None:
+    halves = [[draw.index for draw in batch] for batch in StepSampler([Phase(0, 16, 8)], 1, 2)]
+    assert halves == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    ranks = [
+        [draw.index for batch in StepSampler([Phase(0, 16, 8)], 1, 2, rank, 2) for draw in batch] for rank in (0, 1)
+    ]
+    assert ranks == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+
+def test_phases_change_patch_and_batch_at_their_step() -> None:
+    batches = global_batches(1, 1)
+    seen = [({draw.patch for draw in batch}, len(batch)) for batch in batches]
+    assert seen == [({16}, 8)] * 3 + [({32}, 16)] * 2 + [({48}, 4)] * 2
+    assert [{draw.step for draw in batch} for batch in batches] == [{step} for step in range(7)]
+
+
+@pytest.mark.parametrize("first", range(1, 7))
+def test_resuming_in_any_phase_draws_the_same(first: int) -> None:
+    assert global_batches(2, 2, first, 7 - first) == global_batches(1, 1)[first:]
+
+
+def test_the_first_step_is_asked_anew_at_every_epoch() -> None:
+    made = 0
+    sampler = StepSampler(PHASES, 2, first=lambda: made)
+    for made in (0, 2, 4):
+        assert [batch[0].step for batch in sampler] == [made, made + 1]
 
 
 @pytest.mark.parametrize("n", [1, 7, 8])
@@ -214,7 +274,16 @@ def test_shards_are_disjoint_and_complete(n: int) -> None:
 
 
 def module(source: Any, degrade: Degradation, **options: Any) -> ImageDataModule:
-    return ImageDataModule(source, degrade, patch=16, batch_size=2, steps_per_epoch=3, **options)
+    settings: dict[str, Any] = {"phases": [Phase(0, 16, 2)], "steps_per_epoch": 3} | options
+    on_device = getattr(degrade, "on_device", False)
+    return ImageDataModule(
+        source,
+        train_samples=partial(TrainImages, degrade=degrade, seed=0),
+        val_samples=partial(EvalImages, degrade=degrade, seed=0, partner=True),
+        check_item=partial(check_image, degrade=degrade),
+        on_device=partial(degrade_batch, degrade=degrade, seed=0) if on_device else None,
+        **settings,
+    )
 
 
 def test_workers_do_not_change_the_batches(items: list[Item]) -> None:
@@ -223,19 +292,82 @@ def test_workers_do_not_change_the_batches(items: list[Item]) -> None:
         data = module(lambda split: items, Inpaint(wide()), num_workers=workers)
         data.setup("fit")
         loader = data.train_dataloader()
-        sampler = loader.sampler
-        assert isinstance(sampler, DrawSampler)
+        sampler = loader.batch_sampler
+        assert isinstance(sampler, StepSampler)
         torch.manual_seed(0)
         state = torch.get_rng_state()
         epochs = []
         for epoch in (0, 1):
-            sampler.first = lambda: 6 * epoch  # noqa: B023
+            sampler.first = lambda: 3 * epoch  # noqa: B023
             epochs += list(loader)
         batches.append(epochs)
         assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
     assert len(batches[0]) == 6
     assert all(same(a, b) for a, b in zip(*batches, strict=True))
     assert not same(batches[0][0], batches[0][3])
+
+
+class Darken:
+    """A degradation on the batch's device: each image times its own random number."""
+
+    scale, on_device = 1, True
+
+    def __call__(self, target: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        return {"input": target * rng.random()}
+
+    def batch(self, target: torch.Tensor, generators: list[np.random.Generator]) -> dict[str, torch.Tensor]:
+        made = [self(image, rng)["input"] for image, rng in zip(target, generators, strict=True)]
+        return {"input": torch.stack(made)}
+
+
+def test_a_degradation_on_the_device_depends_on_the_draw_alone(items: list[Item]) -> None:
+    def inputs(batch: int, micro_batches: int) -> dict[tuple[int, int], torch.Tensor]:
+        options: dict[str, Any] = {"phases": [Phase(0, 16, batch)], "micro_batches": micro_batches}
+        data = module(lambda split: items, Darken(), **options)
+        data.setup("fit")
+        made: dict[tuple[int, int], torch.Tensor] = {}
+        for sample in data.train_dataloader():
+            assert "input" not in sample
+            draws = [tuple(draw) for draw in sample["draw"].tolist()]
+            completed = data.on_after_batch_transfer(sample, 0)
+            assert "draw" not in completed
+            factors = completed["input"].flatten(1).sum(1) / completed["target"].flatten(1).sum(1)
+            assert len(set(factors.tolist())) == len(draws)
+            made |= dict(zip(draws, completed["input"], strict=True))
+        return made
+
+    whole, parts = inputs(4, 1), inputs(4, 2)
+    assert whole.keys() == parts.keys() == {(step, index) for step in range(3) for index in range(4)}
+    assert all(torch.equal(whole[draw], parts[draw]) for draw in whole)
+
+
+def test_validation_batches_are_left_as_they_are(items: list[Item]) -> None:
+    data = module(lambda split: items, Darken())
+    data.setup("validate")
+    batch = next(iter(data.val_dataloader()))
+    assert data.on_after_batch_transfer(batch, 0) is batch
+    assert "input" in batch
+
+
+def test_broken_training_images_are_skipped_if_asked(items: list[Item]) -> None:
+    degrade, draws = Bicubic(4), some_draws(40, patch=16)
+    before = train_set(items, degrade)
+    whole = [before[draw] for draw in draws]
+    items[0].target.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"0\.png: not a readable image"):
+        [train_set(items, degrade)[draw] for draw in draws]
+    skipping = train_set(items, degrade, on_error="skip")
+    with pytest.warns(UserWarning, match="skipped 1 unreadable files") as warned:
+        rest = [skipping[draw] for draw in draws]
+    assert len(warned) == 1
+    assert {sample["name"] for sample in rest} == {"1", "2", "3"}
+    # Draws of the other images are as they were.
+    assert all(same(a, b) for a, b in zip(whole, rest, strict=True) if a["name"] != "0")
+    data = module(lambda split: items[1:] if split == "val" else items, degrade, skip_broken=True)
+    data.check()
+    data.skip_broken = False
+    with pytest.raises(UserError, match="not a readable image"):
+        data.check()
 
 
 class Recorder(LightningModule):
@@ -275,8 +407,9 @@ def test_interrupted_and_resumed_sees_the_same_crops(items: list[Item], tmp_path
     rest = fit(3, tmp_path / "1.ckpt").seen
     assert len(whole) == 9
     assert all(torch.equal(a, b) for a, b in zip(whole, first + rest, strict=True))
-    draws = TrainImages(items, Bicubic(4), 16, 6, 0, ImageCache(1))
-    assert torch.equal(torch.cat(whole), torch.stack([draws[draw]["target"] for draw in range(18)]))
+    crops = train_set(items, Bicubic(4), seed=0)
+    drawn = [crops[Draw(step, index, 16)]["target"] for step in range(9) for index in range(2)]
+    assert torch.equal(torch.cat(whole), torch.stack(drawn))
 
 
 def test_hydra_builds_the_parts() -> None:
@@ -297,12 +430,11 @@ def test_hydra_builds_the_parts() -> None:
     data = module(parts.source, parts.degrade)
     data.setup("fit")
     assert [item.name for item in data.val_items] == ["coffee"]
-    assert data.degrade.scale == 1
-    assert 0 < data.train_set[0]["mask"].mean() < 1
+    assert 0 < data.train_set[Draw(0, 0, 16)]["mask"].mean() < 1
 
 
 def test_validation_loader(items: list[Item]) -> None:
-    data = module(lambda split: items, Inpaint(narrow()), partner=True, max_val_images=3)
+    data = module(lambda split: items, Inpaint(narrow()), max_val_images=3)
     data.setup("validate")
     batches = list(data.val_dataloader())
     assert [batch["name"] for batch in batches] == [["0"], ["1"], ["2"]]

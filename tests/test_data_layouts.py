@@ -49,7 +49,7 @@ TREES: dict[str, tuple[list[str], list[str], list[str]]] = {
         ["test"],
     ),
     "celebahq": (
-        ["train_source_256/1.jpg", "val_source_256/2.jpg", "visual_test_source_256/3.jpg"],
+        ["train_256/1.jpg", "val_source_256/2.jpg", "visual_test_source_256/3.jpg"],
         ["1"],
         ["3"],
     ),
@@ -306,6 +306,21 @@ def test_list_refusals(tmp_path: Path) -> None:
         listed("val", tmp_path, val="list.txt")
     assert names(error.value.items) == ["a"]
     assert error.value.files == [tmp_path / "folder with blanks/c.png"]
+
+
+def test_one_list_for_both_splits_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "list.txt").write_text("1.png\n")
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match=r"train and val splits share the list list\.txt"):
+            listed(split, tmp_path, train="list.txt", val="list.txt")
+    assert names(listed("val", tmp_path, "list.txt", "list.txt", train_dir="a", val_dir="b")) == ["1"]
+
+
+def test_lists_from_windows(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b.png")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\nb.png\r\n")
+    assert names(listed("val", tmp_path, val="list.txt")) == ["a", "b"]
 
 
 def test_lists_give_the_order_of_names(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """What the two training stages train, freeze and start from."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from safetensors.torch import load_file
 from torch import Tensor
 
+from diffi2i import train
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 from diffi2i.schema import Config, StageConfig, TrainConfig
@@ -114,10 +118,10 @@ def test_a_small_model_overfits_one_batch(make: Make, name: str) -> None:
     losses = []
     for _ in range(120):
         optimizer.zero_grad()
-        loss = stage.training_step(batch, 0)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = stage.training_step(batch, 0)
+        total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(total.item())
     assert min(losses[-10:]) < 0.4 * losses[0]
 
 
@@ -146,6 +150,19 @@ def test_noise_in_training_is_a_function_of_seed_step_and_rank() -> None:
     assert torch.equal(draw(0, 5, 0), draw(0, 5, 0))
     others = [(1, 5, 0), (0, 6, 0), (0, 5, 1)]
     assert all(not torch.equal(draw(0, 5, 0), draw(*key)) for key in others)
+
+
+def test_batches_of_one_step_have_their_own_noise(make: Make, monkeypatch: Any) -> None:
+    stage, _ = joint_stage(make)
+    stage.micro_batches = 2
+    starts: list[Tensor] = []
+    estimate = stage.model.estimate_prior
+    monkeypatch.setattr(stage.model, "estimate_prior", lambda image, z, noise: starts.append(z) or estimate(image, z))
+    for batch_idx in range(4):
+        stage.training_step(random_batch(stage.config), batch_idx)
+    assert not torch.equal(starts[0], starts[1])
+    assert torch.equal(starts[0], starts[2])  # no step was made in between
+    assert torch.equal(starts[1], starts[3])
 
 
 def test_known_pixels_are_kept_bit_for_bit(make: Make) -> None:
@@ -181,13 +198,128 @@ def test_the_prior_of_stage_2_does_not_see_the_ground_truth(make: Make) -> None:
         assert torch.equal(z, stage.prior(batch | {"target": torch.zeros_like(batch["target"])}))
 
 
+def test_the_statistics_of_a_standardising_cpen_s1_are_frozen_in_stage_2(make: Make) -> None:
+    one = train.train(make("one", "model.cpen.standardise=true"))
+    two = train.train(make("two", "model.cpen.standardise=true", "stage=joint", f"stage.init={one}"))
+    before, after = load_file(one / "weights.safetensors"), load_file(two / "weights.safetensors")
+    frozen = [key for key in after if key.startswith("cpen_s1.")]
+    assert all(torch.equal(after[key], before[key]) for key in frozen)
+    statistics = [key for key in frozen if "running" in key]
+    assert len(statistics) == 2
+    fresh = {"running_mean": 0.0, "running_var": 1.0}
+    assert all((before[key] != fresh[key.rpartition(".")[2]]).any() for key in statistics), "stage 1 took none"
+    assert not any("running" in key for key in after if key.startswith("model.cpen_s2."))
+
+
+def test_a_standardising_cpen_gives_z_mean_0_and_variance_1(make: Make) -> None:
+    torch.manual_seed(0)
+    stage = PretrainStage(make("s1", "task=inpainting", "model.cpen.standardise=true"), loss())
+    # An untrained CPEN hardly tells images apart: their variance would drown in the norm's epsilon.
+    with torch.no_grad():
+        for name, weight in stage.cpen_s1.named_parameters():
+            if name == "head.2.weight":
+                weight.mul_(1e4)
+    z = stage.prior(random_batch(stage.config, images=5))
+    assert z.mean(0).abs().max() < 1e-3
+    torch.testing.assert_close(z.var(0, unbiased=False), torch.ones(z.shape[1]), rtol=0.05, atol=0)
+    stage.eval()
+    assert stage.prior(random_batch(stage.config, images=5)).mean(0).abs().max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("schedule", "half", "end"), [("constant", 1.0, 1.0), ("poly", 0.55, 0.1), ("cosine", 0.55, 0.1)]
 )
 def test_the_rate_rises_then_follows_its_schedule(schedule: str, half: float, end: float) -> None:
-    train = TrainConfig(steps=110, schedule=schedule, warmup=10 / 110 + 1e-9, lr_end=0.1)
-    rates = [rate_factor(step, train) for step in range(111)]
+    budget = TrainConfig(steps=110, schedule=schedule, warmup=10 / 110 + 1e-9, lr_end=0.1)
+    rates = [rate_factor(step, budget) for step in range(111)]
     assert rates[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
     assert rates[10] == 1
     assert rates[60] == pytest.approx(half)
     assert rates[110] == pytest.approx(end)
+
+
+def test_poly_falls_in_a_straight_line_to_nothing() -> None:
+    budget = TrainConfig(steps=200, schedule="poly", warmup=0.0, lr_end=0.0)
+    assert [rate_factor(step, budget) for step in (0, 1, 50, 100, 199, 200)] == pytest.approx(
+        [1, 0.995, 0.75, 0.5, 0.005, 0]
+    )
+
+
+def test_cosine_from_2e_4_ends_at_1e_6() -> None:
+    budget = TrainConfig(steps=1000, lr=2e-4, schedule="cosine", warmup=0.0, lr_end=0.005)
+    rates = [2e-4 * rate_factor(step, budget) for step in range(1001)]
+    assert rates[0] == 2e-4
+    assert rates[500] == pytest.approx((2e-4 + 1e-6) / 2)
+    assert rates[1000] == pytest.approx(1e-6)
+    assert all(before > after for before, after in pairwise(rates))
+
+
+def test_a_warm_up_of_three_tenths_peaks_there() -> None:
+    budget = TrainConfig(steps=100, schedule="cosine", warmup=0.3, lr_end=0.01)
+    rates = [rate_factor(step, budget) for step in range(101)]
+    assert max(rates) == rates[30] == 1
+    assert rates[0] == pytest.approx(1 / 31)
+    assert all(after - before == pytest.approx(1 / 31) for before, after in pairwise(rates[:31]))
+    assert rates[65] == pytest.approx(0.505)
+    assert rates[100] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_labels_and_depth_train_every_weight(make: Make, task: str) -> None:
+    torch.manual_seed(0)
+    config = make("dense", f"task={task}")
+    task_loss = instantiate(config.task.losses[config.train.loss])
+    stage = PretrainStage(config, task_loss)
+    batch = dense_batch(config, size=256)  # attention over a single position teaches nothing
+    stage.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+    assert without_gradient(stage) == []
+    config.stage = StageConfig(name="joint")
+    joint = JointStage(config, stage, task_loss)
+    joint.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+    assert without_gradient(joint) == []
+    assert all(p.grad is None for p in joint.cpen_s1.parameters())
+
+
+def dense_batch(config: Config, size: int = 64) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    batch: dict[str, Any] = {"input": torch.rand(2, 3, size, size, generator=generator), "name": ["a", "b"]}
+    if config.task.kind == "labels":
+        return batch | {"target": torch.randint(0, config.task.classes or 0, (2, size, size), generator=generator)}
+    target = 1 + 4 * torch.rand(2, 1, size, size, generator=generator)
+    return batch | {"target": target, "valid": torch.ones_like(target)}
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+@torch.no_grad()
+def test_averaging_over_flips_and_sizes_is_the_mean_of_the_views(make: Make, task: str) -> None:
+    torch.manual_seed(0)
+    config = make("dense", f"task={task}")
+    stage = PretrainStage(config).eval()
+    batch = dense_batch(config, size=48)
+    assert torch.equal(stage.validation_step(batch)["output"], stage.restore(batch, stage.prior(batch)))
+
+    def seen(image: Tensor, target: Tensor) -> Tensor:
+        view = batch | {"input": image, "target": target}
+        return stage.restore(view, stage.prior(view))
+
+    def as_mean(output: Tensor) -> Tensor:
+        return output.softmax(1) if config.task.kind == "labels" else output
+
+    image, target = batch["input"], batch["target"]
+    half = torch.nn.functional.interpolate(image, 24, mode="bilinear", antialias=True, align_corners=False)
+    views = [
+        as_mean(torch.nn.functional.interpolate(output, 48, mode="bilinear", align_corners=False))
+        for output in (
+            seen(image, target),
+            seen(image.flip(-1), target.flip(-1)).flip(-1),
+            seen(half, target),
+            seen(half.flip(-1), target.flip(-1)).flip(-1),
+        )
+    ]
+    config.task.protocol.flip, config.task.protocol.sizes = True, [1.0, 0.5]
+    output = stage.validation_step(batch)["output"]
+    expected = torch.stack(views).mean(0)
+    torch.testing.assert_close(output.exp() if config.task.kind == "labels" else output, expected, rtol=1e-4, atol=1e-5)
+    # An image and its mirror image are scored alike.
+    mirrored = stage.averaged(batch | {"input": image.flip(-1), "target": target.flip(-1)})
+    torch.testing.assert_close(mirrored.flip(-1), output, rtol=1e-4, atol=1e-5)

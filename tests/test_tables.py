@@ -58,7 +58,7 @@ def test_pictures_of_any_size_share_one_panel(tmp_path: Any) -> None:
     pictures = Pictures(tmp_path)
     for name, (height, width) in {"pixel": (1, 1), "wide": (3, 50), "sub/tall": (400, 20)}.items():
         image = torch.rand(3, height, width)
-        pictures.add(name, image, 1.5 * image - 0.2, image)
+        pictures.add(name, image, 1.5 * image - 0.2, image, 1 - image)
     panel = pictures.panel()
     rows = [2, 6, 320]  # small images are doubled, tall ones are brought to 320 rows
     assert panel.height == sum(rows) + 3 * HEADER

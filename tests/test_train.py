@@ -73,6 +73,64 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, 
     assert result(whole)["metrics"] == result(run_dir)["metrics"]
 
 
+def interrupt_at(step: int, kind: Any, patch: Any) -> None:
+    """Makes the training of `kind` raise InterruptedRunError at a step."""
+    go_on = kind.training_step
+
+    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == step:
+            raise InterruptedRunError
+        return go_on(self, batch, batch_idx)
+
+    patch.setattr(kind, "training_step", interrupted)
+
+
+@pytest.mark.parametrize("device_batch", [2, 1])
+def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
+    make: Make, monkeypatch: Any, device_batch: int
+) -> None:
+    seen: list[tuple[int, torch.Size]] = []
+    step = PretrainStage.training_step
+
+    def watched(self: Any, batch: Any, batch_idx: int) -> Any:
+        seen.append((self.global_step, batch["target"].shape))
+        return step(self, batch, batch_idx)
+
+    phases = "train.phases=[{step: 3, patch: 40, batch: 4}, {step: 7, patch: 24, batch: 2}]"
+    settings = (phases, "train.steps=8", f"trainer.device_batch={device_batch}")
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainStage, "training_step", watched)
+        whole = train.train(make("whole", *settings))
+    parts = 2 // device_batch
+    shapes = {**dict.fromkeys(range(3), (2, 32)), **dict.fromkeys(range(3, 7), (4, 40)), 7: (2, 24)}
+    expected = [(made, torch.Size((n // parts, 3, s, s))) for made, (n, s) in shapes.items() for _ in range(parts)]
+    assert seen == expected
+
+    config = make("broken", *settings)
+    with monkeypatch.context() as patch:
+        interrupt_at(5, PretrainStage, patch)
+        with pytest.raises(InterruptedRunError):
+            train.train(config)
+    run_dir = Path(str(config.run_dir))
+    assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    train.train(config)
+    assert same(whole, run_dir)
+    assert result(whole)["metrics"] == result(run_dir)["metrics"]
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth", "deblur", "realsr"])
+def test_the_other_tasks_resume_bit_for_bit_too(make: Make, task: str, monkeypatch: Any) -> None:
+    settings = (f"task={task}", "train.patch=64")
+    whole = train.train(make("whole", *settings))
+    config = make("broken", *settings)
+    with monkeypatch.context() as patch:
+        interrupt_at(3, PretrainStage, patch)
+        with pytest.raises(InterruptedRunError):
+            train.train(config)
+    train.train(config)
+    assert same(whole, Path(str(config.run_dir)))
+
+
 def test_the_seed_decides_the_weights_and_the_workers_do_not(make: Make) -> None:
     first = train.train(make("first"))
     assert same(first, train.train(make("again", "dataset.workers=1")))

@@ -105,14 +105,16 @@ def hydra_main(command: str, arguments: list[str]) -> None:
 
     from diffi2i import config, schema
 
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    # `job` in `--cfg job` is no override.
+    flags = [argument for argument in arguments if argument.startswith("-") or not ("=" in argument or "~" in argument)]
+    overrides = [argument for argument in arguments if argument not in flags]
     if "-m" in arguments or "--multirun" in arguments:
         if command != "train":
             raise UserError(f"diffi2i {command} does not sweep: leave out -m")
         for combination in config.sweep(overrides):
             config.load(schema.Config, command, combination)
     else:
-        arguments += config.with_scale_model(command, overrides)[len(overrides) :]
+        arguments = [*config.with_scale_model(command, overrides), *flags]
 
     def job(_: object) -> None:
         task_overrides = HydraConfig.get().overrides.task

@@ -78,9 +78,13 @@ def say(line: str) -> None:
 
 def build_stage(config: Config) -> Stage:
     """The LightningModule; stage 2 starts from the weights of `stage.init`."""
-    loss = None
+    losses, loss = config.task.losses, None
     if config.stage.prior != "traditional":  # that one trains the diffusion alone
-        loss = build(config.task.losses[config.train.loss], f"task.losses.{config.train.loss}")
+        try:
+            loss = build(losses[config.train.loss], f"task.losses.{config.train.loss}")
+        except UserError as error:
+            others = ", ".join(name for name in losses if name != config.train.loss)
+            raise UserError(f"{error}; this task's other losses: train.loss={others}") from error
     try:
         if config.stage.name == "pretrain":
             return PretrainStage(config, loss)

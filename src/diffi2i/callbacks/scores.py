@@ -123,14 +123,14 @@ class ValidationScores(L.Callback):
             if value is not None:
                 pl_module.log(f"val/{key}", torch.tensor(value, dtype=torch.float32), rank_zero_only=True)
         if trainer.is_global_zero and self.pictures is None:
-            main, gain = (shown(values[key]) for key in (self.task.main_metric, "prior_gain"))
+            main, gain = (shown(values.get(key)) for key in (self.task.main_metric, "prior_gain"))
             print(f"step {trainer.global_step}: {self.task.main_metric} {main}, prior_gain {gain}", flush=True)
 
     def metrics(self) -> dict[str, float | None]:
         """All scores and `prior_gain`; None where one does not apply. Collective under DDP."""
         main = self.task.main_metric
         values: dict[str, float | None] = self.own.compute()
-        own, exchanged = values[main], self.exchanged.compute()[main]
+        own, exchanged = values.get(main), self.exchanged.compute().get(main)
         gain = None
         if own is not None and exchanged is not None:
             gain = exchanged - own if main in LOWER_IS_BETTER else own - exchanged

@@ -123,9 +123,7 @@ def data_check(config: DataConfig) -> int:
         reader = None if dataset.target is None else instantiate(dataset.target)
     except InstantiationException as error:
         raise UserError(f"dataset={dataset.name}: {str(error.__cause__ or error).splitlines()[0]}") from error
-    # Sets with counts say what splits they have; one for evaluation only has no "train".
-    splits: list[Split] = [split for split in ("train", "val") if split in dataset.expected or not dataset.expected]
-    report = check_dataset(dataset, source, reader, splits)
+    report = check_dataset(dataset, source, reader, _splits(dataset))
     for line in report.lines():
         print(line)
     output = Path(config.output or f"outputs/data/{dataset.name}/manifest.json")
@@ -162,6 +160,17 @@ def write_manifest(report: Report, path: Path) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); write output=<file>") from error
+
+
+def _splits(dataset: DatasetConfig) -> list[Split]:
+    """The splits that a dataset has: those it gives counts of, else both, or "val" alone where only that has a folder.
+
+    The last is how `diffi2i eval` takes a folder, so its hash can be had here too.
+    """
+    if dataset.expected:
+        return [split for split in ("train", "val") if split in dataset.expected]
+    only_val = dataset.source.get("val_root") is not None and dataset.source.get("root") is None
+    return ["val"] if only_val else ["train", "val"]
 
 
 def _check_split(

@@ -206,7 +206,8 @@ def listed(
         paired: the lines name inputs too.
 
     Raises:
-        UserError: no root, no such split, a missing or empty list, a line that does not fit, or a name listed twice.
+        UserError: no root, no such split, one list for both, a missing or empty list, a line that does not fit, or a
+            name listed twice.
         IncompleteError: a listed file is missing.
     """
     if root is None:
@@ -214,9 +215,12 @@ def listed(
     file, below = (train, train_dir) if split == "train" else (val, val_dir)
     if file is None:
         raise UserError(f"{root}: the dataset has no {split} split; write dataset.source.{split}=<list file>")
+    if train == val and train_dir == val_dir:
+        raise UserError(f"{root}: the train and val splits share the list {file}; give each its own")
     path, folder = Path(root) / file, Path(root) / below
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # -sig: editors on Windows begin a file with an invisible mark, which is no part of the first name.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path}: not a readable list file; put it there or set dataset.source.{split}") from None
 

@@ -42,9 +42,9 @@ def noise_for(names: Sequence[str], seed: int | str, dim: int, device: torch.dev
     return torch.stack(rows).to(device)
 
 
-def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
-    """The random numbers of one training step: a resumed run draws the same ones."""
-    return torch.Generator().manual_seed(zlib.crc32(f"{seed}:{step}:{rank}".encode()))
+def step_generator(seed: int | str, step: int, part: int) -> torch.Generator:
+    """The random numbers of one batch, part of an optimiser step: a resumed run draws the same ones."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed}:{step}:{part}".encode()))
 
 
 def rate_factor(step: int, train: TrainConfig) -> float:

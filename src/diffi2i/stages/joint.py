@@ -63,7 +63,7 @@ class JointStage(TaskStage):
         stage, image = self.config.stage, network_input(batch)
         with torch.no_grad():
             z = self.cpen_s1(image, batch["target"]).float()  # (B, 4C')
-        generator = step_generator(self.config.seed, self.global_step, self.global_rank)
+        generator = step_generator(self.config.seed, *self.place(batch_idx))
         noise = torch.randn(z.shape, generator=generator).to(z.device)
 
         if stage.prior == "traditional":

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffi2i.build import micro_batches
 from diffi2i.losses.task import TaskLoss
 from diffi2i.schema import Config
-from diffi2i.stages.common import Batch, optimisation
+from diffi2i.stages.common import Batch, optimisation, step_generator
 
 
 class TaskStage(L.LightningModule):
@@ -26,6 +26,14 @@ class TaskStage(L.LightningModule):
         self.task_loss = task_loss
         self.micro_batches = micro_batches(config)
         self.automatic_optimization = task_loss is None or task_loss.adversary is None
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # For dropout, which draws from the global generator: a resumed run draws the same.
+        torch.manual_seed(step_generator(f"global, {self.config.seed}", *self.place(batch_idx)).initial_seed())
+
+    def place(self, batch_idx: int) -> tuple[int, int]:
+        """The optimiser step, and which of the batches that make it up over all processes this one is."""
+        return self.global_step, self.global_rank * self.micro_batches + batch_idx % self.micro_batches
 
     def prior(self, batch: Batch) -> Tensor:
         """Z (B, 4C')."""

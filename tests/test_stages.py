@@ -157,7 +157,12 @@ def test_batches_of_one_step_have_their_own_noise(make: Make, monkeypatch: Any) 
     stage.micro_batches = 2
     starts: list[Tensor] = []
     estimate = stage.model.estimate_prior
-    monkeypatch.setattr(stage.model, "estimate_prior", lambda image, z, noise: starts.append(z) or estimate(image, z))
+
+    def watched(image: Tensor, z_T: Tensor, noise: Any) -> Tensor:
+        starts.append(z_T)
+        return estimate(image, z_T, noise)
+
+    monkeypatch.setattr(stage.model, "estimate_prior", watched)
     for batch_idx in range(4):
         stage.training_step(random_batch(stage.config), batch_idx)
     assert not torch.equal(starts[0], starts[1])

@@ -10,15 +10,15 @@ from diffi2i.models.padding import pad_to_multiple
 def pull_push(image: Tensor, mask: Tensor) -> Tensor:
     """`image` (B, C, H, W) with its hole filled by averages of the known pixels nearby; differentiable, no weights.
 
-    Pull: each coarser level averages the known pixels of four. Push: where a level knows nothing, it takes the coarser
-    level's value, bilinearly enlarged; where it knows a part, a mixture.
+    Pull: a pixel of the next coarser level is the mean of the known ones among four, unknown where none is. Push: an
+    unknown pixel takes the coarser level's value there, bilinearly enlarged.
 
     Args:
         image: values of known pixels; what it holds inside the hole is not looked at.
         mask: (B, 1, H, W), 1 = hole. An image that is all hole is filled with 0.
     """
     height, width = image.shape[-2:]
-    if min(height, width) == 1 and max(height, width) == 1:
+    if height == width == 1:
         return image * (1 - mask)
     known = pad_to_multiple(1 - mask, 2)
     weighted = pad_to_multiple(image * (1 - mask), 2)

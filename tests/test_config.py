@@ -107,6 +107,16 @@ def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> No
     assert "${" not in str(loaded)
 
 
+@pytest.mark.parametrize("task", options("task"))
+def test_a_scale_may_name_its_model_and_an_override_wins(task: str) -> None:
+    named = shipped("task", task).scales.paper.get("model")
+    assert named in fitting("model", task)
+    assert config.load(Config, "train", [f"task={task}", "scale=paper"]).model.name == named
+    assert config.load(BenchConfig, "bench", [f"task={task}", "scale=paper"]).model.name == named
+    small = config.load(Config, "train", [f"task={task}", "scale=smoke"]).model.name
+    assert config.load(Config, "train", [f"task={task}", "scale=paper", f"model={small}"]).model.name == small != named
+
+
 @pytest.mark.parametrize("dataset", fitting("dataset", "segmentation"))
 def test_the_dataset_says_how_many_classes_there_are(dataset: str, images: Path) -> None:
     loaded = config.load(Config, "train", ["task=segmentation", f"dataset={dataset}", f"root={images}"])

@@ -20,6 +20,8 @@ def record(**changes: Any) -> dict[str, Any]:
         "dataset": {"name": "photos", "val": "abc"},
         "metrics": {"psnr_y": 28.5555, "ssim_y": 0.81239, "lpips_alex": None, "psnr_hole": None, "prior_gain": 0.0123},
         "baseline": {"psnr_y": 27.2, "ssim_y": 0.79},
+        "main_metric": "psnr_y",
+        "constant": None,
         "parameters": 2_600_000,
         "seconds_per_image": 0.0456,
     }
@@ -35,6 +37,40 @@ def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
     assert cells[3][0] == "stage 1 (sees GT)"
     assert cells[4] == ["stage 2", "28.56", "0.8124", "0.01", "n/a", "2.60 M", "0.046"]
     assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"task": "segmentation", "main_metric": "miou", "constant": 0}
+            | {"metrics": {"miou": 0.5678, "pixel_accuracy": 0.9, "mean_accuracy": 0.6, "prior_gain": 0.01234}}
+            | {"baseline": {"miou": 0.16, "pixel_accuracy": 0.8, "mean_accuracy": 0.2}},
+            {
+                "mIoU ↑": ["0.1600", "0.5678"],
+                "pixel accuracy ↑": ["0.8000", "0.9000"],
+                "class accuracy ↑": ["0.2000", "0.6000"],
+                "prior gain": ["", "0.0123"],
+            },
+        ),
+        (
+            {"task": "depth", "main_metric": "rmse", "constant": 2.5}
+            | {"metrics": {"abs_rel": 0.1, "rmse": 0.315, "log10": 0.038, "delta1": 0.933, "silog": 9.0}}
+            | {"baseline": {"abs_rel": 0.5, "rmse": 1.2, "log10": 0.2, "delta1": 0.4, "silog": 30.0}},
+            {
+                "Rel ↓": ["0.5000", "0.1000"],
+                "RMSE ↓": ["1.2000", "0.3150"],
+                "log10 ↓": ["0.2000", "0.0380"],
+                "δ1 ↑": ["0.4000", "0.9330"],
+            },
+        ),
+    ],
+)
+def test_labels_and_depth_stand_beside_a_constant(changes: dict[str, Any], expected: dict[str, list[str]]) -> None:
+    lines = runs_table([record(**changes)]).splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [line[0] for line in rows] == ["constant", "stage 2"]
+    assert {key: [line[head.index(key)] for line in rows] for key in head[1:-2]} == expected
 
 
 def test_an_infinite_score_is_shown_as_such() -> None:

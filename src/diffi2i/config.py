@@ -111,7 +111,11 @@ def typed(schema: type[T], composed: DictConfig) -> T:
         raise UserError(f"scale={scale}: choose one of {', '.join(scales)}")
     try:
         # As a plain container, since a key added with `+` would slip through between typed nodes.
-        plain = OmegaConf.to_container(composed, resolve=False)
+        plain: Any = OmegaConf.to_container(composed, resolve=False)
+        if issubclass(schema, Config):
+            # Before `${dataset.target.classes}` is looked up in a dataset without.
+            task, dataset = plain["task"], plain["dataset"]
+            check_held(task["kind"], task["name"], held_kind(dataset["target"]), dataset["name"])
         config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(explain(error, "")) from error

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from diffi2i.data.resize import imresize
-from diffi2i.models.fill import pull_push
 from diffi2i.models.padding import pad_to_multiple
 
 Projection = Literal["depthwise", "pointwise"]
@@ -119,8 +118,6 @@ class DI2Iformer(nn.Module):
         prior_dim: 4C'.
         expansion, projection: see `DynamicLayer`.
         scale: enlargement of the tail, a sub-pixel convolution (Shi et al. 2016).
-        fill_hole: inside a hole the output is the difference from a smooth fill (`models.fill`), not from black. The
-            fourth channel must be the mask.
 
     The network predicts the difference from the input image, enlarged bicubically where `scale` > 1.
     """
@@ -135,7 +132,6 @@ class DI2Iformer(nn.Module):
         expansion: float,
         projection: Projection,
         scale: int,
-        fill_hole: bool = False,
     ) -> None:
         super().__init__()
         if len(blocks) != LEVELS:
@@ -145,7 +141,7 @@ class DI2Iformer(nn.Module):
         def stack(count: int, channels: int) -> Stack:
             return Stack(count, channels, prior_dim, expansion, projection)
 
-        self.scale, self.fill_hole = scale, fill_hole
+        self.scale = scale
         self.embed = nn.Conv2d(in_channels, width, 3, padding=1)
         self.encoder = nn.ModuleList(stack(n, c) for n, c in zip(blocks[:-1], widths[:-1], strict=True))
         self.down = nn.ModuleList(downsample(c) for c in widths[:-1])
@@ -173,8 +169,6 @@ class DI2Iformer(nn.Module):
             x = level(join(torch.cat([up(x), skips.pop()], dim=1)), z)
         x = self.tail(self.refine(x, z))  # (B, 3, scale H', scale W')
         residual: Tensor = x[..., : height * self.scale, : width * self.scale].float()
-        # A masked input is zero inside the hole: there the residual is the whole output, unless it is filled.
+        # A masked input is zero inside the hole: there the residual is the whole output.
         base = image[:, :3].float()
-        if self.fill_hole:
-            base = pull_push(base, image[:, 3:].float())
         return residual + (base if self.scale == 1 else imresize(base, self.scale))

@@ -1,4 +1,4 @@
-"""Finished runs side by side, the input's own score first."""
+"""Finished runs side by side, the baseline's score first: the input's own, or a constant's for labels and depth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +14,13 @@ SCORES = {
     "ssim": "SSIM ↑",
     "ssim_y": "SSIM-Y ↑",
     "lpips_alex": "LPIPS ↓",
+    "miou": "mIoU ↑",
+    "pixel_accuracy": "pixel accuracy ↑",
+    "mean_accuracy": "class accuracy ↑",
+    "abs_rel": "Rel ↓",
+    "rmse": "RMSE ↓",
+    "log10": "log10 ↓",
+    "delta1": "δ1 ↑",
     "prior_gain": "prior gain",
 }
 
@@ -24,8 +31,11 @@ def label(record: dict[str, Any]) -> str:
     return {"joint": "stage 2", "none": "stage 2, no diffusion", "traditional": "stage 2, traditional"}[record["prior"]]
 
 
-def row(name: str, metrics: dict[str, Any], keys: Sequence[str], cost: Sequence[str]) -> list[str]:
-    return [name, *(number(metrics.get(key), 4 if "ssim" in key or "lpips" in key else 2) for key in keys), *cost]
+def row(name: str, metrics: dict[str, Any], keys: Sequence[str], main: str, cost: Sequence[str]) -> list[str]:
+    # Decibels have two decimals, and so has what is gained in them.
+    decibels = [key.startswith("psnr") or (key == "prior_gain" and main.startswith("psnr")) for key in keys]
+    cells = [number(metrics.get(key), 2 if short else 4) for key, short in zip(keys, decibels, strict=True)]
+    return [name, *cells, *cost]
 
 
 def number(value: float | str | None, digits: int) -> str:
@@ -46,13 +56,15 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
         if record["dataset"]["val"] != first["dataset"]["val"]:
             raise UserError("these runs do not compare: they were scored on different validation images")
     keys = [key for key in SCORES if any(record["metrics"].get(key) is not None for record in records)]
-    if first["protocol"]["lpips"] and "lpips_alex" not in keys:
+    of_images = first.get("constant") is None
+    if of_images and first["protocol"]["lpips"] and "lpips_alex" not in keys:
         keys.append("lpips_alex")
     head = ["", *(SCORES[key] for key in keys), "parameters", "s / image"]
-    rows = [row("input itself", {"prior_gain": "", **first["baseline"]}, keys, ["", ""])]
+    main, baseline = first["main_metric"], {"prior_gain": "", **first["baseline"]}
+    rows = [row("input itself" if of_images else "constant", baseline, keys, main, ["", ""])]
     for record in records:
         cost = [f"{record['parameters'] / 1e6:.2f} M", f"{record['seconds_per_image']:.3f}"]
-        rows.append(row(label(record), record["metrics"], keys, cost))
+        rows.append(row(label(record), record["metrics"], keys, main, cost))
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     lines = [head, [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
     return "\n".join(

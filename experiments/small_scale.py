@@ -94,7 +94,7 @@ def command(name: str, overrides: list[str], data: Path) -> None:
 def chain(experiment: Experiment, seed: int, runs: Path, data: Path) -> None:
     """Stage 1, then what starts from it, each evaluated."""
     base = runs / experiment.name / f"seed{seed}"
-    common = [*experiment.train, f"seed={seed}", "logger=none", "train.val_epochs=1000"]
+    common = [*experiment.train, f"seed={seed}", "logger=none", "validation.every_epochs=1000"]
     stages = {"s1": ["stage=pretrain"]}
     joint = ["stage=joint", f"stage.init={base / 's1'}"]
     stages |= {"s2": joint, "v1": [*joint, "stage.prior=none"]}

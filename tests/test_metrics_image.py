@@ -14,10 +14,13 @@ from torch.multiprocessing.spawn import spawn
 
 from diffi2i.errors import UserError, WeightsUnavailableError
 from diffi2i.metrics import image as image_metrics
+from diffi2i.metrics.distribution import DistributionScores
 from diffi2i.metrics.image import ImageScores, rgb_to_y
 from diffi2i.schema import ProtocolConfig
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "psnr_hole"]
+NETWORKS = ["lpips_alex", "lpips_vgg", "dists"]
 
 
 def pair(height: int, width: int, seed: int, noise: float) -> tuple[Tensor, Tensor]:
@@ -56,7 +59,7 @@ SET = [pair(24, 31, 0, 0.02), pair(40, 17, 1, 0.2), pair(19, 64, 2, 0.08)]
 
 @pytest.mark.parametrize("border", [0, 3])
 def test_means_are_of_per_image_scores(border):
-    scores = ImageScores(ProtocolConfig(border=border, lpips=False))
+    scores = ImageScores(ProtocolConfig(border=border, metrics=PLAIN))
     expected: dict[str, list[float]] = {"psnr": [], "psnr_y": [], "ssim": [], "ssim_y": []}
     errors, pixels = 0.0, 0
     for i, (pred, target) in enumerate(SET):
@@ -91,7 +94,7 @@ def test_rgb_to_y():
 
 def test_batch_size_and_move_change_nothing():
     preds, targets = (torch.cat(images) for images in zip(*(pair(33, 40, s, 0.1) for s in range(5)), strict=True))
-    whole, single = ImageScores(ProtocolConfig(lpips=False)), ImageScores(ProtocolConfig(lpips=False)).to("cpu")
+    whole, single = ImageScores(ProtocolConfig(metrics=PLAIN)), ImageScores(ProtocolConfig(metrics=PLAIN)).to("cpu")
     whole.update(preds, targets, names=list("abcde"))
     for i, name in enumerate("abcde"):
         single.update(preds[i : i + 1], targets[i : i + 1], names=[name])
@@ -101,7 +104,7 @@ def test_batch_size_and_move_change_nothing():
 
 def test_scores_ignore_autocast_and_input_precision():
     pred, target = pair(32, 32, 0, 0.1)
-    plain, cast = ImageScores(ProtocolConfig(lpips=False)), ImageScores(ProtocolConfig(lpips=False))
+    plain, cast = ImageScores(ProtocolConfig(metrics=PLAIN)), ImageScores(ProtocolConfig(metrics=PLAIN))
     plain.update(pred, target, names=["a"])
     with torch.autocast("cpu", torch.bfloat16):
         cast.update(pred.double(), target.double(), names=["a"])
@@ -110,7 +113,7 @@ def test_scores_ignore_autocast_and_input_precision():
 
 def test_identical_images_are_infinite_and_pull_the_mean():
     _, target = pair(16, 16, 0, 0.0)
-    scores = ImageScores(ProtocolConfig(lpips=False))
+    scores = ImageScores(ProtocolConfig(metrics=PLAIN))
     scores.update(target + 0.001, target, names=["same PNG"])
     scores.update(*pair(16, 16, 1, 0.1), names=["other"])
     assert scores.per_image[0]["psnr"] == math.inf
@@ -122,7 +125,7 @@ def test_psnr_inside_the_hole():
     pred, target = pair(20, 30, 3, 0.1)
     mask = torch.zeros(1, 1, 20, 30)
     mask[..., 4:9, 10:22] = 1
-    scores = ImageScores(ProtocolConfig(border=6, lpips=False))
+    scores = ImageScores(ProtocolConfig(border=6, metrics=PLAIN))
     scores.update(pred, target, mask=mask, names=["a"])
     # The border crop also crops the hole: rows 6-8 of it are left.
     a, b = as_png(pred)[6:9, 10:22], as_png(target)[6:9, 10:22]
@@ -133,7 +136,7 @@ def test_psnr_inside_the_hole():
 
 
 def test_tiny_images_are_left_out_of_ssim_and_nothing_scored_is_none():
-    scores = ImageScores(ProtocolConfig(border=2, lpips=False))
+    scores = ImageScores(ProtocolConfig(border=2, metrics=PLAIN))
     assert set(scores.compute().values()) == {None}
     assert set(scores.reasons().values()) == {"no image was scored"}
     scores.update(*pair(14, 40, 0, 0.1), names=["tiny"])
@@ -152,7 +155,7 @@ def test_tiny_images_are_left_out_of_ssim_and_nothing_scored_is_none():
 
 def test_bad_input_names_the_image_and_counts_nothing():
     preds, targets = (torch.cat(images) for images in zip(pair(16, 16, 0, 0.1), pair(16, 16, 1, 0.1), strict=True))
-    scores = ImageScores(ProtocolConfig(lpips=False))
+    scores = ImageScores(ProtocolConfig(metrics=PLAIN))
     names = ["good", "bad"]
     nan, high, bytes_range = preds.clone(), targets.clone(), preds.clone()
     nan[1, 0, 3, 3] = math.nan
@@ -179,43 +182,105 @@ def test_bad_input_names_the_image_and_counts_nothing():
     with pytest.raises(UserError, match="1 names for a batch of 2"):
         scores.update(preds, targets, names=["good"])
     with pytest.raises(UserError, match="border of 8 pixels leaves nothing"):
-        ImageScores(ProtocolConfig(border=8, lpips=False)).update(preds, targets, names=names)
+        ImageScores(ProtocolConfig(border=8, metrics=PLAIN)).update(preds, targets, names=names)
     assert scores.counts()["psnr"] == 0
     assert scores.per_image == []
 
 
-def lpips_scores() -> ImageScores:
-    scores = ImageScores(ProtocolConfig(lpips=True))
-    reason = scores.reasons()["lpips_alex"]
-    if reason != "no image was scored":
-        pytest.skip(reason)
+def network_scores(*metrics: str) -> ImageScores:
+    scores = ImageScores(ProtocolConfig(metrics=list(metrics)))
+    for reason in scores.reasons().values():
+        if reason != "no image was scored":
+            pytest.skip(reason)
     return scores
+
+
+def test_scores_are_those_asked_for_in_one_order():
+    scores = ImageScores(ProtocolConfig(metrics=["fd_lite0", "psnr_hole", "ssim_y", "kid", "psnr", "fid"]))
+    scores.update(*pair(16, 16, 0, 0.1), names=["a"])
+    asked = ["psnr", "ssim_y", "psnr_hole", "fid", "kid", "fd_lite0"]
+    assert list(scores.compute()) == list(scores.counts()) == asked
+    assert list(scores.per_image[0]) == ["name", "psnr", "ssim_y"]
+    reasons = scores.reasons()
+    assert list(reasons) == asked[2:]
+    assert reasons["psnr_hole"] == "no image came with a mask that has a hole"
+
+
+def test_scores_of_the_whole_set_see_the_same_rounded_and_cropped_images(monkeypatch):
+    pytest.importorskip("torch_fidelity")
+    seen = []
+    monkeypatch.setattr(DistributionScores, "update", lambda self, *pair, names: seen.append((*pair, names)))
+    scores = ImageScores(ProtocolConfig(metrics=["psnr", "fd_lite0"], border=2))
+    pred, target = pair(16, 20, 0, 0.1)
+    scores.update(pred, target, names=["a"])
+    ((one, other, names),) = seen
+    assert names == ["a"]
+    for given, kept in ((pred, one), (target, other)):
+        expected = (given[..., 2:-2, 2:-2].clamp(0, 1) * 255).round() / 255
+        torch.testing.assert_close(kept, expected.double(), atol=1e-7, rtol=0)
 
 
 def test_missing_weights_are_a_reason_and_not_a_crash(monkeypatch):
     def missing(net):
-        raise WeightsUnavailableError("LPIPS alex trunk unavailable: test")
+        raise WeightsUnavailableError(f"LPIPS {net} trunk unavailable: test")
 
-    monkeypatch.setattr(image_metrics, "lpips_trunk", missing)
-    scores = ImageScores(ProtocolConfig(lpips=True))
+    monkeypatch.setattr(image_metrics, "_trunk", missing)
+    scores = ImageScores(ProtocolConfig(metrics=["psnr", *NETWORKS]))
     scores.update(*pair(32, 32, 0, 0.1), names=["a"])
-    assert scores.compute()["lpips_alex"] is None
-    assert scores.compute()["psnr"] is not None
-    assert scores.reasons()["lpips_alex"] == "LPIPS alex trunk unavailable: test"
+    found = scores.compute()
+    assert found.pop("psnr") is not None
+    assert found == dict.fromkeys(NETWORKS)
+    nets = ("alex", "vgg", "vgg")
+    assert scores.reasons() == {
+        key: f"LPIPS {net} trunk unavailable: test" for key, net in zip(NETWORKS, nets, strict=True)
+    }
 
 
-def test_lpips_sizes_and_random_stream():
-    state = torch.random.get_rng_state()
-    scores = lpips_scores()
-    assert torch.equal(state, torch.random.get_rng_state())
-    scores.update(*pair(30, 64, 0, 0.1), names=["too small"])
-    assert scores.reasons()["lpips_alex"] == "no image has 31 pixels on each side"
-    scores.update(*pair(31, 31, 0, 0.1), names=["just enough"])
-    assert scores.counts()["lpips_alex"] == 1
+@pytest.mark.parametrize(("key", "side"), [("lpips_alex", 31), ("lpips_vgg", 16), ("dists", 16)])
+def test_sizes_that_networks_take_and_their_zero(key, side):
+    scores = network_scores(key)
+    scores.update(*pair(side - 1, 64, 0, 0.1), names=["too small"])
+    assert scores.compute() == {key: None}
+    assert scores.reasons() == {key: f"no image has {side} pixels on each side"}
+    scores.update(*pair(64, side, 0, 0.1), names=["just enough"])
+    assert scores.counts() == {key: 1}
+    just_enough = scores.compute()[key]
+    assert just_enough is not None
+    assert 0 < just_enough < 1
     _, target = pair(64, 64, 0, 0)
     scores.reset()
     scores.update(target, target, names=["same"])
-    assert scores.compute()["lpips_alex"] == 0
+    assert scores.compute()[key] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("key", NETWORKS)
+def test_networks_are_built_once_without_training_noticing(key):
+    image_metrics._network.cache_clear()
+    state = torch.random.get_rng_state()
+    first, second = network_scores(key), network_scores(key)
+    pred, target = pair(64, 48, 0, 0.1)
+    with torch.inference_mode():  # as Lightning validates
+        first.update(pred, target, names=["a"])
+    second.update(pred, target, names=["a"])
+    assert first.compute() == second.compute()
+    assert image_metrics._network.cache_info().currsize == 1
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("key", ["psnr_hole", *NETWORKS])
+def test_batch_size_changes_nothing(key):
+    preds, targets = (torch.cat(images) for images in zip(*(pair(40, 33, s, 0.1) for s in range(3)), strict=True))
+    masks = torch.zeros(3, 1, 40, 33)
+    masks[..., 5:20, 7:15] = 1
+    names = ["a", "b", "c"]
+    whole, single = network_scores(key), network_scores(key)
+    whole.update(preds, targets, names=names, mask=masks)
+    for i, name in enumerate(names):
+        one = slice(i, i + 1)
+        single.update(preds[one], targets[one], names=[name], mask=masks[one])
+    together, alone = whole.compute()[key], single.compute()[key]
+    assert together is not None
+    assert together == pytest.approx(alone, abs=1e-9)
 
 
 def read(path: Path) -> Tensor:
@@ -226,7 +291,7 @@ def read(path: Path) -> Tensor:
 @pytest.mark.skipif(not (DATA / "lpips_ref").is_dir(), reason="shared/data/lpips_ref is not here")
 @pytest.mark.parametrize(("name", "published"), [("ex_p0", 0.722), ("ex_p1", 0.138)])
 def test_lpips_of_the_reference_images(name, published):
-    scores = lpips_scores()
+    scores = network_scores("lpips_alex")
     folder = DATA / "lpips_ref"
     scores.update(read(folder / f"{name}.png"), read(folder / "ex_ref.png"), names=[name])
     found = scores.compute()["lpips_alex"]
@@ -237,7 +302,7 @@ def test_lpips_of_the_reference_images(name, published):
 @pytest.mark.skipif(not (DATA / "set5").is_dir(), reason="shared/data/set5 is not here")
 def test_bicubic_set5_has_the_published_scores():
     imresize = pytest.importorskip("diffi2i.data.resize").imresize
-    scores = ImageScores(ProtocolConfig(border=4, lpips=False))
+    scores = ImageScores(ProtocolConfig(border=4, metrics=PLAIN))
     for path in sorted((DATA / "set5" / "HR").glob("*.png")):
         target, low = read(path), read(DATA / "set5" / "LRx4" / path.name)
         pred = imresize(low[0], 4)[None]
@@ -252,7 +317,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     try:
-        scores = ImageScores(ProtocolConfig(lpips=False)).to("cpu")
+        scores = ImageScores(ProtocolConfig(metrics=PLAIN)).to("cpu")
         # Rank 0 has all images, in two updates of different size; rank 1 has none.
         if rank == 0:
             for i, (pred, target) in enumerate(SET):
@@ -265,7 +330,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 def test_a_rank_without_images_neither_hangs_nor_biases(tmp_path):
     spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
-    alone = ImageScores(ProtocolConfig(lpips=False))
+    alone = ImageScores(ProtocolConfig(metrics=PLAIN))
     for i, (pred, target) in enumerate(SET):
         alone.update(pred, target, names=[f"img{i}"])
     for rank in range(2):

@@ -1,5 +1,6 @@
 """The validation's callback: the gain by the prior, the baselines, and the pictures of each kind of target."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,12 @@ from diffi2i.data.resize import imresize
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.schema import ProtocolConfig, TaskConfig
+from diffi2i.schema import IMAGE_METRICS, ProtocolConfig, TaskConfig
 
-NO_LPIPS = ProtocolConfig(lpips=False)
-IMAGE = TaskConfig(name="deblur", main_metric="psnr", protocol=NO_LPIPS)
-LABELS = TaskConfig(name="segmentation", kind="labels", classes=3, main_metric="miou", protocol=NO_LPIPS)
-DEPTH = TaskConfig(name="depth", kind="depth", main_metric="rmse", protocol=NO_LPIPS)
+PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "psnr_hole"]
+IMAGE = TaskConfig(name="deblur", main_metric="psnr", protocol=ProtocolConfig(metrics=PLAIN))
+LABELS = TaskConfig(name="segmentation", kind="labels", classes=3, main_metric="miou")
+DEPTH = TaskConfig(name="depth", kind="depth", main_metric="rmse")
 
 
 class Module(SimpleNamespace):
@@ -76,44 +77,61 @@ def test_each_kind_has_its_score_sheet(task: TaskConfig, kind: type) -> None:
 def test_the_gain_is_positive_where_the_own_prior_is_better() -> None:
     batch = image_batch()
     near, far = ((batch["target"] + step).clamp(0, 1) for step in (0.02, 0.2))
-    logged = validate(ValidationScores(IMAGE), ({"output": near, "exchanged": far}, batch))
-    assert logged["val/prior_gain"] > 0
-    swapped = validate(ValidationScores(IMAGE), ({"output": far, "exchanged": near}, batch))
-    assert swapped["val/prior_gain"] == pytest.approx(-logged["val/prior_gain"])
+    logged = validate(ValidationScores(IMAGE, "set"), ({"output": near, "exchanged": far}, batch))
+    assert logged["val/set/prior_gain"] > 0
+    swapped = validate(ValidationScores(IMAGE, "set"), ({"output": far, "exchanged": near}, batch))
+    assert swapped["val/set/prior_gain"] == pytest.approx(-logged["val/set/prior_gain"])
 
     scene = depth_batch()
     close, off = scene["target"] + 0.1, scene["target"] + 1.0
-    logged = validate(ValidationScores(DEPTH), ({"output": close, "exchanged": off}, scene))
-    assert logged["val/prior_gain"] == pytest.approx(0.9, abs=1e-5)  # of the error, which is to be small
-    assert logged["val/rmse"] == pytest.approx(0.1, abs=1e-5)
+    logged = validate(ValidationScores(DEPTH, "set"), ({"output": close, "exchanged": off}, scene))
+    assert logged["val/set/prior_gain"] == pytest.approx(0.9, abs=1e-5)  # of the error, which is to be small
+    assert logged["val/set/rmse"] == pytest.approx(0.1, abs=1e-5)
 
     labelled = label_batch()
     right, wrong = logits(labelled["target"]), logits(torch.zeros_like(labelled["target"]))
-    logged = validate(ValidationScores(LABELS), ({"output": right, "exchanged": wrong}, labelled))
-    assert logged["val/miou"] == 1
-    assert logged["val/prior_gain"] == pytest.approx(1 - 0.25)
+    logged = validate(ValidationScores(LABELS, "set"), ({"output": right, "exchanged": wrong}, labelled))
+    assert logged["val/set/miou"] == 1
+    assert logged["val/set/prior_gain"] == pytest.approx(1 - 0.25)
 
 
 def test_without_another_image_there_is_no_gain(capsys: Any) -> None:
     batch = image_batch()
-    logged = validate(ValidationScores(IMAGE), ({"output": batch["input"]}, batch))
-    assert "val/prior_gain" not in logged
+    logged = validate(ValidationScores(IMAGE, "set"), ({"output": batch["input"]}, batch))
+    assert "val/set/prior_gain" not in logged
     assert capsys.readouterr().out.startswith("step 7: psnr ")
 
 
 def test_a_main_metric_that_is_not_scored_is_shown_as_such(capsys: Any) -> None:
-    task = TaskConfig(name="realsr", main_metric="lpips_alex", protocol=NO_LPIPS)
+    task = replace(IMAGE, main_metric="psnr_hole")
     batch = image_batch()
-    logged = validate(ValidationScores(task), ({"output": batch["input"], "exchanged": batch["input"]}, batch))
-    assert "val/psnr" in logged
-    assert capsys.readouterr().out == "step 7: lpips_alex n/a, prior_gain n/a\n"
+    logged = validate(ValidationScores(task, "set"), ({"output": batch["input"], "exchanged": batch["input"]}, batch))
+    assert "val/set/psnr" in logged
+    assert capsys.readouterr().out == "step 7: psnr_hole n/a, prior_gain n/a\n"
+
+
+@pytest.mark.parametrize(("main", "more"), [("psnr", []), ("dists", ["dists"]), ("fid", ["fid"])])
+def test_training_scores_what_is_cheap_and_the_main_metric(
+    main: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffi2i.metrics.image._trunk", lambda net: {})
+    task = replace(IMAGE, main_metric=main, protocol=ProtocolConfig(metrics=list(IMAGE_METRICS)))
+
+    def asked(scores: ValidationScores) -> list[list[str]]:
+        sheets = (scores.own, scores.exchanged, scores.baseline)
+        return [sheet.protocol.metrics for sheet in sheets if isinstance(sheet, ImageScores)]
+
+    assert asked(ValidationScores(task, "set")) == [[m for m in IMAGE_METRICS if m in (*PLAIN, *more)]] * 2
+    final = asked(ValidationScores(task, "set", pictures=tmp_path))
+    assert final[0] == final[2] == list(IMAGE_METRICS)
+    assert final[1] == [m for m in IMAGE_METRICS if m in (*PLAIN, *more)]
 
 
 def test_each_validation_starts_anew() -> None:
-    scores, batch = ValidationScores(IMAGE), image_batch()
+    scores, batch = ValidationScores(IMAGE, "set"), image_batch()
     good, bad = ({"output": (batch["target"] + step).clamp(0, 1)} for step in (0.02, 0.2))
     first = validate(scores, (bad, batch))
-    assert validate(scores, (good, batch))["val/psnr"] > first["val/psnr"] + 10
+    assert validate(scores, (good, batch))["val/set/psnr"] > first["val/set/psnr"] + 10
     assert len(scores.own.per_image) == 1
 
 
@@ -123,15 +141,15 @@ def test_known_pixels_are_put_back_before_scoring() -> None:
     batch = image_batch(mask=mask)
     batch["input"] = batch["target"] * (1 - mask)
     output = torch.where(mask > 0, batch["target"], torch.zeros(1))  # wrong where it is known
-    assert validate(ValidationScores(IMAGE), ({"output": output}, batch))["val/psnr"] == float("inf")
+    assert validate(ValidationScores(IMAGE, "set"), ({"output": output}, batch))["val/set/psnr"] == float("inf")
 
 
 def test_ignored_labels_and_invalid_depths_do_not_count() -> None:
     labelled, scene = label_batch(), depth_batch()
     wrong = torch.where(labelled["target"] == 255, 2, labelled["target"])
-    assert validate(ValidationScores(LABELS), ({"output": logits(wrong)}, labelled))["val/miou"] == 1
+    assert validate(ValidationScores(LABELS, "set"), ({"output": logits(wrong)}, labelled))["val/set/miou"] == 1
     off = torch.where(scene["valid"] > 0, scene["target"], torch.full((1,), 9.0))
-    assert validate(ValidationScores(DEPTH), ({"output": off}, scene))["val/rmse"] == pytest.approx(0)
+    assert validate(ValidationScores(DEPTH, "set"), ({"output": off}, scene))["val/set/rmse"] == pytest.approx(0)
 
 
 def test_the_baseline_of_images_is_the_input_enlarged() -> None:
@@ -149,11 +167,11 @@ def test_the_baseline_of_labels_and_depth_is_a_constant(tmp_path: Path) -> None:
     assert naive_output(labelled, LABELS, 1).shape == (1, 3, 8, 10)
     assert torch.equal(naive_output(scene, DEPTH, 2.5), torch.full((1, 1, 8, 10), 2.5))
 
-    scores = ValidationScores(LABELS, pictures=tmp_path, constant=1)
+    scores = ValidationScores(LABELS, "set", pictures=tmp_path, constant=1)
     validate(scores, ({"output": logits(labelled["target"])}, labelled))
     assert scores.baseline is not None
     assert scores.baseline.compute()["pixel_accuracy"] == pytest.approx(0.5)
-    scores = ValidationScores(DEPTH, pictures=tmp_path, constant=2.5)
+    scores = ValidationScores(DEPTH, "set", pictures=tmp_path, constant=2.5)
     validate(scores, ({"output": scene["target"]}, scene))
     assert scores.baseline is not None
     valid = scene["target"][scene["valid"] > 0]
@@ -161,7 +179,7 @@ def test_the_baseline_of_labels_and_depth_is_a_constant(tmp_path: Path) -> None:
 
 
 def pictures_of(task: TaskConfig, batch: dict[str, Any], output: Tensor, folder: Path) -> dict[str, np.ndarray]:
-    scores = ValidationScores(task, pictures=folder, constant=1)
+    scores = ValidationScores(task, "set", pictures=folder, constant=1)
     validate(scores, ({"output": output}, batch))
     assert scores.pictures is not None
     assert scores.pictures.panel().width > 0
@@ -180,7 +198,7 @@ def test_pictures_of_labels_are_coloured_and_their_errors_white(tmp_path: Path) 
     np.testing.assert_array_equal(saved["output"][1:7], colours[1:7])
     assert (saved["output"][7] != colours[7]).any(1).all()
     naive = naive_output(batch, LABELS, 1)
-    error = ValidationScores(LABELS).shown(batch, naive, logits(wrong))[3]
+    error = ValidationScores(LABELS, "set").shown(batch, naive, logits(wrong))[3]
     expected = torch.zeros(8, 10)
     expected[7] = 1
     assert torch.equal(error, expected.expand(3, -1, -1))
@@ -191,7 +209,7 @@ def test_pictures_of_depth_share_one_scale_and_hide_what_was_not_measured(tmp_pa
     saved = pictures_of(DEPTH, batch, batch["target"].clamp(min=1), tmp_path)
     assert (saved["target"][0] == 0).all()
     np.testing.assert_array_equal(saved["output"][1:], saved["target"][1:])
-    error = ValidationScores(DEPTH).shown(batch, batch["target"], 1.1 * batch["target"])[3]
+    error = ValidationScores(DEPTH, "set").shown(batch, batch["target"], 1.1 * batch["target"])[3]
     expected = 4 * 0.1 * batch["valid"][0].expand(3, -1, -1)
     torch.testing.assert_close(error, expected)
 
@@ -199,7 +217,7 @@ def test_pictures_of_depth_share_one_scale_and_hide_what_was_not_measured(tmp_pa
 def test_a_scene_without_any_depth_has_a_picture_too() -> None:
     batch = depth_batch()
     batch["target"], batch["valid"] = torch.zeros(1, 1, 8, 10), torch.zeros(1, 1, 8, 10)
-    images = ValidationScores(DEPTH).shown(batch, batch["target"], torch.ones(1, 1, 8, 10))
+    images = ValidationScores(DEPTH, "set").shown(batch, batch["target"], torch.ones(1, 1, 8, 10))
     assert all(image.shape == (3, 8, 10) and image.isfinite().all() for image in images)
     assert not images[3].any()
 
@@ -208,5 +226,5 @@ def test_a_scene_without_any_depth_has_a_picture_too() -> None:
 def test_outputs_of_another_size_are_brought_to_the_targets(task: TaskConfig) -> None:
     batch = label_batch() if task is LABELS else depth_batch()
     output = random(1, 3 if task is LABELS else 1, 4, 5) + 1
-    assert all(image.shape == (3, 8, 10) for image in ValidationScores(task).shown(batch, output, output))
-    assert validate(ValidationScores(task), ({"output": output}, batch))
+    assert all(image.shape == (3, 8, 10) for image in ValidationScores(task, "set").shown(batch, output, output))
+    assert validate(ValidationScores(task, "set"), ({"output": output}, batch))

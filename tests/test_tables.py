@@ -16,9 +16,9 @@ def record(**changes: Any) -> dict[str, Any]:
         "task": "sisr",
         "stage": "joint",
         "prior": "joint",
-        "protocol": {"border": 4, "lpips": True},
+        "protocol": {"border": 4, "metrics": ["psnr_y", "ssim_y", "lpips_alex"]},
         "dataset": {"name": "photos", "val": "abc"},
-        "metrics": {"psnr_y": 28.5555, "ssim_y": 0.81239, "lpips_alex": None, "psnr_hole": None, "prior_gain": 0.0123},
+        "metrics": {"psnr_y": 28.5555, "ssim_y": 0.81239, "lpips_alex": None, "prior_gain": 0.0123},
         "baseline": {"psnr_y": 27.2, "ssim_y": 0.79},
         "main_metric": "psnr_y",
         "constant": None,
@@ -31,11 +31,11 @@ def record(**changes: Any) -> dict[str, Any]:
 def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
     lines = runs_table([record(stage="pretrain"), record()]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    head = ["", "PSNR-Y ↑", "SSIM-Y ↑", "prior gain", "LPIPS ↓", "parameters", "s / image"]
+    head = ["", "PSNR-Y ↑", "SSIM-Y ↑", "LPIPS ↓", "prior gain", "parameters", "s / image"]
     assert cells[0] == head
-    assert cells[2] == ["input itself", "27.20", "0.7900", "", "n/a", "", ""]
+    assert cells[2] == ["input itself", "27.20", "0.7900", "n/a", "", "", ""]
     assert cells[3][0] == "stage 1 (sees GT)"
-    assert cells[4] == ["stage 2", "28.56", "0.8124", "0.01", "n/a", "2.60 M", "0.046"]
+    assert cells[4] == ["stage 2", "28.56", "0.8124", "n/a", "0.01", "2.60 M", "0.046"]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -73,6 +73,13 @@ def test_labels_and_depth_stand_beside_a_constant(changes: dict[str, Any], expec
     assert {key: [line[head.index(key)] for line in rows] for key in head[1:-2]} == expected
 
 
+def test_records_of_earlier_versions_have_no_list_of_scores() -> None:
+    metrics = {"psnr_y": 28.5555, "lpips_alex": None, "psnr_hole": None, "prior_gain": 0.0123}
+    old = record(protocol={"border": 4, "lpips": True}, metrics=metrics)
+    assert "LPIPS" not in runs_table([old])
+    assert "PSNR-Y" in runs_table([old])
+
+
 def test_an_infinite_score_is_shown_as_such() -> None:
     assert "inf" in runs_table([record(metrics={"psnr_y": "inf"})])
 
@@ -81,7 +88,7 @@ def test_an_infinite_score_is_shown_as_such() -> None:
     ("changes", "words"),
     [
         ({"task": "inpainting"}, "task is sisr"),
-        ({"protocol": {"border": 0, "lpips": True}}, "protocol"),
+        ({"protocol": {"border": 0, "metrics": ["psnr_y", "ssim_y", "lpips_alex"]}}, "protocol"),
         ({"dataset": {"name": "photos", "val": "other"}}, "different validation images"),
     ],
 )

@@ -54,6 +54,7 @@ def build_data(config: Config) -> ImageDataModule:
         num_workers=dataset.workers,
         cache_mb=dataset.cache_mb,
         max_val_images=dataset.max_val_images,
+        max_fit_images=config.validation.max_images,
         skip_broken=dataset.on_error == "skip",
         **(image_samples(config) if config.task.kind == "image" else scene_samples(config)),
     )

@@ -20,12 +20,14 @@ usage: diffi2i <command> [key=value ...]
   bench     size and speed:       diffi2i bench task=inpainting model=base
   data      check a dataset:      diffi2i data check dataset=gopro root=<folder>
   table     runs side by side:    diffi2i table runs/s1 runs/s2
+  score     score two folders:    diffi2i score task=sisr pred=<folder> target=<folder> output=<file>.json
+  compare   image by image:       diffi2i compare runs/s1 runs/s2
 
 Keys are Hydra overrides: `diffi2i train --cfg job` prints all of them, conf/ documents them.
 Interrupted training goes on when the same command is given again.
 """
 
-COMMANDS = ("train", "eval", "predict", "bench", "data", "table")
+COMMANDS = ("train", "eval", "predict", "bench", "data", "table", "score", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,6 +63,11 @@ def run(command: str, arguments: list[str]) -> None:
 
         print_table(arguments)
         return
+    if command == "compare":
+        from diffi2i.tables.compare import compare
+
+        compare(arguments)
+        return
 
     from diffi2i import config, schema
 
@@ -88,6 +95,11 @@ def run(command: str, arguments: list[str]) -> None:
         from diffi2i.predict import predict
 
         predict(prediction)
+    elif command == "score":
+        scoring = config.load(schema.ScoreConfig, command, arguments)
+        from diffi2i.score import score_folders
+
+        score_folders(scoring)
     else:
         measurement = config.load(schema.BenchConfig, command, arguments)
         from diffi2i.bench import bench

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.errors import UserError
 from diffi2i.schema import (
+    IMAGE_METRICS,
     BenchConfig,
     Config,
     DataConfig,
@@ -28,6 +29,7 @@ from diffi2i.schema import (
     EvalConfig,
     ModelConfig,
     PredictConfig,
+    ScoreConfig,
     TaskConfig,
 )
 
@@ -61,7 +63,7 @@ POSITIVE = (
     "train.val_crop",
     "train.lr",
     "train.epoch_steps",
-    "train.val_epochs",
+    "validation.every_epochs",
     "train.ema_every",
     "trainer.devices",
     "trainer.num_nodes",
@@ -72,6 +74,7 @@ POSITIVE = (
     "task.scenes.input_scale",
     "model.cpen.channels",
     "dataset.max_val_images",
+    "validation.max_images",
 )
 
 
@@ -107,7 +110,7 @@ def with_scale_model(name: str, overrides: Sequence[str]) -> list[str]:
 def typed(schema: type[T], composed: DictConfig) -> T:
     """Turns a composed configuration into a checked `schema`; see `load`."""
     scale, scales = composed.get("scale"), OmegaConf.select(composed, "task.scales")
-    if scales is not None and scale not in scales:
+    if scale is not None and scales is not None and scale not in scales:
         raise UserError(f"scale={scale}: choose one of {', '.join(scales)}")
     try:
         # As a plain container, since a key added with `+` would slip through between typed nodes.
@@ -116,11 +119,32 @@ def typed(schema: type[T], composed: DictConfig) -> T:
             # Before `${dataset.target.classes}` is looked up in a dataset without.
             task, dataset = plain["task"], plain["dataset"]
             check_held(task["kind"], task["name"], held_kind(dataset["target"]), dataset["name"])
+        if issubclass(schema, ScoreConfig):
+            keep_for_scoring(plain["task"], plain["dataset"])
         config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(explain(error, "")) from error
     check(config)
     return config
+
+
+def keep_for_scoring(task: dict[str, Any], dataset: dict[str, Any] | None) -> None:
+    """Leaves out what refers to keys that scoring has not; the classes come from the dataset, or are written.
+
+    Raises:
+        UserError: a dataset that does not hold what the task predicts, or no number of classes.
+    """
+    task["optimizer"] = {}
+    if dataset is not None:
+        check_held(task["kind"], task["name"], held_kind(dataset["target"]), dataset["name"])
+        dataset["source"] = {}
+        held = (dataset["target"] or {}).get("classes")
+        if isinstance(task["classes"], int) and task["classes"] != held:
+            raise UserError(
+                f"dataset={dataset['name']} has {held} classes, not {task['classes']}: leave out one of them"
+            )
+    elif task["kind"] == "labels" and not isinstance(task["classes"], int):
+        raise UserError(f"task={task['name']} needs its classes: write dataset=<name> or task.classes=<number>")
 
 
 def register_schemas() -> None:
@@ -185,6 +209,7 @@ SCHEMAS: dict[str, type] = {
     "predict": PredictConfig,
     "bench": BenchConfig,
     "data": DataConfig,
+    "score": ScoreConfig,
 }
 
 
@@ -211,6 +236,8 @@ def check(config: Any) -> None:
             raise UserError(f"{key}={value} must be above 0")
     if isinstance(config, DataConfig):
         check_source(config.dataset)
+    if isinstance(config, ScoreConfig):
+        check_protocol(config.task)
     if getattr(config, "model", None) is not None:
         check_model(config.model)
     if getattr(config, "stage", None) is not None:
@@ -326,6 +353,28 @@ def check_protocol(task: TaskConfig) -> None:
         raise UserError(f"task.protocol.sizes={protocol.sizes} must be factors above 0: [1.0]")
     if task.kind == "image" and (protocol.flip or protocol.sizes != [1.0]):
         raise UserError(f"flip and sizes belong to labels and depth, not to task={task.name}: leave them out")
+    check_metrics(task)
+
+
+def check_metrics(task: TaskConfig) -> None:
+    """An image task lists scores that exist, its main one among them; labels and depth have no list."""
+    metrics = task.protocol.metrics
+    if task.kind != "image":
+        if metrics:
+            raise UserError(f"task.protocol.metrics belongs to images: task={task.name} has fixed scores, leave it out")
+        return
+    if not metrics:
+        raise UserError(f"task.protocol.metrics=[] scores nothing: write some of {','.join(IMAGE_METRICS)}")
+    for metric in metrics:
+        if metric not in IMAGE_METRICS:
+            raise UserError(f"task.protocol.metrics={metric}: choose from {', '.join(IMAGE_METRICS)}")
+        if metrics.count(metric) > 1:
+            raise UserError(f"task.protocol.metrics names {metric} {metrics.count(metric)} times: write it once")
+    if task.main_metric not in metrics:
+        raise UserError(
+            f"task.main_metric={task.main_metric} is not in task.protocol.metrics: choose one of {', '.join(metrics)}, "
+            "or write it into that list too"
+        )
 
 
 DENSE_DATASETS = {"labels": "shapes, camvid or ade20k", "depth": "motorcycle, sevenscenes or nyu"}

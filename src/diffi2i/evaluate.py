@@ -12,14 +12,16 @@ from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.config import check_diffusion, check_held, check_protocol, check_source, held_kind, read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
+from diffi2i.metrics.intervals import image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.models.diffi2i import build_diffusion
 from diffi2i.results import read_result, write_result
 from diffi2i.runs import Stage, load_stage
 from diffi2i.runtime import autocast_of, device_of, new_trainer, quiet
-from diffi2i.schema import Config, EvalConfig
+from diffi2i.schema import SET_METRICS, Config, EvalConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table
+from diffi2i.weights import cache_dir
 
 
 def score(
@@ -30,10 +32,12 @@ def score(
     `constant` is the baseline of labels and depth; see `callbacks.scores.naive_output`.
 
     Returns:
-        `metrics`, `baseline`, `constant`, `n_images`, `reasons` for what is n/a, `per_image`, and the
-        size and speed of the inference network. Collective under DDP.
+        `metrics` and their `intervals`, `baseline`, `constant`, `n_images`, `reasons` for what is n/a, `per_image` of
+        all ranks, and the size and speed of the inference network. Collective under DDP.
     """
-    sheet = ValidationScores(config.task, pictures=output / "images", constant=constant)
+    sheet = ValidationScores(
+        config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
+    )
     trainer = new_trainer(
         config.trainer,
         callbacks=[sheet],
@@ -44,20 +48,31 @@ def score(
     trainer.validate(stage, data, verbose=False)
     assert sheet.baseline is not None
     assert sheet.pictures is not None
+    metrics, n_images, per_image = sheet.values, sheet.own.counts(), of_all_ranks(sheet.own.per_image)
+    intervals, without = image_intervals(per_image, [key for key, count in n_images.items() if count])
     record = {
-        "metrics": sheet.metrics(),
+        "metrics": metrics,
+        "intervals": intervals,
         "baseline": sheet.baseline.compute(),
         "constant": constant,
-        "n_images": sheet.own.counts(),
-        "reasons": sheet.own.reasons(),
-        "per_image": sheet.own.per_image,
-        "baseline_per_image": sheet.baseline.per_image,
+        "n_images": n_images,
+        "reasons": sheet.own.reasons() | without,
+        "per_image": per_image,
+        "baseline_per_image": of_all_ranks(sheet.baseline.per_image),
         **({"iou": sheet.own.per_class()} if isinstance(sheet.own, SegmentationScores) else {}),
         **size_and_speed(config, stage, data),
     }
     if trainer.is_global_zero and sheet.pictures.rows:
         sheet.pictures.panel().save(output / "panel.png")
     return record
+
+
+def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
+    """Where the features of these very targets are kept for FID and its like; None where none is asked for."""
+    if not set(config.task.protocol.metrics) & set(SET_METRICS):
+        return None
+    crop = config.train.val_crop or "whole"
+    return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}-border{config.task.protocol.border}.safetensors"
 
 
 def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[str, Any]:

@@ -20,8 +20,8 @@ PACKAGES = ("diffi2i", "torch", "torchvision", "lightning", "torchmetrics", "hyd
 
 
 def config_hash(config: Config) -> str:
-    """Eight hex digits that name everything that shapes the result: all but hardware, logger and place."""
-    shaping = {k: v for k, v in asdict(config).items() if k not in ("trainer", "logger", "run_dir")}
+    """Eight hex digits that name everything that shapes the result: all but hardware, what is watched, and place."""
+    shaping = {k: v for k, v in asdict(config).items() if k not in ("trainer", "logger", "validation", "run_dir")}
     return sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -77,12 +77,19 @@ def write_result(path: Path, config: Config, manifests: dict[str, str], scores: 
         "protocol": asdict(config.task.protocol),
         "main_metric": config.task.main_metric,
         **scores,
+        **provenance(),
+    }
+    write_json(path, record)
+
+
+def provenance() -> dict[str, Any]:
+    """When a record was made, by which code, on what."""
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
         "versions": installed_versions(),
         "hardware": hardware(),
     }
-    write_json(path, record)
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

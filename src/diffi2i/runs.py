@@ -58,8 +58,8 @@ def claim(run_dir: Path, config: Config) -> bool:
 
 
 def first_difference(saved: Any, ours: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first key whose values differ, hardware, logger and place apart."""
-    if key in ("trainer", "logger", "run_dir", "dataset.workers", "dataset.cache_mb") or saved == ours:
+    """The first key whose values differ, hardware, what is watched, and place apart."""
+    if key in ("trainer", "logger", "validation", "run_dir", "dataset.workers", "dataset.cache_mb") or saved == ours:
         return None
     if isinstance(saved, dict) and isinstance(ours, dict):
         # What a user writes comes before what follows from it.

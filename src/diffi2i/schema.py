@@ -43,17 +43,23 @@ class ScaleConfig:
     joint: StageBudget = field(default_factory=StageBudget)
 
 
+# What an image task may list in `protocol.metrics`, in the order of records: scores of each image, then of the set.
+SET_METRICS = ("fid", "kid", "fd_lite0")
+IMAGE_METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "lpips_alex", "lpips_vgg", "dists", "psnr_hole", *SET_METRICS)
+
+
 @dataclass
 class ProtocolConfig:
     """How outputs are scored.
 
-    Images: `border` pixels are left out on each side, LPIPS is optional. Depth: counted between `min_depth` and
-    `max_depth` metres, inside `crop` (`eigen` or nothing). Labels and depth: the prediction may be averaged over
-    `flip` and over `sizes`, factors of the input's size; the default is neither.
+    Images: `border` pixels are left out on each side, and `metrics` names the scores, some of `IMAGE_METRICS`; labels
+    and depth always have all of theirs, and no list. Depth: counted between `min_depth` and `max_depth` metres, inside
+    `crop` (`eigen` or nothing). Labels and depth: the prediction may be averaged over `flip` and over `sizes`, factors
+    of the input's size; the default is neither.
     """
 
     border: int = 0
-    lpips: bool = True
+    metrics: list[str] = field(default_factory=list)
     min_depth: float = 0.001
     max_depth: float = 10.0
     crop: str | None = None
@@ -182,7 +188,7 @@ class TrainConfig:
     `patch` is the side of the target's crops in pixels. Validation sees whole images, or their central `val_crop`
     pixels where a network trained on small crops could not fairly be asked for more. The rate rises linearly over the
     first `warmup` (a fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An
-    epoch is `epoch_steps` steps: after each a checkpoint is written and every `val_epochs` epochs the validation runs.
+    epoch is `epoch_steps` steps: after each a checkpoint is written.
     The averaged weights are updated every `ema_every` steps with `ema_decay`.
 
     `loss` names one of the task's losses; where it has a discriminator, that joins after the fraction
@@ -204,7 +210,17 @@ class TrainConfig:
     ema_every: int = 1
     clip: float | None = 1.0
     epoch_steps: int = MISSING
-    val_epochs: int = 1
+
+
+@dataclass
+class ValidationConfig:
+    """Validation during training: after every `every_epochs` epochs, on the first `max_images` images (None: all).
+
+    The final evaluation scores all images that the dataset has.
+    """
+
+    every_epochs: int = 1
+    max_images: int | None = 100
 
 
 @dataclass
@@ -233,6 +249,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     stage: StageConfig = field(default_factory=StageConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: dict[str, Any] | None = None
     scale: str = "demo"
@@ -286,3 +303,21 @@ class DataConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     root: str | None = None
     output: str | None = None
+
+
+@dataclass
+class ScoreConfig:
+    """`diffi2i score`: any method's outputs against their targets, by the task's metrics and protocol.
+
+    `pred` and `target` are folders, paired by file stem, as are `mask` (inpainting, white = hole) and `input` (images,
+    for the baseline). Of `dataset` only the rule counts by which `target` holds classes or depth.
+    """
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    dataset: DatasetConfig | None = None
+    pred: str = MISSING
+    target: str = MISSING
+    mask: str | None = None
+    input: str | None = None
+    output: str | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -18,6 +18,7 @@ from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.errors import UserError
 from diffi2i.evaluate import score
+from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.results import write_result
 from diffi2i.runs import Stage, claim, default_run_dir, load_stage, save_weights
 from diffi2i.runtime import new_trainer, quiet
@@ -100,18 +101,26 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer) -> 
     train, trainer = config.train, config.trainer
     # With a discriminator the stage itself accumulates and clips the gradients of both networks.
     manual = not stage.automatic_optimization
+    main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
     callbacks: list[Callback] = [
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
+        ValidationScores(config.task, config.dataset.name),
         # Without a monitored metric, the one checkpoint kept is the newest.
         ModelCheckpoint(
-            run_dir / "checkpoints",
+            checkpoints,
             filename="last",
             save_top_k=1,
             every_n_epochs=1,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         ),
-        ValidationScores(config.task),
+        ModelCheckpoint(
+            checkpoints,
+            filename="best",
+            monitor=f"val/{config.dataset.name}/{main}",
+            mode="min" if main in LOWER_IS_BETTER else "max",
+            enable_version_counter=False,
+        ),
         StopOnNonFinite(),
         timer,
     ]
@@ -124,7 +133,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer) -> 
         accumulate_grad_batches=1 if manual else micro_batches(config),
         gradient_clip_val=None if manual else train.clip,
         unused_parameters=manual or config.stage.prior_only > 0,
-        check_val_every_n_epoch=train.val_epochs,
+        check_val_every_n_epoch=config.validation.every_epochs,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, train.epoch_steps),
         callbacks=callbacks,

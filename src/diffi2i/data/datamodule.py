@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from diffi2i.data.dataset import ImageCache, Phase, Sample, ShardSampler, StepSampler
@@ -37,6 +38,7 @@ class ImageDataModule(L.LightningDataModule):
         num_workers: int = 0,
         cache_mb: float = 1024,
         max_val_images: int | None = None,
+        max_fit_images: int | None = None,
         on_device: Callable[[Sample], Sample] | None = None,
         skip_broken: bool = False,
     ) -> None:
@@ -54,6 +56,7 @@ class ImageDataModule(L.LightningDataModule):
             num_workers: loader processes.
             cache_mb: memory for decoded images per process, shared out among its workers.
             max_val_images: validate on the first so many images only.
+            max_fit_images: a further bound for the validation during training.
             on_device: completes a training batch where it lies, for degradations that run there.
             skip_broken: training files that cannot be read are left to the dataset, which skips them.
         """
@@ -62,7 +65,7 @@ class ImageDataModule(L.LightningDataModule):
         self.check_item, self.skip_broken = check_item, skip_broken
         self.phases, self.steps_per_epoch, self.micro_batches = phases, steps_per_epoch, micro_batches
         self.seed, self.num_workers, self.cache_mb = seed, num_workers, cache_mb
-        self.max_val_images, self.on_device = max_val_images, on_device
+        self.max_val_images, self.max_fit_images, self.on_device = max_val_images, max_fit_images, on_device
 
     @cached_property
     def train_items(self) -> list[Item]:
@@ -119,7 +122,9 @@ class ImageDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """This process's share of the validation images, one a batch since their sizes differ."""
-        return self._loader(self.val_set, sampler=ShardSampler(len(self.val_items), *self._rank_and_world))
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        count = len(self.val_items[: self.max_fit_images if fitting else None])
+        return self._loader(self.val_set, sampler=ShardSampler(count, *self._rank_and_world))
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Degrades a training batch on its device, where the task's degradation does that."""

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and LPIPS of restored images over a validation set, one score per image, then the mean.
+"""PSNR, SSIM, LPIPS and DISTS of restored images over a validation set, one score per image, then the mean.
 
 The scores are torchmetrics' functions applied to one image at a time. Its PSNR, SSIM and LPIPS metrics are
 not used to accumulate: PSNR pools the squared error over images unless told otherwise, SSIM averages over
@@ -7,24 +7,31 @@ different numbers of images. A `MeanMetric` per key holds a sum and a count, whi
 any shards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.aggregation import MeanMetric
+from torchmetrics.aggregation import MeanMetric, SumMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-# Private, and the least of the evils: the public class downloads torchvision's weights when it is built.
+# Private, and the least of the evils: the public classes download torchvision's weights when they are built.
+from torchmetrics.functional.image.dists import _PATH_WEIGHT_DISTS, DISTSNetwork, L2pooling
 from torchmetrics.functional.image.lpips import _LPIPS
+from torchvision.models import vgg16
 
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import UserError, WeightsUnavailableError
-from diffi2i.schema import ProtocolConfig
-from diffi2i.weights import lpips_trunk
+from diffi2i.metrics.distribution import DistributionScores
+from diffi2i.schema import IMAGE_METRICS, SET_METRICS, ProtocolConfig
+from diffi2i.weights import Net, lpips_trunk
 
 _SSIM_WINDOW = 11
-# Below this, AlexNet's second pooling has nothing left to pool.
-_ALEX_MIN_SIDE = 31
+# AlexNet's second pooling and VGG-16's fourth have nothing left to pool below this. DISTS pools with padding, but
+# compares a layer's spread over the image, and VGG-16's deepest then is a single value.
+_MIN_SIDE = {"ssim": _SSIM_WINDOW, "ssim_y": _SSIM_WINDOW, "lpips_alex": 31, "lpips_vgg": 16, "dists": 16}
+_TRUNKS: dict[str, Net] = {"lpips_alex": "alex", "lpips_vgg": "vgg", "dists": "vgg"}
 # A network may overshoot [0, 1] (the clamp is for that); beyond this the image has another range, say 0-255.
 _OVERSHOOT = 8.0
 
@@ -39,57 +46,64 @@ def rgb_to_y(image: Tensor) -> Tensor:
 
 
 class ImageScores:
-    """Mean per-image scores: `psnr`, `psnr_y`, `ssim`, `ssim_y`, `lpips_alex` (if asked), `psnr_hole`.
+    """Means of the per-image scores that the protocol's `metrics` name, in the order of `schema.IMAGE_METRICS`.
 
     Prediction and target are clamped to [0, 1] and rounded to 8 bits first, so the scores are those of the
     saved PNGs. `psnr_y` and `ssim_y` are on `rgb_to_y`, with a data range of 1 as for RGB. SSIM has Wang's
     11x11 Gaussian window of sigma 1.5, averaged over the valid region and the channels; it equals
     scikit-image's with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False`, less 5 pixels of
     border. `psnr_hole` is over the RGB values inside the mask. PSNR is not capped: one image equal to its
-    target makes the mean infinite.
+    target makes the mean infinite. `lpips_alex` and `lpips_vgg` are LPIPS 0.1 (Zhang et al. 2018) on AlexNet and
+    VGG-16; `dists` is DISTS (Ding et al. 2020) with its published alpha and beta. All three see the image at its
+    own size, as the networks of the reference packages and of pyiqa do. The script beside DISTS' network shrinks
+    images to a short side of 256 pixels first (`prepare_image`; off in its package 0.1): its numbers are others.
 
-    An image too small for SSIM (11 pixels) or LPIPS (31), or whose mask is empty or absent, is left out of
-    that score; `counts()` tells.
+    An image too small for SSIM (11 pixels), LPIPS on AlexNet (31), LPIPS on VGG-16 or DISTS (16), or whose mask
+    is empty or absent, is left out of that score; `counts()` tells.
 
-    Not an `nn.Module`, on purpose: as a child of the LightningModule its LPIPS weights would enter
-    checkpoints and parameter counts, and its sums would follow the model to bf16. Call `to(device)` where
-    the model moves. Under DDP `compute`, `counts` and `reasons` are collective: every rank calls them, also
-    one without images.
+    Not an `nn.Module`, on purpose: as a child of the LightningModule its sums would follow the model to bf16.
+    Call `to(device)` where the model moves. Under DDP `compute`, `counts` and `reasons` are collective: every
+    rank calls them, also one without images.
 
     Attributes:
         per_image: one record per image seen by this rank, `{"name": ..., "psnr": ..., ...}`, without the keys
             that do not apply.
     """
 
-    def __init__(self, protocol: ProtocolConfig) -> None:
-        """Fetches LPIPS weights if the protocol asks; where they cannot be had, `lpips_alex` is None."""
+    def __init__(self, protocol: ProtocolConfig, statistics: Path | None = None) -> None:
+        """Fetches the weights of the networks asked for; where they cannot be had, the score is None.
+
+        Args:
+            protocol: `metrics` and `border`.
+            statistics: see `DistributionScores`.
+        """
         self.protocol = protocol
         self.per_image: list[dict[str, str | float]] = []
-        keys = ["psnr", "psnr_y", "ssim", "ssim_y", *(["lpips_alex"] if protocol.lpips else []), "psnr_hole"]
-        # float64: a sum of thousands of scores must not depend on their order.
+        keys = [key for key in IMAGE_METRICS if key in protocol.metrics and key not in SET_METRICS]
+        self._whole_set = DistributionScores([key for key in SET_METRICS if key in protocol.metrics], statistics)
         self._means = {key: MeanMetric() for key in keys}
-        for mean in self._means.values():
-            mean.set_dtype(torch.float64)
-        self._device, self._conv_dtype = torch.device("cpu"), torch.float32
-        self._lpips: nn.Module | None = None
-        self._lpips_missing = ""
-        if protocol.lpips:
-            try:
-                self._lpips = _lpips_alex()
-            except WeightsUnavailableError as error:
-                self._lpips_missing = str(error)
+        self._seen = SumMetric()
+        self._missing: dict[str, str] = {}
+        for key in keys:
+            if key in _TRUNKS:
+                try:
+                    _trunk(_TRUNKS[key])
+                except WeightsUnavailableError as error:
+                    self._missing[key] = str(error)
+        self.to("cpu")
 
     def to(self, device: torch.device | str) -> "ImageScores":
-        """Move sums and LPIPS to `device`, CPU or CUDA (they need float64); `update` moves images."""
+        """Move the sums to `device`, CPU or CUDA (they need float64), and score there; `update` moves images."""
         self._device = torch.device(device)
         # On a CPU float64 convolution is six times slower and moves SSIM by 3e-6 on a photo, 3e-5 on flat
         # colour. A GPU has it cheaply, and may take TF32 for float32, which SSIM's differences do not survive.
         self._conv_dtype = torch.float64 if self._device.type == "cuda" else torch.float32
+        self._seen.to(self._device)
+        self._whole_set.to(self._device)
         for mean in self._means.values():
-            # Moving a metric also sets the dtype of its inputs back to float32.
+            # float64: a sum of thousands of scores must not depend on their order. Moving a metric sets the
+            # dtype of its inputs back to float32.
             mean.to(self._device).set_dtype(torch.float64)
-        if self._lpips is not None:
-            self._lpips.to(self._device, self._conv_dtype)
         return self
 
     @torch.no_grad()
@@ -110,36 +124,41 @@ class ImageScores:
         with torch.autocast(self._device.type, enabled=False):
             pred, target = (self._prepare(image) for image in (pred, target))
             hole = None if mask is None else self._crop(mask).to(self._device) > 0.5
+            self._whole_set.update(pred, target, names=names)
             for i, name in enumerate(names):
                 one = slice(i, i + 1)
                 scores = self._score(pred[one], target[one], None if hole is None else hole[one])
                 for key, score in scores.items():
                     self._means[key].update(score)
+                self._seen.update(1)
                 self.per_image.append({"name": name, **scores})
 
     def compute(self) -> dict[str, float | None]:
-        """Mean over the images of all ranks for each key; None where none has the score (see `reasons`)."""
-        return {key: total / count if count else None for key, (total, count) in self._totals().items()}
+        """The score over the images of all ranks for each key; None where none has it (see `reasons`)."""
+        means = {key: total / count if count else None for key, (total, count) in self._totals().items()}
+        return means | self._whole_set.compute()
 
     def counts(self) -> dict[str, int]:
-        """Number of images, over all ranks, behind each mean."""
-        return {key: count for key, (_, count) in self._totals().items()}
+        """Number of images, over all ranks, behind each score."""
+        return {key: count for key, (_, count) in self._totals().items()} | self._whole_set.counts()
 
     def reasons(self) -> dict[str, str]:
         """Why a key of `compute` is None, one line for each such key."""
-        counts = self.counts()
+        with self._seen.sync_context():
+            seen = bool(self._seen.sum_value)
+        counts = {key: count for key, (_, count) in self._totals().items()}
         why = dict.fromkeys(counts, "no image was scored")
-        if counts["psnr"]:
-            why["ssim"] = why["ssim_y"] = f"no image has {_SSIM_WINDOW} pixels on each side"
-            why["lpips_alex"] = f"no image has {_ALEX_MIN_SIDE} pixels on each side"
+        if seen:
+            why |= {key: f"no image has {side} pixels on each side" for key, side in _MIN_SIDE.items()}
             why["psnr_hole"] = "no image came with a mask that has a hole"
-        if self._lpips_missing:
-            why["lpips_alex"] = self._lpips_missing
-        return {key: why[key] for key, count in counts.items() if not count}
+        why |= self._missing
+        return {key: why[key] for key, count in counts.items() if not count} | self._whole_set.reasons()
 
     def reset(self) -> None:
         """Forget all images."""
         self.per_image = []
+        self._seen.reset()
+        self._whole_set.reset()
         for mean in self._means.values():
             mean.reset()
 
@@ -161,18 +180,26 @@ class ImageScores:
 
     def _score(self, pred: Tensor, target: Tensor, hole: Tensor | None) -> dict[str, float]:
         """All scores that apply to one image, (1, 3, H, W) float64."""
-        pred_y, target_y = rgb_to_y(pred), rgb_to_y(target)
-        scores = {"psnr": _psnr(pred, target), "psnr_y": _psnr(pred_y, target_y)}
         side = min(pred.shape[-2:])
-        if side >= _SSIM_WINDOW:
-            scores["ssim"] = _ssim(pred.to(self._conv_dtype), target.to(self._conv_dtype))
-            scores["ssim_y"] = _ssim(pred_y.to(self._conv_dtype), target_y.to(self._conv_dtype))
-        if self._lpips is not None and side >= _ALEX_MIN_SIDE:
-            pair = (pred.to(self._conv_dtype), target.to(self._conv_dtype))
-            scores["lpips_alex"] = float(self._lpips(*pair, normalize=True))
-        if hole is not None and hole.any():
-            inside = hole.expand_as(pred)
-            scores["psnr_hole"] = _psnr(pred[inside], target[inside])
+        luma = (rgb_to_y(pred), rgb_to_y(target))
+        scores = {}
+        for key in self._means:
+            if key in self._missing or side < _MIN_SIDE.get(key, 1):
+                continue
+            if key == "psnr_hole":
+                if hole is not None and hole.any():
+                    inside = hole.expand_as(pred)
+                    scores[key] = _psnr(pred[inside], target[inside])
+                continue
+            images = luma if key.endswith("_y") else (pred, target)
+            if key.startswith("psnr"):
+                scores[key] = _psnr(*images)
+                continue
+            a, b = (image.to(self._conv_dtype) for image in images)
+            if key in _TRUNKS:
+                scores[key] = float(_network(key, self._device, self._conv_dtype)(a, b))
+            else:
+                scores[key] = _ssim(a, b)
         return scores
 
 
@@ -187,15 +214,54 @@ def _ssim(pred: Tensor, target: Tensor) -> float:
     return float(full[..., edge:-edge, edge:-edge].double().mean())
 
 
-def _lpips_alex() -> nn.Module:
-    """LPIPS 0.1 with torchmetrics' own linear heads and our trunk; raises `WeightsUnavailableError`."""
-    trunk = lpips_trunk("alex")
+# Three sheets score a run's images, two scores have one trunk, and a network has no state: one of each is enough.
+@cache
+def _trunk(net: Net) -> dict[str, Tensor]:
+    return lpips_trunk(net)
+
+
+@cache
+def _network(key: str, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance of two (1, 3, H, W) images in [0, 1]; its trunk must be there."""
+    net = _TRUNKS[key]
+    # Lightning validates in inference mode, whose tensors could not be used outside of it.
+    with torch.inference_mode(False):
+        if key == "dists":
+            return _Dists(_trunk(net)).to(device, dtype)
+        return partial(_lpips(net, _trunk(net)).to(device, dtype), normalize=True)
+
+
+def _lpips(net: Net, trunk: Mapping[str, Tensor]) -> nn.Module:
+    """LPIPS 0.1 with torchmetrics' own linear heads and our trunk."""
     # Building draws random weights: training's random stream must not depend on whether LPIPS is scored.
     with torch.random.fork_rng(devices=[]):
-        model = _LPIPS(net="alex", pnet_rand=True)
+        model = _LPIPS(net=net, pnet_rand=True)
     # Its slices keep the indices of torchvision's `features`: "slice2.3.weight" is "3.weight".
-    model.net.load_state_dict({key: trunk[key.partition(".")[2]] for key in model.net.state_dict()})
+    state = {key: trunk[key.partition(".")[2]] for key in model.net.state_dict()}
+    model.net.load_state_dict(state, assign=True)
     return model
+
+
+class _Dists(DISTSNetwork):
+    """DISTS with torchmetrics' copy of the published alpha and beta and our trunk."""
+
+    def __init__(self, trunk: Mapping[str, Tensor]) -> None:
+        # Not the parent's, which downloads torchvision's VGG-16.
+        nn.Module.__init__(self)
+        # No memory and no random numbers for 138 million weights of which none stays.
+        with torch.device("meta"):
+            layers = vgg16(weights=None).features
+        layers.load_state_dict(trunk, assign=True)
+        self.stage1 = layers[:4]
+        self.stage2 = nn.Sequential(L2pooling(channels=64), *layers[5:9])
+        self.stage3 = nn.Sequential(L2pooling(channels=128), *layers[10:16])
+        self.stage4 = nn.Sequential(L2pooling(channels=256), *layers[17:23])
+        self.stage5 = nn.Sequential(L2pooling(channels=512), *layers[24:30])
+        self.chns = [3, 64, 128, 256, 512, 512]
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, -1, 1, 1))
+        for name, weights in torch.load(_PATH_WEIGHT_DISTS, weights_only=True).items():
+            self.register_buffer(name, weights)
 
 
 def _check(pred: Tensor, target: Tensor, names: Sequence[str], mask: Tensor | None, border: int) -> None:

@@ -14,6 +14,11 @@ SCORES = {
     "ssim": "SSIM ↑",
     "ssim_y": "SSIM-Y ↑",
     "lpips_alex": "LPIPS ↓",
+    "lpips_vgg": "LPIPS-VGG ↓",
+    "dists": "DISTS ↓",
+    "fid": "FID ↓",
+    "kid": "KID ↓",
+    "fd_lite0": "FD-Lite0 ↓",
     "miou": "mIoU ↑",
     "pixel_accuracy": "pixel accuracy ↑",
     "mean_accuracy": "class accuracy ↑",
@@ -55,10 +60,14 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
                 raise UserError(f"these runs do not compare: {key} is {first[key]} in one, {record[key]} in another")
         if record["dataset"]["val"] != first["dataset"]["val"]:
             raise UserError("these runs do not compare: they were scored on different validation images")
-    keys = [key for key in SCORES if any(record["metrics"].get(key) is not None for record in records)]
+    # What was asked for is shown also where it could not be had; earlier versions did not record what was asked.
+    asked = first["protocol"].get("metrics", [])
+    keys = [
+        key
+        for key in SCORES
+        if any(key in record["metrics"] and (key in asked or record["metrics"][key] is not None) for record in records)
+    ]
     of_images = first.get("constant") is None
-    if of_images and first["protocol"]["lpips"] and "lpips_alex" not in keys:
-        keys.append("lpips_alex")
     head = ["", *(SCORES[key] for key in keys), "parameters", "s / image"]
     main, baseline = first["main_metric"], {"prior_gain": "", **first["baseline"]}
     rows = [row("input itself" if of_images else "constant", baseline, keys, main, ["", ""])]
@@ -92,7 +101,7 @@ def print_table(run_dirs: Sequence[str]) -> None:
     print(runs_table(records))
     for record in records:
         for key, reason in record["reasons"].items():
-            if key == "lpips_alex":
+            if key in record["protocol"].get("metrics", []):
                 print(f"\n{key} n/a: {reason}")
     panel = Path(run_dirs[-1]) / "panel.png"
     if panel.is_file():

@@ -1,0 +1,150 @@
+"""`diffi2i compare`: the table of two records, and what does not compare."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffi2i import cli
+from diffi2i.errors import UserError
+from diffi2i.results import write_json
+from diffi2i.tables.compare import comparison, read_scores
+
+NAMES = ["one", "other"]
+
+
+def record(psnr: list[float], rmse: list[float] | None = None, **changes: Any) -> dict[str, Any]:
+    """A record of `psnr` and `rmse` for images a, b, c, ...; `rmse` stands for a score that is to be low."""
+    rmse = [1.0 for _ in psnr] if rmse is None else rmse
+    rows = [{"name": chr(97 + i), "psnr": p, "rmse": r} for i, (p, r) in enumerate(zip(psnr, rmse, strict=True))]
+    base = {
+        "task": "deblur",
+        "protocol": {"border": 0, "metrics": ["psnr"]},
+        "metrics": {"psnr": sum(psnr) / len(psnr), "rmse": sum(rmse) / len(rmse), "fid": 12.0, "prior_gain": 0.1},
+        "per_image": rows,
+        "dataset": {"name": "folder", "val": "abc"},
+    }
+    return base | changes
+
+
+def cells(printed: str) -> dict[str, list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """A run directory and a JSON file."""
+    run, file = tmp_path / "run", tmp_path / "scores.json"
+    run.mkdir()
+    write_json(run / "result.json", record([20.0, 22.0, 24.0, 26.0]))
+    other = record([21.0, 23.5, 24.0, 25.5], [0.8, 0.9, 1.0, 0.9])
+    # A score of folders has other hashes, and its images may be in another order.
+    other["manifest"] = {"pred": "x", "target": "y"}
+    del other["dataset"]
+    other["per_image"].reverse()
+    write_json(file, other)
+    return run, file
+
+
+def test_the_table_compares_image_by_image(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["compare", *map(str, runs)])
+    printed = capsys.readouterr().out
+    assert f"A: {runs[0]}\nB: {runs[1]}\ndeblur, 4 images" in printed
+    table = cells(printed)
+    assert table[""] == ["A", "B", "B − A", "95 % interval", "better", "worse", "equal", "p"]
+    assert table["PSNR ↑"][:3] == ["23.00", "23.50", "+0.500"]
+    assert table["PSNR ↑"][4:] == ["2", "1", "1", "1"]
+    # Lower is better: three images improved, 2 * 0.5^3 for all three on one side.
+    assert table["RMSE ↓"][:3] == ["1.0000", "0.9000", "-0.10000"]
+    assert table["RMSE ↓"][4:] == ["3", "0", "1", "0.25"]
+    fid = next(row for name, row in table.items() if name.lower().startswith("fid"))
+    assert fid == ["12.0000", "12.0000", "+0.00000", "", "", "", "", ""]
+    assert not any("prior" in name for name in table)
+
+
+def test_output_holds_the_numbers(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    file = tmp_path / "compared.json"
+    cli.main(["compare", f"output={file}", *map(str, runs)])
+    found = json.loads(file.read_text())
+    assert (found["a"], found["b"], found["n_images"]) == (str(runs[0]), str(runs[1]), 4)
+    psnr = found["metrics"]["psnr"]
+    assert psnr["difference"] == pytest.approx(0.5)
+    assert psnr["interval"][0] < 0.5 < psnr["interval"][1]
+    assert found["metrics"]["fid"] == {"a": 12.0, "b": 12.0, "difference": 0.0}
+
+
+def test_a_score_that_one_side_has_not_is_shown_without_difference() -> None:
+    other = record([1.0, 2.0])
+    other["metrics"]["psnr"] = None
+    for row in other["per_image"]:
+        del row["psnr"]
+    assert comparison(record([1.0, 2.0]), other, NAMES)["metrics"]["psnr"] == {"a": 1.5, "b": None, "difference": None}
+
+
+def test_infinite_scores_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [tmp_path / "a.json", tmp_path / "b.json"]
+    for place, values in zip(places, ([20.0, float("inf")], [float("inf"), float("inf")]), strict=True):
+        write_json(place, record(values))
+    cli.main(["compare", *map(str, places), f"output={tmp_path / 'c.json'}"])
+    assert cells(capsys.readouterr().out)["PSNR ↑"][3:] == ["", "1", "0", "1", "1"]
+    assert json.loads((tmp_path / "c.json").read_text())["metrics"]["psnr"]["difference"] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "sisr"}, "the task is deblur in one, sisr in the other"),
+        ({"protocol": {"border": 4, "metrics": ["psnr"]}}, "the protocol's border is 0 in one, 4 in the other"),
+        ({"protocol": {"border": 0, "metrics": []}}, "the protocol's metrics"),
+        ({"dataset": {"val": "other"}}, "same names, but are different files"),
+        ({"per_image": [{"name": "a", "psnr": 1.0}]}, r"other lacks 5 \(b, c, d, \.\.\.\)"),
+        ({"per_image": [{"name": name, "psnr": 1.0} for name in "abcdefg"]}, r"one lacks 1 \(g\)"),
+    ],
+)
+def test_records_that_do_not_compare_are_refused(changes: dict[str, Any], words: str) -> None:
+    one = record([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    with pytest.raises(UserError, match=words) as caught:
+        comparison(one, one | changes, NAMES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_score_must_be_of_the_same_images() -> None:
+    one = record([1.0, 2.0])
+    other = copy.deepcopy(one)
+    del other["per_image"][1]["psnr"]
+    with pytest.raises(UserError, match=r"images with psnr must be the same on both sides: other lacks 1 \(b\)"):
+        comparison(one, other, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "compare needs two runs"),
+        (["a"], "compare needs two runs"),
+        (["a", "b", "c"], "compare needs two runs"),
+        (["a", "b"], "a has no result.json"),
+        (["a", "b", "output=c.txt"], "ends in .json"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["compare", *arguments])
+    line = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert words in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "not a readable JSON file"), ("[]", "holds no scores of each image")]
+)
+def test_files_without_scores_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_scores(file)

@@ -12,13 +12,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffi2i.metrics import LOWER_IS_BETTER
+
 RESULTS = Path(__file__).parent / "results"
-LOWER_IS_BETTER = ("lpips_alex", "rmse")
-Paths = dict[str, Path]
 
 
 class Experiment(NamedTuple):
@@ -31,20 +32,18 @@ class Experiment(NamedTuple):
     without_gan: bool = False
 
 
+INPAINTING = [
+    "task=inpainting",
+    "dataset=folder",
+    "root={data}/imagenet1000_256",
+    "task.degrade.mask=[{_target_: diffi2i.data.masks.wide}]",
+]
+FACES = ["dataset=folder", "root={data}/inpainting_faces/gt"]
 SCENES = ["task.scenes.input_scale=0.5", "task.scenes.aspect=1.3333"]
 CAMVID = ["task=segmentation", "dataset=camvid", "root={data}/camvid", "train.patch=168", *SCENES]
 EXPERIMENTS = [
-    Experiment(
-        "inpainting",
-        [
-            "task=inpainting",
-            "dataset=folder",
-            "root={data}/imagenet1000_256",
-            "task.degrade.mask=[{_target_: diffi2i.data.masks.wide}]",
-        ],
-        ["dataset=folder", "root={data}/inpainting_faces/gt"],
-        seeds=3,
-    ),
+    Experiment("inpainting", INPAINTING, FACES, seeds=3),
+    Experiment("inpainting-smooth", [*INPAINTING, "task.fill=smooth"], FACES),
     Experiment(
         "realsr",
         ["task=realsr", "dataset=folder", "root={data}/bsds500/train", "dataset.max_val_images=8"],
@@ -77,18 +76,22 @@ EXPERIMENTS = [
 ]
 
 
-def command(name: str, overrides: list[str], data: Path) -> None:
-    """Runs `diffi2i <name> ...`; its output goes to a log only where it fails."""
+def command(name: str, overrides: list[str], data: Path) -> float:
+    """Runs `diffi2i <name> ...` on one thread. Returns its processor time in seconds, start to end.
+
+    Unlike wall time, it hardly depends on what else the machine does.
+    """
     arguments = [override.replace("{data}", str(data)) for override in overrides]
-    done = subprocess.run(
-        [sys.executable, "-m", "diffi2i", name, *arguments, "trainer.threads=1"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    print(f"{'done' if done.returncode == 0 else 'FAILED'}: diffi2i {name} {' '.join(arguments)}", flush=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
+    with tempfile.TemporaryFile("w+") as log:
+        started = [sys.executable, "-m", "diffi2i", name, *arguments, "trainer.threads=1"]
+        child = subprocess.Popen(started, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        _, status, usage = os.wait4(child.pid, 0)
+        log.seek(0)
+        failed = status and log.read()[-2000:]
+    print(f"{'FAILED' if failed else 'done'}: diffi2i {name} {' '.join(arguments)}", flush=True)
+    if failed:
+        raise RuntimeError(failed)
+    return usage.ru_utime + usage.ru_stime
 
 
 def chain(experiment: Experiment, seed: int, runs: Path, data: Path) -> None:
@@ -103,7 +106,8 @@ def chain(experiment: Experiment, seed: int, runs: Path, data: Path) -> None:
     for name, overrides in stages.items():
         run = base / name
         if not (run / "result.json").is_file():
-            command("train", [*common, *overrides, f"run_dir={run}"], data)
+            seconds = command("train", [*common, *overrides, f"run_dir={run}"], data)
+            (run / "cpu_seconds").write_text(f"{seconds:.0f}\n")
         if experiment.evaluation and not (run / "eval" / "held-out" / "result.json").is_file():
             command("eval", [f"run={run}", *experiment.evaluation, f"output={run / 'eval' / 'held-out'}"], data)
 
@@ -124,7 +128,9 @@ def record(run: Path) -> dict[str, Any]:
         "baseline",
     )
     more = ("steps", "wall_time_s", "parameters", "macs", "commit", "hardware", "date", "loss")
-    return {key: result[key] for key in (*keys, *more) if key in result}
+    kept = {key: result[key] for key in (*keys, *more) if key in result}
+    seconds = run / "cpu_seconds"
+    return kept | ({"cpu_seconds": int(seconds.read_text())} if seconds.is_file() else {})
 
 
 def collect(runs: Path) -> dict[str, dict[str, Any]]:
@@ -145,7 +151,7 @@ def table(records: dict[str, dict[str, Any]]) -> str:
     """One row per experiment and set of images; each cell the mean over the seeds and their standard deviation."""
     lines = [
         "| experiment | images | metric | baseline | stage 1 (sees GT) | stage 2 | no diffusion (V1) "
-        "| stage 2, L1 alone | prior_gain stage 1 / 2 | minutes, both stages |",
+        "| stage 2, L1 alone | prior_gain stage 1 / 2 | processor minutes, both stages |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for experiment in EXPERIMENTS:
@@ -171,10 +177,8 @@ def table(records: dict[str, dict[str, Any]]) -> str:
             )
             minutes = ""
             if not suffix:
-                seconds = [
-                    a["wall_time_s"] + b["wall_time_s"] for a, b in zip(stages["s1"], stages["s2"], strict=False)
-                ]
-                minutes = f"{statistics.mean(seconds) / 60:.1f}"
+                pairs = zip(stages["s1"], stages["s2"], strict=False)
+                minutes = f"{statistics.mean(a['cpu_seconds'] + b['cpu_seconds'] for a, b in pairs) / 60:.1f}"
             baseline = cell([float(found["baseline"][key]) for found in stages["s2"]])
             arrow = "↓" if key in LOWER_IS_BETTER else "↑"
             images = f"{first['n_images'][key]} of {first['dataset']['name']}{suffix}"

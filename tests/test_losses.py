@@ -1,6 +1,7 @@
 """Pixel, label and depth objectives against numpy in float64, and the weighted terms of a task."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from diffi2i.losses.adversarial import RealESRGANAdversary
 from diffi2i.losses.dense import CrossEntropy, SILog
-from diffi2i.losses.pixel import L1, HoleL2, KnownL1
+from diffi2i.losses.pixel import L1, HolePSNR, KnownL1
 from diffi2i.losses.task import TaskLoss
 
 quick = settings(deadline=None, max_examples=25)
@@ -242,18 +243,21 @@ def test_hydra_builds_a_task_loss():
     assert loss.adversary.discriminator.min_side == 4
 
 
-def test_hole_l2_is_the_mean_square_inside_the_hole() -> None:
+def test_hole_psnr_is_the_log_of_each_images_mean_square_inside_its_hole() -> None:
     rng = np.random.default_rng(4)
     output, target = rng.random((2, 3, 5, 7)), rng.random((2, 3, 5, 7))
     mask = (rng.random((2, 1, 5, 7)) > 0.6).astype(float)
-    inside = [
-        (output[b, c, y, x] - target[b, c, y, x]) ** 2
-        for b in range(2)
-        for c in range(3)
-        for y in range(5)
-        for x in range(7)
-        if mask[b, 0, y, x]
-    ]
+    expected = 0.0
+    for b in range(2):
+        inside = [
+            (output[b, c, y, x] - target[b, c, y, x]) ** 2
+            for c in range(3)
+            for y in range(5)
+            for x in range(7)
+            if mask[b, 0, y, x]
+        ]
+        expected += math.log(sum(inside) / len(inside) + 0.01) / 2
     batch = {"target": torch.tensor(target), "mask": torch.tensor(mask)}
-    assert float(HoleL2()(torch.tensor(output), batch)) == pytest.approx(sum(inside) / len(inside), rel=1e-5)
-    assert float(HoleL2()(torch.tensor(output), batch | {"mask": torch.zeros(2, 1, 5, 7)})) == 0
+    assert float(HolePSNR(0.01)(torch.tensor(output), batch)) == pytest.approx(expected, rel=1e-5)
+    without = batch | {"mask": torch.zeros(2, 1, 5, 7)}
+    assert float(HolePSNR(0.01)(torch.tensor(output), without)) == pytest.approx(math.log(0.01))

@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import instantiate
-from safetensors.torch import load_file
 from torch import Tensor
 
-from diffi2i import train
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 from diffi2i.schema import Config, StageConfig, TrainConfig
@@ -203,32 +201,24 @@ def test_the_prior_of_stage_2_does_not_see_the_ground_truth(make: Make) -> None:
         assert torch.equal(z, stage.prior(batch | {"target": torch.zeros_like(batch["target"])}))
 
 
-def test_the_statistics_of_a_standardising_cpen_s1_are_frozen_in_stage_2(make: Make) -> None:
-    one = train.train(make("one", "model.cpen.standardise=true"))
-    two = train.train(make("two", "model.cpen.standardise=true", "stage=joint", f"stage.init={one}"))
-    before, after = load_file(one / "weights.safetensors"), load_file(two / "weights.safetensors")
-    frozen = [key for key in after if key.startswith("cpen_s1.")]
-    assert all(torch.equal(after[key], before[key]) for key in frozen)
-    statistics = [key for key in frozen if "running" in key]
-    assert len(statistics) == 2
-    fresh = {"running_mean": 0.0, "running_var": 1.0}
-    assert all((before[key] != fresh[key.rpartition(".")[2]]).any() for key in statistics), "stage 1 took none"
-    assert not any("running" in key for key in after if key.startswith("model.cpen_s2."))
-
-
-def test_a_standardising_cpen_gives_z_mean_0_and_variance_1(make: Make) -> None:
+def test_no_weight_starts_with_a_gradient_that_adam_cannot_see(make: Make) -> None:
+    """Adam divides by the gradient's size plus 1e-8: below that a weight does not move."""
     torch.manual_seed(0)
-    stage = PretrainStage(make("s1", "task=inpainting", "model.cpen.standardise=true"), loss())
-    # An untrained CPEN hardly tells images apart: their variance would drown in the norm's epsilon.
+    stage = PretrainStage(make("s1", "task=inpainting", "model=tiny_deep"), loss())
+    batch = random_batch(stage.config, images=4)
+    stage.restore(batch, stage.prior(batch)).sub(batch["target"]).square().mean().backward()
+    sizes = {name: float(weight.grad.abs().mean()) for name, weight in stage.named_parameters() if weight.ndim > 1}
+    assert min(sizes.values()) > 1e-7, min(sizes, key=sizes.__getitem__)
+
+
+def test_z_differs_between_images_from_the_start(make: Make) -> None:
+    torch.manual_seed(0)
+    stage = PretrainStage(make("s1", "task=inpainting"), loss())
+    batch = random_batch(stage.config, images=6)
+    batch["target"] = batch["target"] * torch.linspace(0.2, 1, 6)[:, None, None, None]
     with torch.no_grad():
-        for name, weight in stage.cpen_s1.named_parameters():
-            if name == "head.2.weight":
-                weight.mul_(1e4)
-    z = stage.prior(random_batch(stage.config, images=5))
-    assert z.mean(0).abs().max() < 1e-3
-    torch.testing.assert_close(z.var(0, unbiased=False), torch.ones(z.shape[1]), rtol=0.05, atol=0)
-    stage.eval()
-    assert stage.prior(random_batch(stage.config, images=5)).mean(0).abs().max() > 0.1
+        z = stage.prior(batch)
+    assert z.std(0).mean() > 0.1 * z.abs().mean()
 
 
 @pytest.mark.parametrize(

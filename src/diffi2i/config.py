@@ -49,6 +49,7 @@ CHOICES = {
     "stage.prior_loss": ("l1", "l2", "kl"),
     "stage.diffusion.prediction": ("eps", "x0"),
     "task.kind": ("image", "labels", "depth"),
+    "task.fill": ("black", "smooth"),
     "task.protocol.crop": ("eigen",),
     "dataset.on_error": ("error", "skip"),
     "train.schedule": ("constant", "cosine", "poly"),
@@ -450,6 +451,8 @@ def check_init(config: Config) -> None:
         raise UserError(f"stage.init={init} has stage.prior={saved.stage.prior}: write stage.prior={saved.stage.prior}")
     if saved.task.name != config.task.name:
         raise UserError(f"stage.init={init} was trained for task={saved.task.name}: write task={saved.task.name}")
+    if saved.task.fill != config.task.fill:
+        raise UserError(f"stage.init={init} was trained with task.fill={saved.task.fill}: write the same")
     ours, theirs = asdict(config.model), asdict(saved.model)
     for key in ours:
         # The denoiser belongs to stage 2 alone.

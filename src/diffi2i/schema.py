@@ -87,7 +87,8 @@ class TaskConfig:
 
     `kind` is what the network predicts: `image`, `labels` or `depth`. `in_channels` counts the mask, `scale` is target
     size over input size, `classes` counts labels. `gt` embeds labels or depth for CPEN_S1. `degrade` makes an image
-    task's input; `scenes` crops the photos of the other two. `losses` are Hydra nodes by name; `train.loss` picks one.
+    task's input, and `fill` says what the network finds inside its hole, `black` or `smooth` (`models.fill.pull_push`);
+    `scenes` crops the photos of the other two. `losses` are Hydra nodes by name; `train.loss` picks one.
     `schedule`, `warmup` and `lr_end` are those of `TrainConfig`.
     """
 
@@ -98,6 +99,7 @@ class TaskConfig:
     classes: int | None = None
     gt: dict[str, Any] | None = None
     degrade: dict[str, Any] | None = None
+    fill: str = "black"
     scenes: SceneConfig = field(default_factory=SceneConfig)
     losses: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
@@ -130,14 +132,10 @@ class DatasetConfig:
 
 @dataclass
 class CpenConfig:
-    """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks.
-
-    `standardise` gives CPEN_S1's Z mean 0 and variance 1 over the training images; see `models.cpen.CPEN`.
-    """
+    """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks."""
 
     channels: int = 64
     blocks: int = MISSING
-    standardise: bool = False
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Pixel losses on images: L1 over all pixels, LaMa's over the known ones, L2 inside the hole."""
+"""Pixel losses on images: L1 over all pixels, LaMa's over the known ones, PSNR inside the hole."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,15 +27,20 @@ class KnownL1:
         return ((1 - mask.float()) * (output.float() - target.float()).abs()).mean()
 
 
-class HoleL2:
-    """Mean squared difference inside `batch["mask"]` (B, 1, H, W, 1 = hole), in float32.
+class HolePSNR:
+    """ln(MSE + `floor`) inside `batch["mask"]` (B, 1, H, W, 1 = hole), a mean over the images, in float32.
 
-    For holes filled without a discriminator: the known pixels are pasted back anyway, and PSNR is a squared error. The
-    mean is over the hole pixels of the whole batch; a batch without a hole gives 0.
+    What PSNR inside the hole is but for its factor, -10 / ln 10, and for the floor: an image with a smaller squared
+    error counts less and less. For holes filled without a discriminator; the known pixels are pasted back anyway. An
+    image without a hole has an error of 0.
     """
+
+    def __init__(self, floor: float = 2e-3) -> None:
+        self.floor = floor
 
     def __call__(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
         mask, target = batch["mask"].float(), batch["target"].float()
-        error = (mask * (output.float() - target).square()).sum()
-        loss: Tensor = error / (target.shape[1] * mask.sum()).clamp(min=1)
+        squares = (mask * (output.float() - target).square()).sum(dim=(1, 2, 3))
+        error = squares / (target.shape[1] * mask.sum(dim=(1, 2, 3))).clamp(min=1)
+        loss: Tensor = (error + self.floor).log().mean()
         return loss

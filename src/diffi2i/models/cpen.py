@@ -12,6 +12,20 @@ from diffi2i.models.padding import pad_to_multiple
 UNSHUFFLE = 4
 
 
+SLOPE = 0.1  # of the LeakyReLUs
+
+
+def keep_variance(module: nn.Module) -> None:
+    """Initial weights by which Z differs between images as the images do.
+
+    PyTorch's own shrink the variance at each layer; Z then differed by 1e-4 between images, and a network that reads it
+    had nothing to learn from.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        nn.init.zeros_(module.bias)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(LeakyReLU(conv(x))), all 3x3."""
 
@@ -19,7 +33,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(SLOPE),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
@@ -39,8 +53,6 @@ class CPEN(nn.Module):
         blocks: number of residual blocks.
         scale: how many times larger the ground truth is than the input (4 for x4 super-resolution). Both are
             unshuffled to the same grid: the ground truth by 4, the input by 4 / scale.
-        standardise: bring each of the 4C' numbers to mean 0 and variance 1 over the training images (batch
-            normalisation without weights).
     """
 
     def __init__(
@@ -50,7 +62,6 @@ class CPEN(nn.Module):
         channels: int,
         blocks: int,
         scale: int,
-        standardise: bool = False,
     ) -> None:
         super().__init__()
         if UNSHUFFLE % scale:
@@ -63,18 +74,18 @@ class CPEN(nn.Module):
             nn.Conv2d(unshuffled, channels, 3, padding=1),
             *(ResidualBlock(channels) for _ in range(blocks)),
             nn.Conv2d(channels, 2 * channels, 3, padding=1),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(SLOPE),
             nn.Conv2d(2 * channels, 2 * channels, 3, padding=1),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(SLOPE),
             nn.Conv2d(2 * channels, 4 * channels, 3, padding=1),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(SLOPE),
         )
         self.head = nn.Sequential(
             nn.Linear(4 * channels, 4 * channels),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(SLOPE),
             nn.Linear(4 * channels, 4 * channels),
-            *([nn.BatchNorm1d(4 * channels, affine=False)] if standardise else []),
         )
+        self.apply(keep_variance)
 
     def forward(self, image: Tensor, gt: Tensor | None = None) -> Tensor:
         """`image` (B, in_channels, H, W), `gt` (B, 3, scale H, scale W), labels or depth -> Z (B, 4C').

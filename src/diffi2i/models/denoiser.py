@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from diffi2i.models.cpen import keep_variance
+
 
 class Denoiser(nn.Module):
     """Predicts the noise, or Z_0 itself, from the noised IPR, the time and the condition D.
@@ -19,6 +21,7 @@ class Denoiser(nn.Module):
             stack += [nn.Linear(dim, dim), nn.LeakyReLU(0.1)]
         # The noise is symmetric about zero, so the last layer stays linear.
         self.layers = nn.Sequential(*stack, nn.Linear(dim, dim))
+        self.apply(keep_variance)
 
     def forward(self, z_t: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """`z_t` (B, 4C'), `time` (B,) in (0, 1], `condition` D (B, 4C') -> (B, 4C')."""

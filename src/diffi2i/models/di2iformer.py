@@ -25,6 +25,20 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def keep_variance(conv: nn.Conv2d, gain: float = 1.0) -> nn.Conv2d:
+    """Initial weights by which the output varies as much as the input (times `gain`).
+
+    PyTorch's own shrink the variance threefold at each convolution. Down to the coarsest level and back that leaves
+    gradients of 1e-9, below the 1e-8 that Adam adds to their size: those levels would not learn.
+    """
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    with torch.no_grad():
+        conv.weight.mul_(gain)
+    return conv
+
+
 def start_small(module: nn.Module) -> None:
     """A tenth of PyTorch's initial weights, so that training starts near the identity, not by unlearning noise."""
     with torch.no_grad():
@@ -34,6 +48,10 @@ def start_small(module: nn.Module) -> None:
 
 def depthwise(channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+
+def convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    return keep_variance(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2))
 
 
 class DynamicLayer(nn.Module):
@@ -56,10 +74,11 @@ class DynamicLayer(nn.Module):
             raise ValueError(f"a depth-wise projection keeps its width: expansion must be 1, got {expansion}")
         self.attention = attention
         self.norm = LayerNorm(channels)
-        self.W_c = nn.Conv2d(channels, 2 * hidden, 1)
-        self.W_d = depthwise(2 * hidden)
-        self.project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
-        start_small(self.project)
+        self.W_c = convolution(channels, 2 * hidden, 1)
+        self.W_d = keep_variance(depthwise(2 * hidden))
+        project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
+        # Each of dozens of layers adds to x.
+        self.project = keep_variance(project, gain=0.5)
         self.W_l = nn.Linear(prior_dim, channels, bias=False)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -99,12 +118,12 @@ class Stack(nn.ModuleList):
 
 def downsample(channels: int) -> nn.Sequential:
     """(B, C, H, W) -> (B, 2C, H/2, W/2)."""
-    return nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1), nn.PixelUnshuffle(2))
+    return nn.Sequential(convolution(channels, channels // 2, 3), nn.PixelUnshuffle(2))
 
 
 def upsample(channels: int) -> nn.Sequential:
     """(B, C, H, W) -> (B, C/2, 2H, 2W)."""
-    return nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.PixelShuffle(2))
+    return nn.Sequential(convolution(channels, 2 * channels, 3), nn.PixelShuffle(2))
 
 
 class DI2Iformer(nn.Module):
@@ -142,12 +161,12 @@ class DI2Iformer(nn.Module):
             return Stack(count, channels, prior_dim, expansion, projection)
 
         self.scale = scale
-        self.embed = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.embed = convolution(in_channels, width, 3)
         self.encoder = nn.ModuleList(stack(n, c) for n, c in zip(blocks[:-1], widths[:-1], strict=True))
         self.down = nn.ModuleList(downsample(c) for c in widths[:-1])
         self.bottom = stack(blocks[-1], widths[-1])
         self.up = nn.ModuleList(upsample(c) for c in reversed(widths[1:]))
-        self.join = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in reversed(widths[:-1]))
+        self.join = nn.ModuleList(convolution(2 * c, c, 1) for c in reversed(widths[:-1]))
         self.decoder = nn.ModuleList(
             stack(n, c) for n, c in zip(reversed(blocks[:-1]), reversed(widths[:-1]), strict=True)
         )

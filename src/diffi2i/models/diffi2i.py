@@ -55,9 +55,7 @@ def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
     seen = 0
     if gt:
         seen = instantiate(task.gt) if task.gt else 3
-    return CPEN(
-        task.in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale, gt and model.cpen.standardise
-    )
+    return CPEN(task.in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale)
 
 
 def build_di2iformer(model: ModelConfig) -> nn.Module:

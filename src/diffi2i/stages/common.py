@@ -10,16 +10,21 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffi2i.models.fill import pull_push
 from diffi2i.schema import Config, TrainConfig
 
 Batch = dict[str, Any]
 
 
-def network_input(batch: Batch) -> Tensor:
-    """The input image with its mask, where there is one, as a fourth channel: (B, 3 or 4, H, W)."""
+def network_input(batch: Batch, fill: str = "black") -> Tensor:
+    """The input image with its mask, where there is one, as a fourth channel: (B, 3 or 4, H, W).
+
+    With `fill` "smooth" the network starts from `pull_push` inside the hole, not from black.
+    """
     image: Tensor = batch["input"]
     if "mask" in batch:
-        image = torch.cat([image, batch["mask"]], dim=1)
+        known = pull_push(image, batch["mask"]) if fill == "smooth" else image
+        image = torch.cat([known, batch["mask"]], dim=1)
     return image.contiguous(memory_format=torch.channels_last)
 
 

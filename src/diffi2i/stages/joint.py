@@ -44,7 +44,7 @@ class JointStage(TaskStage):
 
     def prior(self, batch: Batch) -> Tensor:
         """Z-hat (B, 4C') from the input alone, starting from noise seeded by each image's name (Alg. 2)."""
-        image = network_input(batch)
+        image = network_input(batch, self.config.task.fill)
         seed, names = self.config.seed, batch["name"]
         z_T = noise_for(names, seed, 4 * self.config.model.cpen.channels, image.device)
         return self.model.estimate_prior(
@@ -52,7 +52,7 @@ class JointStage(TaskStage):
         )
 
     def restore(self, batch: Batch, z: Tensor) -> Tensor:
-        output: Tensor = self.model.di2iformer(network_input(batch), z)
+        output: Tensor = self.model.di2iformer(network_input(batch, self.config.task.fill), z)
         return output
 
     def on_train_epoch_start(self) -> None:
@@ -60,7 +60,7 @@ class JointStage(TaskStage):
         self.cpen_s1.eval()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        stage, image = self.config.stage, network_input(batch)
+        stage, image = self.config.stage, network_input(batch, self.config.task.fill)
         with torch.no_grad():
             z = self.cpen_s1(image, batch["target"]).float()  # (B, 4C')
         generator = step_generator(self.config.seed, *self.place(batch_idx))

@@ -21,11 +21,11 @@ class PretrainStage(TaskStage):
 
     def prior(self, batch: Batch) -> Tensor:
         """Z (B, 4C') from the input and the ground truth (Eq. 5)."""
-        z: Tensor = self.cpen_s1(network_input(batch), batch["target"])
+        z: Tensor = self.cpen_s1(network_input(batch, self.config.task.fill), batch["target"])
         return z
 
     def restore(self, batch: Batch, z: Tensor) -> Tensor:
-        output: Tensor = self.di2iformer(network_input(batch), z)
+        output: Tensor = self.di2iformer(network_input(batch, self.config.task.fill), z)
         return output
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -126,6 +126,10 @@ def evaluate(config: EvalConfig) -> Path:
             source |= {"val_root": source["root"], "root": None}
     if config.seed is not None:
         settings.seed = config.seed
+    if config.degrade:
+        if settings.task.degrade is None:
+            raise UserError(f"degrade belongs to images, and run={config.run} is of {settings.task.name}: leave it out")
+        settings.task.degrade = config.degrade
     if config.flip is not None:
         settings.task.protocol.flip = config.flip
     if config.sizes is not None:

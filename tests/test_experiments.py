@@ -1,0 +1,472 @@
+"""Every experiment loads, its rows compose, and its numbers are those that the paper prints, all of them and no others.
+
+The paper's text comes from a PDF: a table's rows are lines that end in its numbers, in the order of its columns.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from diffi2i import config
+from diffi2i.errors import UserError
+from diffi2i.metrics.depth import DepthScores
+from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.models.diffi2i import build_diffi2i, build_diffusion
+from diffi2i.schema import Config, EvalConfig
+from diffi2i.tables import experiment
+from diffi2i.tables.experiment import COSTS, DEPTH_METRICS, LABEL_METRICS, Row
+
+PAPER = Path(__file__).parents[2] / "shared" / "papers" / "diffi2i.txt"
+TABLES = [f"table{number}" for number in range(1, 12)]
+NAMES = [*TABLES, "figure1", "figure6"]
+# Rows and columns of the paper's tables; of Table 8 the losses are the rows.
+SHAPES = {
+    "table1": (7, 9),
+    "table2": (6, 9),
+    "table3": (10, 10),
+    "table4": (20, 4),
+    "table5": (13, 2),
+    "table6": (12, 6),
+    "table7": (5, 2),
+    "table8": (3, 1),
+    "table9": (3, 4),
+    "table10": (2, 3),
+    "table11": (3, 3),
+    "figure1": (8, 7),
+    "figure6": (11, 1),
+}
+RUN = {
+    "table5": ["diffi2i-s", "diffi2i-l"],
+    "table7": ["s1", "v1", "v2", "v3", "v4"],
+    "table8": ["l1", "l2", "kl"],
+    "table10": ["both"],
+    "figure1": ["inpainting", "realsr", "sisr", "deblur", "segmentation", "depth"],
+    "figure6": ["t1", "t2", "t3", "t4", "t6", "t8", *(f"t8-respaced-{n}" for n in (1, 2, 3, 4, 6))],
+}
+
+
+def run_rows(name: str) -> list[Row]:
+    return [row for row in experiment.load(name).rows if row.overrides is not None]
+
+
+def row_of(name: str, row: str) -> Row:
+    return next(other for other in experiment.load(name).rows if other.name == row)
+
+
+Compose = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def compose(tmp_path_factory: pytest.TempPathFactory) -> Compose:
+    """`compose(experiment, row, *more)` gives the configuration that trains a row, after a stage 1 that is made up."""
+    folder = tmp_path_factory.mktemp("stage1")
+
+    @cache
+    def loaded(*overrides: str) -> Config:
+        return config.load(Config, "train", overrides)
+
+    @cache
+    def stage1(*overrides: str) -> Path:
+        run = Path(tempfile.mkdtemp(dir=folder))
+        OmegaConf.save(OmegaConf.structured(loaded(*overrides)), run / "config.yaml")
+        (run / "result.json").touch()
+        return run
+
+    def build(name: str, row: Row, *more: str) -> Config:
+        common = experiment.load(name).overrides
+        assert row.overrides is not None
+        init = []
+        if row.stage1 is not None:
+            init = [f"stage.init={stage1(*common, *row.stage1, 'stage=pretrain', *more)}"]
+        return deepcopy(loaded(*common, *row.overrides, *init, *more))
+
+    return build
+
+
+def test_all_results_of_the_paper_have_their_file() -> None:
+    assert experiment.names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_counts(name: str) -> None:
+    found = experiment.load(name)
+    assert (len(found.rows), len(found.columns)) == SHAPES[name]
+    assert [row.name for row in run_rows(name)] == RUN.get(name, ["diffi2i"])
+    assert {row.name for row in found.rows if row.overrides is None and not row.note} == set()
+    assert (found.x is not None) == name.startswith("figure")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_says_how_to_run_it(name: str) -> None:
+    text = (experiment.experiments_dir() / f"{name}.yaml").read_text(encoding="utf-8")
+    target = re.sub(r"(\D+)(\d+)", r"make reproduce-\1-\2", name)
+    assert text.startswith("# ")
+    assert f"diffi2i table {name} scale=demo seeds=3" in text
+    assert re.search(rf"{target}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "paper"])
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_compose_and_score_their_columns(name: str, scale: str, compose: Compose) -> None:
+    found, seen = experiment.load(name), []
+    scored: dict[str, set[str]] = {}
+    for row in run_rows(name):
+        loaded = compose(found.name, row, f"scale={scale}")
+        assert (loaded.scale, loaded.stage.name) == (scale, "pretrain" if row.stage1 is None else "joint")
+        assert found.task in (loaded.task.name, "all")
+        scored[row.name] = {
+            *loaded.task.protocol.metrics,
+            *{"labels": LABEL_METRICS, "depth": DEPTH_METRICS}.get(loaded.task.kind, ()),
+        }
+        loaded.stage.init = None
+        seen.append((asdict(loaded), row.evaluation))
+    # Of two equal rows one would be superfluous.
+    assert all(one not in seen[:i] for i, one in enumerate(seen))
+    each = any if found.task == "all" else all
+    for column in found.columns:
+        assert column.metric in COSTS or each(column.metric in metrics for metrics in scored.values())
+
+
+EVALUATIONS = sorted({tuple(column.evaluation) for name in NAMES for column in experiment.load(name).columns} - {()})
+
+
+@pytest.mark.parametrize("evaluation", map(list, EVALUATIONS), ids=lambda overrides: ",".join(overrides)[-60:])
+def test_evaluations_compose(evaluation: list[str], images: Path) -> None:
+    loaded = config.load(EvalConfig, "eval", ["run=somewhere", f"root={images}", *evaluation])
+    assert loaded.dataset is not None
+    assert f"dataset={loaded.dataset.name}" == evaluation[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_belong_to_a_set_and_say_so(name: str) -> None:
+    for column in experiment.load(name).columns:
+        assert bool(column.evaluation) == (column.metric not in COSTS)
+        if column.evaluation:
+            assert column.dataset.startswith(column.evaluation[0].removeprefix("dataset="))
+
+
+def test_dense_metrics_are_those_of_the_score_sheets() -> None:
+    assert tuple(SegmentationScores(3).compute()) == LABEL_METRICS
+    assert tuple(DepthScores(0.001, 10.0, None).compute()) == DEPTH_METRICS
+
+
+def test_table7_has_the_papers_variants(compose: Compose) -> None:
+    found = experiment.load("table7")
+    stages = [compose(found.name, row, "scale=smoke").stage for row in found.rows]
+    assert [(stage.name, stage.prior, stage.diffusion.variance_noise) for stage in stages] == [
+        ("pretrain", "joint", False),
+        ("joint", "none", False),
+        ("joint", "traditional", False),
+        ("joint", "joint", False),
+        ("joint", "joint", True),
+    ]
+
+
+def test_table8_has_the_papers_losses(compose: Compose) -> None:
+    found = experiment.load("table8")
+    stages = [compose(found.name, row, "scale=smoke").stage for row in found.rows]
+    assert [stage.prior_loss for stage in stages] == ["l1", "l2", "kl"]
+
+
+def test_inpainting_tables_share_their_runs(compose: Compose) -> None:
+    rows = [("table1", "diffi2i"), ("table7", "v3"), ("table8", "l1"), ("figure6", "t4"), ("figure1", "inpainting")]
+    loaded = [compose(name, row_of(name, row), "scale=smoke") for name, row in rows]
+    assert all(other == loaded[0] for other in loaded)
+
+
+def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations(compose: Compose) -> None:
+    found = experiment.load("figure6")
+    default = build_diffusion(config.load(Config, "train", []).stage.diffusion).alpha_bar[-1]
+    assert default == pytest.approx(0.9 * (1 - 0.1 - 0.89 / 3) * (1 - 0.1 - 2 * 0.89 / 3) * 0.01)
+    for row in found.rows:
+        diffusion = compose(found.name, row, "scale=smoke").stage.diffusion
+        for override in row.evaluation:
+            diffusion.timesteps = config.load(EvalConfig, "eval", ["run=somewhere", override]).timesteps
+        built = build_diffusion(diffusion)
+        assert built.alpha_bar[-1] == pytest.approx(default, rel=2e-3)
+        assert len(built.visited) - 1 == experiment.timesteps(found, row) == int(re.findall(r"\d+", row.label)[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "overrides"),
+    [
+        ("table1", "diffi2i", []),
+        ("table5", "diffi2i-s", ["dataset=ade20k", "root={images}"]),
+        ("table5", "diffi2i-l", ["dataset=ade20k", "root={images}"]),
+    ],
+)
+def test_networks_are_of_the_papers_size(
+    name: str, row: str, overrides: list[str], images: Path, compose: Compose
+) -> None:
+    more = [text.format(images=images) for text in overrides]
+    loaded = compose(name, row_of(name, row), "scale=paper", *more)
+    with torch.device("meta"):
+        network = build_diffi2i(loaded.task, loaded.model, loaded.stage.diffusion)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count * experiment.paper_units("parameters") == pytest.approx(row_of(name, row).paper[0], rel=0.03)
+
+
+def test_segmentation_sizes_differ_at_paper_scale_alone(compose: Compose) -> None:
+    found = experiment.load("table5")
+
+    def models(scale: str) -> list[str]:
+        rows = run_rows("table5")
+        return [compose(found.name, row, f"scale={scale}").model.name for row in rows]
+
+    assert models("paper") == ["segment_s", "segment_l"]
+    assert models("smoke") == ["segment_tiny"] * 2
+
+
+# What the paper's text says about its tables: row, column (dataset and metric), other row, the difference it names.
+GAINS = [
+    ("table1", "diffi2i", "celebahq-wide", "fid", "lama", -1.001),
+    ("table2", "diffi2i", "ntire2020_track1", "psnr", "ldm", 1.84),
+    ("table2", "diffi2i", "ntire2020_track1", "lpips_alex", "ldm", -0.182),
+    ("table3", "diffi2i", "general100", "lpips_alex", "bebygan", -0.0112),
+    ("table3", "diffi2i", "div2k100", "lpips_alex", "bebygan", -0.0093),
+    ("table4", "diffi2i", "gopro", "psnr", "ipt", 0.73),
+    ("table4", "diffi2i", "gopro", "psnr", "mimo-unet", 0.8),
+    ("table4", "diffi2i", "gopro", "psnr", "restormer", 0.33),
+    ("table4", "diffi2i", "hide", "psnr", "restormer", 0.34),
+]
+
+
+def paper_value(name: str, row: str, dataset: str, metric: str) -> float:
+    columns = experiment.load(name).columns
+    place = next(i for i, column in enumerate(columns) if (column.dataset, column.metric) == (dataset, metric))
+    value = row_of(name, row).paper[place]
+    assert value is not None
+    return value
+
+
+@pytest.mark.parametrize(("name", "row", "dataset", "metric", "other", "gain"), GAINS)
+def test_gains_are_those_of_the_papers_text(
+    name: str, row: str, dataset: str, metric: str, other: str, gain: float
+) -> None:
+    difference = paper_value(name, row, dataset, metric) - paper_value(name, other, dataset, metric)
+    assert difference == pytest.approx(gain, abs=1e-6)
+
+
+def test_costs_are_those_of_the_papers_text() -> None:
+    size, peer = (paper_value("table1", row, "", "parameters") for row in ("diffi2i", "repaint"))
+    assert size / peer == pytest.approx(0.045, abs=0.001)
+    ours = paper_value("table9", "diffi2i", "", "seconds_per_image")
+    assert ours / paper_value("table9", "ldm", "", "seconds_per_image") == pytest.approx(0.036, abs=0.0005)
+    assert paper_value("table9", "ldm-dpm-solver", "", "seconds_per_image") / ours == pytest.approx(20, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("table7", "v3", "celebahq-wide", "fid"), ("table1", "diffi2i", "celebahq-wide", "fid")),
+        (("table8", "l1", "celebahq-wide", "fid"), ("table7", "v3", "celebahq-wide", "fid")),
+        *(
+            ((name, row, "ntire2020_track1", metric), ("table2", ours, "ntire2020_track1", metric))
+            for name, row, ours in (
+                ("table9", "diffi2i", "diffi2i"),
+                ("table9", "ldm", "ldm"),
+                ("table10", "both", "diffi2i"),
+            )
+            for metric in ("lpips_alex", "dists", "psnr")
+        ),
+        (("figure1", "inpainting", "celebahq-wide", "fid"), ("table1", "diffi2i", "celebahq-wide", "fid")),
+        (("figure1", "inpainting", "", "seconds_per_image"), ("table7", "v3", "", "seconds_per_image")),
+        *(
+            (("figure1", row, dataset, metric), ("table9", table_row, dataset, metric))
+            for row, table_row in (
+                ("realsr", "diffi2i"),
+                ("realsr-ldm", "ldm"),
+                ("realsr-ldm-dpm-solver", "ldm-dpm-solver"),
+            )
+            for dataset, metric in (("ntire2020_track1", "lpips_alex"), ("", "seconds_per_image"))
+        ),
+        (("figure1", "sisr", "div2k100", "lpips_alex"), ("table3", "diffi2i", "div2k100", "lpips_alex")),
+        (("figure1", "deblur", "gopro", "psnr"), ("table4", "diffi2i", "gopro", "psnr")),
+        (("figure1", "segmentation", "ade20k", "miou"), ("table5", "diffi2i-l", "ade20k", "miou")),
+        (("figure1", "depth", "nyu", "rmse"), ("table6", "diffi2i", "nyu", "rmse")),
+    ],
+)
+def test_repeated_values_agree(one: tuple[str, str, str, str], other: tuple[str, str, str, str]) -> None:
+    assert paper_value(*one) == paper_value(*other)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_claim_is_the_papers_order(name: str) -> None:
+    found = experiment.load(name)
+    assert sorted(found.claim) == sorted(row.name for row in run_rows(name))
+    metric = found.columns[found.claim_column].metric
+    values = [row_of(name, row).paper[found.claim_column] for row in found.claim]
+    assert None not in values
+    assert values == sorted(values, reverse=metric in ("psnr", "psnr_y", "miou"))  # type: ignore[type-var]
+
+
+def test_figures_print_no_numbers_of_their_own() -> None:
+    assert all(value is None for row in experiment.load("figure6").rows for value in row.paper)
+    assert "prints no numbers" in experiment.load("figure6").note
+    assert "prints no numbers" in experiment.load("figure1").note
+
+
+def passage(text: str, number: int) -> str:
+    """From a table's caption to the next table's."""
+    start = text.index(f"TABLE {number}\n")
+    end = text.find("\n TABLE ", start + 1), text.find("\nTABLE ", start + 1)
+    return text[start : min((place for place in end if place > 0), default=len(text))]
+
+
+def printed_rows(text: str, columns: int) -> list[tuple[str, list[float | None]]]:
+    """Label and values of the lines that end in exactly `columns` numbers or dashes, Table 7's ticks left out."""
+    rows = []
+    for line in text.splitlines():
+        words = [word for word in line.split() if word not in "!%"]
+        found = re.search(r"(?:(?:^| )(?:-|\d+(?:\.\d+)?))+$", " ".join(words))
+        values = found.group().split() if found else []
+        if len(values) == columns:
+            label = words[: len(words) - columns]
+            rows.append((" ".join(label), [None if value == "-" else float(value) for value in values]))
+    return rows
+
+
+def bare(label: str) -> str:
+    """Letters and digits alone, without citations and the authors' "Ours"."""
+    label = re.sub(r"\[\d+\]|\(Ours\)|, Ours", "", label)
+    return re.sub(r"[^a-z0-9]", "", label.lower())
+
+
+needs_paper = pytest.mark.skipif(not PAPER.is_file(), reason="the paper's text is not here")
+
+
+@needs_paper
+@pytest.mark.parametrize("name", TABLES)
+def test_all_rows_that_the_paper_prints_are_here_and_no_others(name: str) -> None:
+    found = experiment.load(name)
+    text = passage(PAPER.read_text(encoding="utf-8"), int(name.removeprefix("table")))
+    if name == "table8":  # its rows are printed as columns
+        assert [values for _, values in printed_rows(text, len(found.rows))] == [[row.paper[0] for row in found.rows]]
+        return
+    assert [(bare(label), values) for label, values in printed_rows(text, len(found.columns))] == [
+        (bare(row.label), row.paper) for row in found.rows
+    ]
+
+
+HEADS = {
+    "FID": ["fid"],
+    "LPIPS": ["lpips_alex", "lpips_vgg"],
+    "DISTS": ["dists"],
+    "PSNR": ["psnr", "psnr_y"],
+    "SSIM": ["ssim"],
+    "mIOU": ["miou"],
+    "Rel.": ["abs_rel"],
+    "RMSE": ["rmse"],
+    "log10": ["log10"],
+    "δ1": ["delta1"],
+    "δ2": ["delta2"],
+    "δ3": ["delta3"],
+}
+
+
+@needs_paper
+@pytest.mark.parametrize("name", TABLES)
+def test_columns_are_in_the_papers_order(name: str) -> None:
+    text = passage(PAPER.read_text(encoding="utf-8"), int(name.removeprefix("table")))
+    heads = re.findall(rf"({'|'.join(map(re.escape, HEADS))}) ?[↓↑]", text)
+    metrics = [column.metric for column in experiment.load(name).columns if column.metric not in COSTS]
+    # Table 11 names its score once for all columns.
+    heads *= len(metrics) if len(heads) == 1 else 1
+    assert len(heads) == len(metrics)
+    assert all(metric in HEADS[head] for head, metric in zip(heads, metrics, strict=True))
+
+
+GOOD = """
+name: good
+title: A table
+task: sisr
+overrides: [task=sisr]
+columns:
+  - {dataset: set5, metric: psnr_y, heading: Set5, evaluation: [dataset=set5]}
+  - {dataset: "", metric: parameters, heading: Size}
+rows:
+  - {name: peer, label: Peer, overrides: null, stage1: null, paper: [30, null]}
+  - {name: ours, label: Ours, overrides: [stage=joint], stage1: [], paper: [31.5, 27]}
+  - {name: first, label: First, overrides: [stage=pretrain], stage1: null, paper: [32.5, 27]}
+claim: [first, ours]
+"""
+
+
+def good(folder: Path, text: str = GOOD) -> Path:
+    file = folder / "good.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_good_file_is_read(tmp_path: Path) -> None:
+    found = experiment.read(good(tmp_path))
+    assert [row.paper for row in found.rows] == [[30.0, None], [31.5, 27.0], [32.5, 27.0]]
+    assert isinstance(found.rows[0], Row)
+    assert (found.x, found.claim_column, found.note, found.rows[1].evaluation) == (None, 0, "", [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("label: Peer", "label: Peer, colour: red", ["row peer, colour: unknown key: write one of name, label"]),
+        ("title: A table", "title: A table\ncolour: red", ["colour"]),
+        ("heading: Set5", "heading: Set5, colour: red", ["column Set5", "colour"]),
+        ("[30, null]", "[thirty, null]", ["row peer", "thirty"]),
+        ("[30, null]", "30", ["row peer", "paper: must be a list"]),
+        ("  - {name: peer", "  - 5\n  - {name: peer", ["row 1", "must hold the keys name, label"]),
+        ("overrides: [task=sisr]", "overrides: task=sisr", ["overrides: must be a list"]),
+        ("[30, null]", "[.nan, null]", ["row peer", "finite"]),
+        ("overrides: [stage=joint]", "overrides: stage=joint", ["row ours", "overrides"]),
+        ("label: Ours, ", "", ["row ours, label: is missing"]),
+        ("name: ours, ", "", ["row 2, name: is missing"]),
+        ("title: A table\n", "", ["title: is missing"]),
+        ("[31.5, 27]", "[31.5]", ["row ours", "1 numbers for 2 columns"]),
+        ("[31.5, 27]", "[31.5, 27, 3]", ["row ours", "3 numbers for 2 columns"]),
+        ("name: ours", "name: peer", ["row peer", "twice"]),
+        ("name: ours", "name: Our S", ["row Our S", "a-z"]),
+        ("metric: psnr_y", "metric: psnr_z", ["column Set5", "unknown metric psnr_z"]),
+        ("dataset: set5", 'dataset: ""', ["column Set5", "needs its dataset"]),
+        ('dataset: ""', "dataset: set5", ["column Size", "cost"]),
+        ("overrides: null, stage1: null", "overrides: null, stage1: []", ["row peer", "not run"]),
+        ("stage1: []", "stage1: null", ["row ours", "stage=pretrain"]),
+        ("[stage=joint]", "[]", ["row ours", "stage=joint"]),
+        ("claim: [first, ours]", "claim: [first, peer]", ["claim peer", "first"]),
+        ("claim: [first, ours]", "claim: [first, first]", ["claim first"]),
+        ("claim: [first, ours]", "claim_column: 2", ["claim_column=2"]),
+        ("claim: [first, ours]", "x: steps", ["unknown x steps", "timesteps"]),
+        ("name: good", "name: other", ["name is other"]),
+        ("task: sisr", "task: tennis", ["unknown task tennis", "inpainting"]),
+        (GOOD[GOOD.index("rows:") :], "rows: []", ["must not be empty"]),
+        (GOOD[GOOD.index("rows:") :], "rows: 5", ["rows: must be a list"]),
+        (GOOD, "- 1\n- 2", ["must hold the keys"]),
+        (GOOD, "name: [", ["not a readable YAML"]),
+        ("title: A table", "title: A table\ntitle: B", ["not a readable YAML", "duplicate"]),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(old: str, new: str, words: list[str], tmp_path: Path) -> None:
+    assert GOOD.count(old) == 1
+    file = good(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        experiment.read(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(file))
+    assert all(word in message for word in words)
+
+
+def test_an_unknown_experiment_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no experiment 'table12': write one of table1, .*figure6"):
+        experiment.load("table12")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a readable YAML file"):
+        experiment.read(tmp_path / "none.yaml")

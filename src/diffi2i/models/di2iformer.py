@@ -25,20 +25,6 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def keep_variance(conv: nn.Conv2d, gain: float = 1.0) -> nn.Conv2d:
-    """Initial weights by which the output varies as much as the input (times `gain`).
-
-    PyTorch's own shrink the variance threefold at each convolution. Down to the coarsest level and back that leaves
-    gradients of 1e-9, below the 1e-8 that Adam adds to their size: those levels would not learn.
-    """
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    with torch.no_grad():
-        conv.weight.mul_(gain)
-    return conv
-
-
 def start_small(module: nn.Module) -> None:
     """A tenth of PyTorch's initial weights, so that training starts near the identity, not by unlearning noise."""
     with torch.no_grad():
@@ -51,7 +37,15 @@ def depthwise(channels: int) -> nn.Conv2d:
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
-    return keep_variance(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2))
+    """Between the levels, with initial weights by which the output varies as much as the input.
+
+    PyTorch's own shrink the variance threefold at each convolution. Down to the coarsest level and back that left
+    gradients of 1e-9, below the 1e-8 that Adam adds to their size: the coarse levels did not learn.
+    """
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
 
 
 class DynamicLayer(nn.Module):
@@ -74,11 +68,10 @@ class DynamicLayer(nn.Module):
             raise ValueError(f"a depth-wise projection keeps its width: expansion must be 1, got {expansion}")
         self.attention = attention
         self.norm = LayerNorm(channels)
-        self.W_c = convolution(channels, 2 * hidden, 1)
-        self.W_d = keep_variance(depthwise(2 * hidden))
-        project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
-        # Each of dozens of layers adds to x.
-        self.project = keep_variance(project, gain=0.5)
+        self.W_c = nn.Conv2d(channels, 2 * hidden, 1)
+        self.W_d = depthwise(2 * hidden)
+        self.project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
+        start_small(self.project)
         self.W_l = nn.Linear(prior_dim, channels, bias=False)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from diffi2i.data.dataset import (
     EvalImages,
     ImageCache,
     Phase,
-    ShardSampler,
     StepSampler,
     TrainImages,
     check_image,
@@ -266,13 +265,6 @@ def test_the_first_step_is_asked_anew_at_every_epoch() -> None:
         assert [batch[0].step for batch in sampler] == [made, made + 1]
 
 
-@pytest.mark.parametrize("n", [1, 7, 8])
-def test_shards_are_disjoint_and_complete(n: int) -> None:
-    shards = [ShardSampler(n, rank, 3) for rank in range(3)]
-    assert sorted(chain(*shards)) == list(range(n))
-    assert sum(len(shard) for shard in shards) == n
-
-
 def module(source: Any, degrade: Degradation, **options: Any) -> ImageDataModule:
     settings: dict[str, Any] = {"phases": [Phase(0, 16, 2)], "steps_per_epoch": 3} | options
     on_device = getattr(degrade, "on_device", False)
@@ -450,3 +442,21 @@ def test_check_finds_broken_files_early(items: list[Item]) -> None:
     items[2].target.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"2\.png: not a readable image"):
         data.check()
+
+
+@pytest.mark.parametrize("n", [1, 7, 8])
+def test_shards_are_disjoint_and_complete_and_each_process_has_a_batch(
+    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(n):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{i}.png")
+    items = folder("val", val_root=str(tmp_path))
+    data = module(lambda split: items, Inpaint(narrow()))
+    data.setup("validate")
+    shares, batches = [], []
+    for rank in range(3):
+        monkeypatch.setattr(ImageDataModule, "_rank_and_world", (rank, 3))
+        shares.append(list(data.val_share))
+        batches.append(len(data.val_dataloader()))
+    assert sorted(chain(*shares)) == list(range(n))
+    assert batches == [max(1, len(share)) for share in shares]

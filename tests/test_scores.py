@@ -34,7 +34,8 @@ class Module(SimpleNamespace):
 
 def validate(scores: ValidationScores, *batches: tuple[dict[str, Tensor], dict[str, Any]]) -> dict[str, float]:
     """Runs the callback over (outputs, batch); returns what it logged."""
-    trainer: Any = SimpleNamespace(is_global_zero=True, global_step=7)
+    data = SimpleNamespace(val_share=range(len(batches)))
+    trainer: Any = SimpleNamespace(is_global_zero=True, global_step=7, datamodule=data)
     module: Any = Module(device=torch.device("cpu"), logged={})
     scores.on_validation_start(trainer, module)
     for i, (outputs, batch) in enumerate(batches):

@@ -100,6 +100,8 @@ class ValidationScores(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if batch_idx >= len(trainer.datamodule.val_share):  # type: ignore[attr-defined]
+            return
         target, names, mask = batch["target"], batch["name"], batch.get("mask", batch.get("valid"))
         output = with_known_pixels(outputs["output"], batch)
         self.own.update(output, target, names=names, mask=mask)

@@ -10,7 +10,7 @@ import torch.distributed
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
-from diffi2i.data.dataset import ImageCache, Phase, Sample, ShardSampler, StepSampler
+from diffi2i.data.dataset import ImageCache, Phase, Sample, StepSampler
 from diffi2i.data.sources import Item, Split, manifest_hash
 from diffi2i.errors import UserError
 
@@ -121,10 +121,20 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader(self.train_set, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """This process's share of the validation images, one a batch since their sizes differ."""
+        """This process's share of the validation images, one a batch since their sizes differ.
+
+        A process without an image gets the first one, which does not count (`val_share`): Lightning refuses a loader
+        without batches, and ends the epoch, where the scores of all processes meet, only after one.
+        """
+        return self._loader(self.val_set, sampler=list(self.val_share) or [0])
+
+    @property
+    def val_share(self) -> range:
+        """Numbers of the validation images of this process, every `world size`th and unpadded: none counts twice."""
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         count = len(self.val_items[: self.max_fit_images if fitting else None])
-        return self._loader(self.val_set, sampler=ShardSampler(count, *self._rank_and_world))
+        rank, world = self._rank_and_world
+        return range(count)[rank::world]
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Degrades a training batch on its device, where the task's degradation does that."""

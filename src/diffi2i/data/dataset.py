@@ -234,20 +234,6 @@ class StepSampler(Sampler[list[Draw]]):
         return self.steps * self.micro_batches
 
 
-class ShardSampler(Sampler[int]):
-    """Every `world_size`-th index from `rank`, unpadded, so that no image counts twice in a metric."""
-
-    def __init__(self, n: int, rank: int = 0, world_size: int = 1) -> None:
-        """`n`: the dataset's length."""
-        self.indices = range(n)[rank::world_size]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
 def check_image(item: Item, degrade: Degradation) -> None:
     """Raise UserError where an item's headers show that the task cannot use it."""
     require_usable([item], degrade)

@@ -16,12 +16,24 @@ from diffi2i.data.dataset import Draw
 from diffi2i.errors import UserError
 from diffi2i.losses.task import TaskLoss
 from diffi2i.models.diffi2i import build_cpen, build_diffi2i
-from diffi2i.schema import BenchConfig, Config, DataConfig, EvalConfig, PredictConfig
+from diffi2i.schema import BenchConfig, Config, DataConfig, EvalConfig, PredictConfig, ScoreConfig
 from tests.conftest import SMALL, Make
 
 FILES = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*.yaml"))
-ROOTS = {"train": Config, "bench": BenchConfig, "eval": EvalConfig, "predict": PredictConfig, "data": DataConfig}
-NEEDED = {"eval": ["run=somewhere"], "predict": ["run=a", "input=b", "output=c"], "data": ["dataset=photos"]}
+ROOTS = {
+    "train": Config,
+    "bench": BenchConfig,
+    "eval": EvalConfig,
+    "predict": PredictConfig,
+    "data": DataConfig,
+    "score": ScoreConfig,
+}
+NEEDED = {
+    "eval": ["run=somewhere"],
+    "predict": ["run=a", "input=b", "output=c"],
+    "data": ["dataset=photos"],
+    "score": ["task=sisr", "pred=a", "target=b"],
+}
 SCALES = ["smoke", "demo", "reduced", "paper"]
 TASK_OF_KIND = {"image": "sisr", "labels": "segmentation", "depth": "depth"}
 NETWORKS = {"DI2Iformer": "image", "Segmenter": "labels", "Depther": "depth"}
@@ -202,14 +214,6 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
     network = build_diffi2i(loaded.task, loaded.model, loaded.stage.diffusion).eval()
     macs = multiply_accumulates(lambda: network(torch.zeros(1, 4, 256, 256), torch.zeros(1, 256)))
     assert macs < 101e9 / 2
-
-
-@pytest.mark.parametrize("logger", ["csv", "none", "wandb"])
-def test_loggers_build(logger: str, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    loaded = config.load(Config, "train", [f"logger={logger}"])
-    built = train.build_logger(loaded, tmp_path)
-    assert (built is False) == (logger == "none")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """`diffi2i train`: from a checked configuration to a finished run directory."""
 
-import hashlib
-import os
 import sys
 from pathlib import Path
 
@@ -16,6 +14,8 @@ from diffi2i.build import build, build_data, constant_target, micro_batches
 from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.callbacks.showcase import Showcase
+from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.evaluate import score
 from diffi2i.metrics import LOWER_IS_BETTER
@@ -25,6 +25,7 @@ from diffi2i.runtime import new_trainer, quiet
 from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.tracking import log_result, shows_pictures, tracking
 
 
 def train(config: Config) -> Path:
@@ -48,8 +49,16 @@ def train(config: Config) -> Path:
     last = run_dir / "checkpoints" / "last.ckpt"
     say(f"{'resuming' if last.is_file() else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
 
+    with tracking(config, run_dir) as logger:
+        fit_and_score(config, stage, data, run_dir, logger)
+    return run_dir
+
+
+def fit_and_score(config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logger: Logger | None) -> None:
+    """Trains, from the last checkpoint where there is one, and leaves weights, scores and record in the directory."""
+    last = run_dir / "checkpoints" / "last.ckpt"
     timer = Timer()
-    trainer = build_trainer(config, stage, run_dir, timer)
+    trainer = build_trainer(config, stage, run_dir, timer, logger)
     try:
         trainer.fit(stage, data, ckpt_path=str(last) if last.is_file() else None)
     except SystemExit:
@@ -69,7 +78,7 @@ def train(config: Config) -> Path:
         }
         manifests = {"train": data.train_manifest, "val": data.val_manifest}
         write_result(run_dir / "result.json", config, manifests, record)
-    return run_dir
+        log_result(logger, record, run_dir)
 
 
 @rank_zero_only
@@ -96,15 +105,16 @@ def build_stage(config: Config) -> Stage:
         raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
 
 
-def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer) -> L.Trainer:
+def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer, logger: Logger | None) -> L.Trainer:
     """Lightning's Trainer. An epoch is `train.epoch_steps` optimiser steps and ends with a checkpoint."""
     train, trainer = config.train, config.trainer
     # With a discriminator the stage itself accumulates and clips the gradients of both networks.
     manual = not stage.automatic_optimization
     main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
+    scores = ValidationScores(config.task, config.dataset.name)
     callbacks: list[Callback] = [
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
-        ValidationScores(config.task, config.dataset.name),
+        scores,
         # Without a monitored metric, the one checkpoint kept is the newest.
         ModelCheckpoint(
             checkpoints,
@@ -124,6 +134,8 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer) -> 
         StopOnNonFinite(),
         timer,
     ]
+    if shows_pictures(logger):
+        callbacks.append(Showcase(config, scores))
     if trainer.progress and sys.stdout.isatty():
         callbacks.append(Progress())
     return new_trainer(
@@ -137,20 +149,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer) -> 
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, train.epoch_steps),
         callbacks=callbacks,
-        logger=build_logger(config, run_dir),
+        logger=logger or False,
         enable_progress_bar=trainer.progress and sys.stdout.isatty(),
         default_root_dir=run_dir,
     )
-
-
-def build_logger(config: Config, run_dir: Path) -> Logger | bool:
-    node = dict(config.logger or {})
-    if not node.get("_target_"):
-        return False
-    if node["_target_"].endswith("WandbLogger"):
-        # The same id each time, so that a resumed run goes on in the same W&B run.
-        node |= {"id": hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:8], "name": run_dir.name}
-        if not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").is_file():
-            os.environ.setdefault("WANDB_MODE", "offline")
-    logger: Logger = build({**node, "save_dir": str(run_dir)}, "logger")
-    return logger

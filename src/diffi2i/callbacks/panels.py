@@ -2,6 +2,7 @@
 
 The error is 4 times the absolute difference; for labels the wrong pixels; for depth 4 times the relative error."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,20 +51,28 @@ class Pictures:
 
     def panel(self) -> Image.Image:
         """All rows under one header. Needs at least one row."""
-        widths = [sum(image.width + GAP for image in images) - GAP for _, images in self.rows]
-        heights = [HEADER + images[0].height for _, images in self.rows]
-        sheet = Image.new("RGB", (max(widths), sum(heights)), "white")
-        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-        top = 0
-        for (name, images), height in zip(self.rows, heights, strict=True):
-            left = 0
-            for title, image in zip(COLUMNS, images, strict=True):
-                text = f"{name}: {title}" if left == 0 else title
-                draw.text((left + GAP, top + GAP), text, fill="black", font=font)
-                sheet.paste(image, (left, top + HEADER))
-                left += image.width + GAP
-            top += height
-        return sheet
+        return sheet([(name, dict(zip(COLUMNS, images, strict=True))) for name, images in self.rows])
+
+
+def sheet(rows: Sequence[tuple[str, Mapping[str, Image.Image]]]) -> Image.Image:
+    """Rows of pictures as one: each row has a name and, from left to right, titles with their pictures.
+
+    The pictures of a row are equally high. Needs at least one row.
+    """
+    widths = [sum(image.width + GAP for image in images.values()) - GAP for _, images in rows]
+    heights = [HEADER + max(image.height for image in images.values()) for _, images in rows]
+    canvas = Image.new("RGB", (max(widths), sum(heights)), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    top = 0
+    for (name, images), height in zip(rows, heights, strict=True):
+        left = 0
+        for title, image in images.items():
+            text = f"{name}: {title}" if left == 0 else title
+            draw.text((left + GAP, top + GAP), text, fill="black", font=font)
+            canvas.paste(image, (left, top + HEADER))
+            left += image.width + GAP
+        top += height
+    return canvas
 
 
 def thumbnail(image: Image.Image) -> Image.Image:

@@ -1,0 +1,126 @@
+"""The same few validation images after every validation: input, stage 1, stage 2, target, error side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffi2i.callbacks.panels import as_picture, sheet, thumbnail
+from diffi2i.callbacks.scores import ValidationScores, naive_output
+from diffi2i.config import read_run_config
+from diffi2i.errors import UserError
+from diffi2i.schema import Config
+from diffi2i.stages.common import Batch, with_known_pixels
+from diffi2i.tracking import log_pictures, logged_step
+
+KEY = "panels"
+
+
+class Showcase(L.Callback):
+    """Logs a picture of each chosen image under `panels`; the weights are the averaged ones, as in validation.
+
+    Args:
+        config: the run's; `logger.panels` chooses the images: how many, from the first, or their names.
+        scores: says how this task's images, labels or depth are shown.
+    """
+
+    def __init__(self, config: Config, scores: ValidationScores) -> None:
+        self.task, self.scores = config.task, scores
+        self.chosen = chosen_images((config.logger or {}).get("panels"))
+        self.stage1 = stage1_images(config)
+        self.output_title = "stage 1" if config.stage.name == "pretrain" else "stage 2"
+        self.pictures: dict[str, Image.Image] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Finds the images. Raises `UserError` for a name that no validation image has."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        names = [item.name for item in data.val_items[: data.max_fit_images]]
+        if isinstance(self.chosen, int):
+            self.names = names[: self.chosen]
+            return
+        if unknown := [name for name in self.chosen if name not in names]:
+            raise UserError(f"logger.panels: no validation image is called {unknown[0]}: choose from {some(names)}")
+        self.names = list(self.chosen)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.pictures = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        name = batch["name"][0]
+        if name in self.names:
+            self.pictures[name] = self.picture(name, batch, with_known_pixels(outputs["output"], batch))
+
+    def picture(self, name: str, batch: Batch, output: Tensor) -> Image.Image:
+        """The batch's first image, its parts side by side under their titles."""
+        naive = naive_output(batch, self.task, None) if self.task.kind == "image" else batch["input"]
+        shown = [as_picture(image) for image in self.scores.shown(batch, naive, output)]
+        shown_input, result, target, error = shown
+        parts = {"input": shown_input}
+        if (before := self.stage1_output(name, target)) is not None:
+            parts["stage 1"] = before
+        parts |= {self.output_title: result, "target": target, "error": error}
+        return sheet([(name, {title: thumbnail(part) for title, part in parts.items()})])
+
+    def stage1_output(self, name: str, target: Image.Image) -> Image.Image | None:
+        """What the stage-1 run made of this very image, where it has kept that."""
+        if self.stage1 is None:
+            return None
+        files = [self.stage1 / f"{name}_{role}.png" for role in ("target", "output")]
+        if not all(file.is_file() for file in files):
+            return None
+        theirs, output = (Image.open(file).convert("RGB") for file in files)
+        return output if np.array_equal(np.asarray(theirs), np.asarray(target)) else None
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pictures = of_all_ranks(self.pictures)
+        if trainer.is_global_zero and pictures:
+            shown = {name: pictures[name] for name in self.names if name in pictures}
+            log_pictures(trainer.logger, KEY, shown, logged_step(trainer))
+
+
+def chosen_images(panels: Any) -> int | Sequence[str]:
+    """What `logger.panels` says. Raises `UserError` for anything but a count or names."""
+    if panels is None:
+        return 0
+    if isinstance(panels, int) and not isinstance(panels, bool) and panels >= 0:
+        return panels
+    if isinstance(panels, list) and all(isinstance(name, str) for name in panels):
+        return panels
+    raise UserError(f"logger.panels={panels}: write how many validation images to show, or their names: [a,b]")
+
+
+def stage1_images(config: Config) -> Path | None:
+    """The pictures of the stage-1 run that a stage-2 run comes from, be it by way of other stage-2 runs."""
+    init = config.stage.init
+    while init is not None and (Path(init) / "config.yaml").is_file():
+        stage = read_run_config(Path(init)).stage
+        if stage.name == "pretrain":
+            return Path(init) / "images"
+        init = stage.init
+    return None
+
+
+def of_all_ranks(pictures: dict[str, Image.Image]) -> dict[str, Image.Image]:
+    """This rank's pictures and all others'. Collective under DDP, also for a rank without any."""
+    shares = [pictures]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        shares = [{} for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(shares, pictures)
+    return {name: picture for share in shares for name, picture in share.items()}
+
+
+def some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

@@ -1,0 +1,211 @@
+"""`diffi2i dashboard`: the W&B project's dashboards as code: a workspace for each task, and one report.
+
+Both have the same panels: validation curves, bars of the final scores by row, cost against quality, pictures. What they
+show is what `tracking` and the callbacks log. Their specifications are always written as JSON; with a W&B key they are
+also sent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from diffi2i import config
+from diffi2i.callbacks.showcase import KEY as PICTURES
+from diffi2i.errors import UserError
+from diffi2i.results import write_json
+from diffi2i.schema import Config, TaskConfig
+from diffi2i.tables import experiment
+from diffi2i.tables.runs import SCORES
+
+try:
+    import wandb_workspaces.expr as ex
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+except ModuleNotFoundError as error:
+    raise UserError("dashboard needs the package wandb-workspaces: pip install 'diffi2i[dashboard]'") from error
+
+X = "trainer/global_step"
+DENSE = {"labels": experiment.LABEL_METRICS, "depth": experiment.DEPTH_METRICS}
+
+
+@dataclass
+class Dashboard:
+    """What the command takes: the W&B project, who owns it (None: the key's owner), and the folder for the files."""
+
+    project: str = "diffi2i"
+    entity: str | None = None
+    output: str = "outputs/dashboard"
+
+
+def dashboard(arguments: Sequence[str]) -> None:
+    """Writes `workspace_spec.json` and `report_spec.json`; with a W&B key also sends them and prints their addresses.
+
+    W&B makes new views each time: earlier ones stay until they are deleted there.
+
+    Raises:
+        UserError: an unknown argument, or W&B cannot be had; the files are there all the same.
+    """
+    settings = read_arguments(arguments)
+    output = Path(settings.output)
+    output.mkdir(parents=True, exist_ok=True)
+    # Without an owner: a report's runs would be looked up at W&B.
+    tasks, unowned = shipped_tasks(), replace(settings, entity=None)
+    write_json(output / "workspace_spec.json", {task.name: spec(workspace(task, unowned)) for task in tasks})
+    write_json(output / "report_spec.json", spec(report(tasks, unowned)))
+    print(f"wrote {output / 'workspace_spec.json'} and {output / 'report_spec.json'}")
+    try:
+        if not wandb.login(prompt=False, verify=False):
+            print(f"not sent, no W&B key: after `wandb login` give {' '.join(['diffi2i dashboard', *arguments])} again")
+            return
+        send(tasks, settings)
+    except Exception as error:  # W&B's client has no common one
+        raise UserError(f"W&B: {str(error).splitlines()[0]}; the files in {output} are written") from error
+
+
+def read_arguments(arguments: Sequence[str]) -> Dashboard:
+    """`key=value` pairs. Raises `UserError` for anything else."""
+    known = [field.name for field in fields(Dashboard)]
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    if bad := [key for key, value in given.items() if key not in known or not value]:
+        raise UserError(f"dashboard does not know '{bad[0]}': write {', '.join(f'{key}=<value>' for key in known)}")
+    return Dashboard(**given)
+
+
+def send(tasks: Sequence[TaskConfig], settings: Dashboard) -> None:
+    """Saves all of them in the project, which is made if need be. Raises what W&B's client raises."""
+    api = wandb.Api()
+    entity = settings.entity or api.default_entity
+    if not entity:
+        raise ValueError("the key has no owner of its own: write entity=<team or user>")
+    owned = replace(settings, entity=entity)
+    api.create_project(owned.project, entity)
+    for task in tasks:
+        print(f"{task.name}: {workspace(task, owned).save().url}")
+    print(f"report: {report(tasks, owned).save().url}")
+
+
+def shipped_tasks() -> list[TaskConfig]:
+    """Every task of `conf/task`, at the default scale."""
+    names = sorted(file.stem for file in (config.conf_dir() / "task").glob("*.yaml"))
+    return [config.load(Config, "train", [f"task={name}"]).task for name in names]
+
+
+def metrics_of(task: TaskConfig) -> list[str]:
+    """The scores that a task's runs can have, the one that counts first."""
+    listed = task.protocol.metrics if task.kind == "image" else DENSE[task.kind]
+    return [task.main_metric, *(metric for metric in listed if metric != task.main_metric)]
+
+
+def workspace(task: TaskConfig, settings: Dashboard) -> Any:
+    """The task's saved view: its runs alone, by table and row, and its panels in sections."""
+    return ws.Workspace(
+        entity=settings.entity or "",
+        project=settings.project,
+        name=f"DiffI2I {task.name}",
+        sections=[
+            ws.Section(name=name, panels=panels, is_open=True, layout_settings=ws.SectionLayoutSettings(columns=3))
+            for name, panels in panels_of(task).items()
+        ],
+        settings=ws.WorkspaceSettings(x_axis=X, max_runs=50),
+        runset_settings=ws.RunsetSettings(
+            filters=ex.And(runs_of(task)),
+            groupby=[ex.Metric("Group"), ex.Metric("JobType")],
+            pinned_columns=[f"summary:final/{metric}" for metric in [*metrics_of(task), "prior_gain"]],
+        ),
+    )
+
+
+def runs_of(task: TaskConfig) -> Any:
+    """The filter for a task's runs. W&B keeps each key of a run's configuration under `value`."""
+    return ex.Config("task.value.name") == task.name
+
+
+def panels_of(task: TaskConfig) -> dict[str, list[Any]]:
+    """The panels of a task's runs, by section."""
+    metrics = metrics_of(task)
+    final = wr.SummaryMetric(f"final/{task.main_metric}")
+    costs = {"seconds_per_image": "seconds per image", "parameters": "parameters", "macs": "multiply-accumulates"}
+    return {
+        "Validation": [curve(metric) for metric in [*metrics, "prior_gain"]],
+        "Training": [wr.LinePlot(title=key, x=X, y=[key], log_y=True) for key in ("train/loss", "train/loss_prior")],
+        "Ablation": [bars(metric) for metric in [*metrics, "prior_gain"]],
+        "Runtime against quality": [
+            wr.ScatterPlot(
+                title=f"{SCORES[task.main_metric]} against {words}",
+                x=wr.SummaryMetric(f"final/{key}"),
+                y=final,
+                log_x=True,
+            )
+            for key, words in costs.items()
+        ],
+        "Pictures": [
+            wr.MediaBrowser(title="during training", media_keys=[PICTURES], num_columns=1),
+            wr.MediaBrowser(title="final evaluation", media_keys=["final/panel"], num_columns=1),
+        ],
+    }
+
+
+def curve(metric: str) -> Any:
+    """A score during training, on whichever dataset: `val/<dataset>/<metric>`."""
+    return wr.LinePlot(title=title(metric), x=X, metric_regex=f"^val/[^/]+/{metric}$")
+
+
+def bars(metric: str) -> Any:
+    """The final score of each row, the mean over its seeds, with their standard deviation."""
+    return wr.BarPlot(
+        title=title(metric),
+        metrics=[f"final/{metric}"],
+        groupby=wr.Metric("JobType"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stddev",
+    )
+
+
+def title(metric: str) -> str:
+    return SCORES.get(metric, metric)
+
+
+def report(tasks: Sequence[TaskConfig], settings: Dashboard) -> Any:
+    """One report: the bars of each table and figure, then each task's panels."""
+    blocks: list[Any] = [
+        wr.P("Runs are grouped by table (group) and row (job type). Numbers of different scales do not compare."),
+        wr.TableOfContents(),
+        wr.H1("Tables and figures"),
+    ]
+    by_name = {task.name: task for task in tasks}
+    for name in experiment.names():
+        shown = experiment.load(name)
+        keys = list(dict.fromkeys(column.metric for column in shown.columns))
+        if shown.task in by_name:
+            keys = list(dict.fromkeys([*keys, by_name[shown.task].main_metric]))
+        runs = runset(settings, name, ex.Metric("Group") == name)
+        blocks += [wr.H2(f"{name}: {shown.title}"), wr.PanelGrid(runsets=[runs], panels=[bars(key) for key in keys])]
+    blocks.append(wr.H1("Tasks"))
+    for task in tasks:
+        runs = runset(settings, task.name, runs_of(task))
+        blocks.append(wr.H2(task.name))
+        for section, panels in panels_of(task).items():
+            blocks += [wr.H3(section), wr.PanelGrid(runsets=[runs], panels=panels)]
+    return wr.Report(
+        project=settings.project, entity=settings.entity or "", title="DiffI2I", blocks=blocks, width="fluid"
+    )
+
+
+def runset(settings: Dashboard, name: str, kept: Any) -> Any:
+    """The runs that pass the filter, by table and row."""
+    return wr.Runset(
+        entity=settings.entity or "",
+        project=settings.project,
+        name=name,
+        filters=ex.And(kept),
+        groupby=["run.group", "run.jobType"],
+    )
+
+
+def spec(view: Any) -> dict[str, Any]:
+    """What W&B would store."""
+    stored: dict[str, Any] = view._to_model().spec.model_dump(by_alias=True, exclude_none=True)
+    return stored

@@ -95,6 +95,7 @@ class AxialLayer(nn.Module):
         self.norm = LayerNorm(channels)
         self.attention = SqueezeAxialAttention(channels, heads, key_dim)
         self.W_l = nn.Linear(prior_dim, channels, bias=False)
+        start_small(self.W_l)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """`x` (B, C-hat, H, W), `z` (B, 4C') -> (B, C-hat, H, W)."""

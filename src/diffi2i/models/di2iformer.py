@@ -73,6 +73,7 @@ class DynamicLayer(nn.Module):
         self.project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
         start_small(self.project)
         self.W_l = nn.Linear(prior_dim, channels, bias=False)
+        start_small(self.W_l)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """`x` (B, C-hat, H, W), `z` (B, 4C') -> (B, C-hat, H, W)."""

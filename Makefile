@@ -2,14 +2,23 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= outputs/demo
+# Of reproduce-... and report: smoke (seconds a cell), demo (minutes, 2 cores), reduced (one GPU, half an hour), paper (days).
+SCALE ?= demo
+# How many seeds; default 3, at smoke 1.
+SEEDS ?=
+# Further overrides of all runs: ARGS="dataset=celebahq root=<folder> roots.celebahq-wide=<folder>", ARGS=--dry-run
+ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format weights lock clean
+REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
+	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
+.PHONY: help install demo report test check format weights lock clean $(REPRODUCE)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
+		$(MAKEFILE_LIST)
 
 install: $(STAMP) ## make the virtual environment .venv with the pinned packages
 
@@ -24,6 +33,15 @@ demo: $(STAMP) ## train both stages on real photos, score them, draw the picture
 	$(BIN)/diffi2i train scale=demo stage=pretrain run_dir=$(RUNS)/stage1
 	$(BIN)/diffi2i train scale=demo stage=joint stage.init=$(RUNS)/stage1 run_dir=$(RUNS)/stage2
 	$(BIN)/diffi2i table $(RUNS)/stage1 $(RUNS)/stage2
+
+# reproduce-table-N: ## Table N of the paper, 1 to 11: run what is missing, draw it (SCALE=demo SEEDS=3 ARGS=...)
+# reproduce-figure-N: ## Figure 1 or 6, likewise
+# reproduce-all: ## all tables and figures; what they share is run once
+$(REPRODUCE): reproduce-%: $(STAMP)
+	$(BIN)/diffi2i table $(subst -,,$*) scale=$(SCALE) $(SEEDS:%=seeds=%) $(ARGS)
+
+report: $(STAMP) ## all tables and figures made at SCALE as one HTML page
+	$(BIN)/diffi2i report scale=$(SCALE)
 
 test: $(STAMP) ## run the whole test suite
 	$(BIN)/python -m pytest

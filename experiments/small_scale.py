@@ -43,7 +43,7 @@ SCENES = ["task.scenes.input_scale=0.5", "task.scenes.aspect=1.3333"]
 CAMVID = ["task=segmentation", "dataset=camvid", "root={data}/camvid", "train.patch=168", *SCENES]
 EXPERIMENTS = [
     Experiment("inpainting", INPAINTING, FACES, seeds=3),
-    Experiment("inpainting-smooth", [*INPAINTING, "task.fill=smooth", "train.steps=400"], FACES),
+    Experiment("inpainting-smooth", [*INPAINTING, "task.fill=smooth", "train.steps=200"], FACES),
     Experiment(
         "realsr",
         ["task=realsr", "dataset=folder", "root={data}/bsds500/train", "dataset.max_val_images=8"],

@@ -59,8 +59,8 @@ def scores_of(indices: range) -> list[dict[str, Any]]:
         sheets[2].update(depth * (0.8 + 0.4 * image(i, 1, 1, 16, 18)), depth, names=names, mask=mask)
     found: list[dict[str, Any]] = []
     for sheet in sheets:
-        names = [record["name"] for record in of_all_ranks(sheet.per_image)]
-        found.append({"scores": sheet.compute(), "counts": sheet.counts(), "names": names})
+        everyone = [record["name"] for record in of_all_ranks(sheet.per_image)]
+        found.append({"scores": sheet.compute(), "counts": sheet.counts(), "names": everyone})
     return found
 
 

@@ -14,20 +14,24 @@ usage: diffi2i <command> [key=value ...]
 
   train     train one stage:      diffi2i train task=sisr stage=pretrain run_dir=runs/s1
                                   diffi2i train task=sisr stage=joint stage.init=runs/s1 run_dir=runs/s2
-            sweep:                diffi2i train -m seed=0,1,2 stage=pretrain
+            sweep:                diffi2i train -m seed=0,1,2 stage=pretrain hydra/launcher=joblib
+            a table's rows:       diffi2i train -m experiment=table7 variant=v1,v3 seed=0,1
   eval      score a run:          diffi2i eval run=runs/s2 dataset=folder root=<folder>
   predict   restore images:       diffi2i predict run=runs/s2 input=<image or folder> output=<folder>
   bench     size and speed:       diffi2i bench task=inpainting model=base
   data      check a dataset:      diffi2i data check dataset=gopro root=<folder>
   table     runs side by side:    diffi2i table runs/s1 runs/s2
+            the paper's tables:   diffi2i table table7 figure6 scale=demo seeds=3 [--dry-run]
   score     score two folders:    diffi2i score task=sisr pred=<folder> target=<folder> output=<file>.json
   compare   image by image:       diffi2i compare runs/s1 runs/s2
+  report    all tables as HTML:   diffi2i report scale=demo output=outputs/report.html
+  dashboard W&B views, a report:  diffi2i dashboard project=diffi2i entity=<team>
 
 Keys are Hydra overrides: `diffi2i train --cfg job` prints all of them, conf/ documents them.
 Interrupted training goes on when the same command is given again.
 """
 
-COMMANDS = ("train", "eval", "predict", "bench", "data", "table", "score", "compare")
+COMMANDS = ("train", "eval", "predict", "bench", "data", "table", "score", "compare", "report", "dashboard")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,6 +63,13 @@ def run(command: str, arguments: list[str]) -> None:
     if command not in COMMANDS:
         raise UserError(f"unknown command '{command}': choose one of {', '.join(COMMANDS)}")
     if command == "table":
+        from diffi2i.tables.plan import names_experiment
+
+        if "--dry-run" in arguments or any(names_experiment(word) for word in arguments):
+            from diffi2i.tables.command import table
+
+            table(arguments)
+            return
         from diffi2i.tables.runs import print_table
 
         print_table(arguments)
@@ -67,6 +78,16 @@ def run(command: str, arguments: list[str]) -> None:
         from diffi2i.tables.compare import compare
 
         compare(arguments)
+        return
+    if command == "report":
+        from diffi2i.tables.report import report
+
+        report(arguments)
+        return
+    if command == "dashboard":
+        from diffi2i.dashboard import dashboard
+
+        dashboard(arguments)
         return
 
     from diffi2i import config, schema
@@ -80,6 +101,10 @@ def run(command: str, arguments: list[str]) -> None:
         sys.exit(data_check(checked))
     if any(argument.startswith("-") for argument in arguments):
         hydra_main(command, arguments)
+    elif command == "train" and names_row(arguments):
+        from diffi2i.tables.execute import train_row
+
+        train_row(arguments)
     elif command == "train":
         settings = config.load(schema.Config, command, arguments)
         from diffi2i.train import train
@@ -107,26 +132,34 @@ def run(command: str, arguments: list[str]) -> None:
         bench(measurement)
 
 
+def names_row(overrides: Sequence[str]) -> bool:
+    """Whether training overrides name a row of an experiment; see `tables.plan.row_run`."""
+    return any(text.removeprefix("+").startswith(("experiment=", "variant=")) for text in overrides)
+
+
 def hydra_main(command: str, arguments: list[str]) -> None:
-    """Hydra's own flags (`-m`, `--cfg`, `--info`, ...). A sweep starts one process per run.
-
-    In-process sweeps cannot start DDP, and would share a process's random state and memory.
-    """
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    from diffi2i import config, schema
-
+    """Hydra's own flags (`-m`, `--cfg`, `--info`, ...)."""
     # `job` in `--cfg job` is no override.
     flags = [argument for argument in arguments if argument.startswith("-") or not ("=" in argument or "~" in argument)]
     overrides = [argument for argument in arguments if argument not in flags]
     if "-m" in arguments or "--multirun" in arguments:
         if command != "train":
             raise UserError(f"diffi2i {command} does not sweep: leave out -m")
-        for combination in config.sweep(overrides):
-            config.load(schema.Config, command, combination)
-    else:
-        arguments = [*config.with_scale_model(command, overrides), *flags]
+        from diffi2i.sweep import sweep
+
+        sweep(arguments, overrides)
+        return
+
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from diffi2i import config
+
+    if command == "train" and names_row(overrides):
+        from diffi2i.tables.plan import row_run
+
+        overrides = list(row_run(overrides).overrides)
+    arguments = [*config.with_scale_model(command, overrides), *flags]
 
     def job(_: object) -> None:
         task_overrides = HydraConfig.get().overrides.task

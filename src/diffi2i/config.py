@@ -85,6 +85,14 @@ def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
     Raises:
         UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
     """
+    config = draft(schema, name, overrides)
+    if isinstance(config, Config) and not isinstance(config, BenchConfig):
+        check_init(config)
+    return config
+
+
+def draft(schema: type[T], name: str, overrides: Sequence[str]) -> T:
+    """As `load`, for a run that is only planned: the stage 1 that it starts from need not be there."""
     return typed(schema, composition(name, with_scale_model(name, overrides)))
 
 
@@ -321,7 +329,6 @@ def check_train(config: Config) -> None:
     check_source(config.dataset)
     if config.run_dir is not None and Path(config.run_dir).is_file():
         raise UserError(f"run_dir={config.run_dir} is a file: name a folder")
-    check_init(config)
 
 
 def check_phases(config: Config) -> None:
@@ -483,14 +490,20 @@ def read_run_config(run_dir: Path) -> Config:
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """The combinations that Hydra's basic sweeper will run for these overrides, to check them before any starts."""
+    """The combinations that Hydra's basic sweeper will run for these overrides, to check them before any starts.
+
+    An interval, from which only a search can draw, counts as its two ends.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise UserError(explain(error, "train")) from error
     combinations: list[list[str]] = [[]]
     for override in parsed:
-        if override.is_sweep_override():
+        if override.is_interval_sweep():
+            interval: Any = override.value()
+            values = [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
+        elif override.is_sweep_override():
             values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         else:
             values = [override.input_line or ""]

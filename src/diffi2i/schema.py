@@ -260,8 +260,8 @@ class Config:
 class EvalConfig:
     """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset.
 
-    `degrade` makes the inputs in place of the run's own. `flip` and `sizes` average labels and depth as `ProtocolConfig`
-    says; the result keeps that in its protocol.
+    `degrade` makes the inputs in place of the run's own. `flip` and `sizes` average labels and depth, as
+    `ProtocolConfig` says; the result keeps that in its protocol.
     """
 
     run: str = MISSING

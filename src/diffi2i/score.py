@@ -25,7 +25,8 @@ from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.results import provenance, write_json
 from diffi2i.runtime import device_of
 from diffi2i.schema import ScoreConfig
-from diffi2i.tables.compare import digits, heading, markdown, shown_interval
+from diffi2i.tables.compare import digits, heading, shown_interval
+from diffi2i.tables.markdown import markdown
 from diffi2i.tables.runs import number
 
 SHOWN = 3  # files without a partner that are printed

@@ -10,6 +10,7 @@ from diffi2i.errors import UserError
 from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import paired_difference
 from diffi2i.results import read_result, write_json
+from diffi2i.tables.markdown import markdown
 from diffi2i.tables.runs import SCORES, number
 
 USE = "diffi2i compare <run> <run> [output=<file>.json], each a run, an eval folder or a JSON of diffi2i score"
@@ -151,14 +152,3 @@ def digits(key: str) -> int:
 def shown_interval(interval: Sequence[float] | None, places: int) -> str:
     """`[low, high]`, or nothing."""
     return "" if interval is None else f"[{interval[0]:.{places}f}, {interval[1]:.{places}f}]"
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table of equally many cells a row, the head first; the first column left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        for row in (rows[0], rule, *rows[1:])
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffi2i.errors import UserError
 from diffi2i.results import read_result
+from diffi2i.tables.markdown import markdown
 
 SCORES = {
     "psnr": "PSNR ↑",
@@ -74,16 +75,7 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
     for record in records:
         cost = [f"{record['parameters'] / 1e6:.2f} M", f"{record['seconds_per_image']:.3f}"]
         rows.append(row(label(record), record["metrics"], keys, main, cost))
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    lines = [head, [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in lines
-    )
+    return markdown([head, *rows])
 
 
 def print_table(run_dirs: Sequence[str]) -> None:

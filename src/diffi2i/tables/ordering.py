@@ -1,0 +1,136 @@
+"""Whether the paper's ordering of rows holds here, pair by pair."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
+from diffi2i.metrics.intervals import paired_difference
+from diffi2i.tables.compare import check_same_images
+from diffi2i.tables.experiment import ALL_TASKS, COSTS, Experiment, paper_units
+from diffi2i.tables.plan import scored_apart
+from diffi2i.tables.records import Filled, Record
+from diffi2i.tables.values import heading, places, records_of, value_of
+
+HOLDS, NOT, OPEN, NOT_MEASURED = "holds", "does not hold", "undecided", "not measured"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows that the paper has in this order.
+
+    `difference` is the better row's score minus the worse one's, with its paired 95 % `interval` over `images`; both in
+    the units of `paper_units`. `verdict` begins with holds, does not hold, undecided or not measured.
+    """
+
+    better: str
+    worse: str
+    verdict: str
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    images: int = 0
+    seeds: int = 0
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """The paper's ordering by one score. `why` says why by this score."""
+
+    metric: str
+    heading: str
+    digits: int
+    rows: list[str]
+    pairs: list[Pair]
+    why: str
+
+
+def orderings(experiment: Experiment, filled: Filled, scale: str) -> list[Ordering]:
+    """By the score of the paper's claim; below scale=paper also by the task's main metric.
+
+    None where the paper's claim is over peers alone: there is nothing to order.
+    """
+    if len(experiment.claim) < 2 or experiment.task == ALL_TASKS:
+        return []
+    column = experiment.columns[experiment.claim_column]
+    dataset = column.dataset if scale == "paper" and scored_apart(column) else ""
+    found = [ordering(experiment, filled, column.metric, dataset, f"the paper orders by {column.heading}")]
+    own = [state for state in filled.own.values() if isinstance(state, dict)]
+    if scale != "paper" and own and (main := own[0]["main_metric"]) != column.metric:
+        found.append(ordering(experiment, filled, main, "", "the main metric of the task here, not the paper's"))
+    return found
+
+
+def ordering(experiment: Experiment, filled: Filled, metric: str, dataset: str, why: str) -> Ordering:
+    labels = {row.name: row.label for row in experiment.rows}
+
+    return Ordering(
+        metric,
+        heading(metric),
+        places(metric),
+        [labels[name] for name in experiment.claim],
+        [
+            pair(
+                records_of(filled, better, dataset),
+                records_of(filled, worse, dataset),
+                metric,
+                (labels[better], labels[worse]),
+            )
+            for better, worse in zip(experiment.claim, experiment.claim[1:], strict=False)
+        ],
+        why,
+    )
+
+
+def pair(better: Mapping[int, Record], worse: Mapping[int, Record], metric: str, labels: tuple[str, str]) -> Pair:
+    """Compares two rows over the seeds that both have.
+
+    Raises:
+        UserError: their images differ.
+    """
+    seeds = [
+        seed
+        for seed in better
+        if seed in worse and None not in (value_of(better[seed], metric), value_of(worse[seed], metric))
+    ]
+    if not seeds:
+        return Pair(*labels, verdict=NOT_MEASURED)
+    unit = paper_units(metric)
+    images = [of_images([side[seed] for seed in seeds], metric) for side in (better, worse)]
+    if metric in (*SET_LEVEL, *COSTS) or not all(images):
+        means = [fmean(value_of(side[seed], metric) or 0.0 for seed in seeds) for side in (better, worse)]
+        difference = means[0] - means[1]
+        verdict = f"{direction(difference, metric)} (by the means alone: this score has no interval)"
+        return Pair(*labels, verdict, difference, seeds=len(seeds))
+    check_same_images(set(images[0]), set(images[1]), labels, f"images with {metric}")
+    names = list(images[0])
+    paired = paired_difference([images[1][n] for n in names], [images[0][n] for n in names], metric in LOWER_IS_BETTER)
+    if paired.interval is None:
+        verdict = f"{OPEN} (no interval: {'a single image' if len(names) == 1 else 'infinite scores'})"
+        return Pair(*labels, verdict, unit * paired.mean, None, len(names), len(seeds))
+    low, high = (unit * end for end in paired.interval)
+    verdict = f"{OPEN} (interval contains 0)" if low <= 0 <= high else direction(low, metric)
+    return Pair(*labels, verdict, unit * paired.mean, (low, high), len(names), len(seeds))
+
+
+def of_images(records: Sequence[Record], metric: str) -> dict[str, float]:
+    """Each image's score, averaged over the records; empty where they hold none."""
+    scores: dict[str, list[float]] = {}
+    for record in records:
+        for image in record["per_image"]:
+            if metric in image:
+                scores.setdefault(str(image["name"]), []).append(float(image[metric]))
+    return {name: fmean(values) for name, values in scores.items()}
+
+
+def direction(difference: float, metric: str) -> str:
+    """What the sign of (better row - worse row) says."""
+    gain = -difference if metric in (*LOWER_IS_BETTER, *COSTS) else difference
+    return HOLDS if gain > 0 else NOT if gain < 0 else f"{OPEN}: equal"
+
+
+def summary(found: Ordering) -> str:
+    """`holds 2, undecided 1`."""
+    verdicts = [each.verdict for each in found.pairs]
+    kinds = (HOLDS, NOT, OPEN, NOT_MEASURED)
+    counts = [(kind, sum(verdict.startswith(kind) for verdict in verdicts)) for kind in kinds]
+    return ", ".join(f"{kind} {count}" for kind, count in counts if count)

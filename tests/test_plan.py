@@ -1,0 +1,189 @@
+"""From an experiment to runs: what shares a stage 1, what names a directory, what is refused. Nothing is run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffi2i import config
+from diffi2i.errors import UserError
+from diffi2i.results import config_hash
+from diffi2i.schema import Config
+from diffi2i.tables import plan as planning
+from diffi2i.tables.experiment import Column, Experiment, Row
+from diffi2i.tables.plan import Run, in_order, plan, row_run
+
+ROWS = [
+    Row("s1", "stage 1", ["stage=pretrain"], None, [1.0]),
+    Row("v1", "no diffusion", ["stage=joint", "stage.prior=none"], [], [2.0]),
+    Row("v3", "ours", ["stage=joint"], [], [3.0]),
+    Row("wide", "another network", ["stage=joint", "model.denoiser_layers=2"], ["model.denoiser_layers=2"], [4.0]),
+    Row("peer", "a peer", None, None, [5.0]),
+]
+SMALL = Experiment(
+    name="small",
+    title="four rows and a peer",
+    task="sisr",
+    overrides=["task=sisr"],
+    columns=[Column("set14", "psnr_y", "Set14, PSNR", ["dataset=set14"])],
+    rows=ROWS,
+)
+
+
+def of_row(name: str, seed: int = 0, experiment: Experiment = SMALL, scale: str = "smoke") -> Run:
+    return next(cell.run for cell in plan(experiment, scale, [seed]) if cell.row == name)
+
+
+def test_cells_are_the_rows_that_are_run_seed_by_seed() -> None:
+    cells = plan(SMALL, "smoke", range(2))
+    rows = ["s1", "v1", "v3", "wide"]
+    assert [(cell.seed, cell.row) for cell in cells] == [(0, row) for row in rows] + [(1, row) for row in rows]
+    assert all(cell.record is cell.run and not cell.columns for cell in cells)
+
+
+def test_rows_share_a_stage_1_of_equal_configuration() -> None:
+    s1, v1, v3, wide = (of_row(name) for name in ("s1", "v1", "v3", "wide"))
+    assert s1.needs is None
+    assert v1.needs is not None
+    assert v3.needs is not None
+    assert wide.needs is not None
+    assert v1.needs.directory == v3.needs.directory == s1.directory
+    assert wide.needs.directory != s1.directory
+    assert len({run.directory for run in (s1, v1, v3, wide)}) == 4
+
+
+def test_seeds_have_runs_of_their_own() -> None:
+    one, other = of_row("v3", 0), of_row("v3", 1)
+    assert one.needs is not None
+    assert other.needs is not None
+    assert (one.seed, other.seed, other.needs.seed) == (0, 1, 1)
+    assert one.directory != other.directory
+    assert one.needs.directory != other.needs.directory
+    assert "seed=1" in other.overrides
+
+
+def test_runs_are_in_an_order_in_which_each_finds_its_stage_1() -> None:
+    runs = in_order(plan(SMALL, "smoke", range(2)))
+    directories = [run.directory for run in runs]
+    assert len(directories) == len(set(directories)) == 2 * 5
+    for number, run in enumerate(runs):
+        assert run.needs is None or run.needs.directory in directories[:number]
+
+
+def test_a_directory_is_named_by_the_configuration_and_not_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = of_row("v3")
+    assert here.key.startswith("sisr-joint-")
+    assert here.directory == Path("outputs/runs/smoke") / here.key
+    monkeypatch.setattr(planning, "RUNS", Path("elsewhere"))
+    there = of_row("v3")
+    assert there.directory == Path("elsewhere/smoke") / here.key
+    assert plan(SMALL, "smoke", [0], ["trainer.threads=1", "logger=none"])[2].run.key == here.key
+
+
+def test_what_shapes_the_result_changes_the_name_of_all_that_starts_from_it() -> None:
+    other = replace(SMALL, overrides=["task=sisr", "train.lr=0.1"])
+    assert of_row("v3", experiment=other).key != of_row("v3").key
+    longer = [replace(row, stage1=["train.steps=9"]) if row.stage1 == [] else row for row in ROWS]
+    assert of_row("v3", experiment=replace(SMALL, rows=longer)).key != of_row("v3").key
+
+
+def test_the_overrides_compose_to_the_configuration_that_was_planned(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = of_row("v3", seed=2)
+    assert run.needs is not None
+    first = config.load(Config, "train", run.needs.overrides)
+    assert (config_hash(first), first.seed, first.run_dir) == (run.needs.config_hash, 2, str(run.needs.directory))
+    second = config.draft(Config, "train", run.overrides)
+    assert (config_hash(second), second.seed, second.run_dir) == (run.config_hash, 2, str(run.directory))
+    assert second.stage.init == str(run.needs.directory)
+
+
+def test_wandb_groups_the_runs_by_table_and_row() -> None:
+    run = next(cell.run for cell in plan(SMALL, "smoke", [0], ["logger=wandb"]) if cell.row == "v3")
+    assert {"logger.group=small", "logger.job_type=v3"} <= set(run.overrides)
+    assert run.key == of_row("v3").key
+
+
+def test_a_row_scored_otherwise_shares_the_training(tmp_path: Path) -> None:
+    respaced = Row("v3-two", "ours in two steps", ["stage=joint"], [], [None], evaluation=["timesteps=[2,4]"])
+    cells = plan(replace(SMALL, rows=[*ROWS, respaced]), "smoke", [0])
+    cell = cells[-1]
+    assert cell.run.directory == of_row("v3").directory
+    assert cell.record.command == "eval"
+    assert cell.record.needs == cell.run
+    assert "timesteps=[2,4]" in cell.record.overrides
+    assert in_order(cells)[-1] == cell.record
+
+
+def test_test_sets_are_scored_at_paper_scale_where_their_folder_is_given(images: Path) -> None:
+    data = ["dataset=folder", f"root={images}", "trainer=cpu"]
+    without = plan(SMALL, "paper", [0], data)
+    assert not any(cell.columns for cell in without)
+    cells = plan(SMALL, "paper", [0], data, {"set14": str(images)})
+    run = cells[2].columns["set14"]
+    assert (run.command, run.needs, run.directory.parent) == ("eval", cells[2].run, cells[2].run.directory / "eval")
+    assert {"dataset=set14", f"root='{images}'", "trainer=cpu"} <= set(run.overrides)
+    assert len({cell.columns["set14"].directory for cell in cells}) == 4
+
+
+def test_where_rows_have_tasks_of_their_own_each_is_scored_on_its_own_sets(images: Path) -> None:
+    columns = [Column(name, "psnr", name, [f"dataset={name}"]) for name in ("set14", "gopro")]
+    rows = [
+        Row("sr", "sr", ["task=sisr", "stage=pretrain"], None, [1.0, None]),
+        Row("deblur", "deblur", ["task=deblur", "stage=pretrain"], None, [None, 2.0]),
+    ]
+    figure = Experiment("mixed", "two tasks", "all", [], columns, rows)
+    roots = {"set14": str(images), "gopro": str(images)}
+    cells = plan(figure, "paper", [0], ["dataset=folder", f"root={images}"], roots)
+    assert [list(cell.columns) for cell in cells] == [["set14"], ["gopro"]]
+
+
+@pytest.mark.parametrize(
+    "path", ["/plain", "/with space", "/RealSR(V3)", "/it's", "/a=b,c{d}[e]", r"/back\slash", "/it\\'s\\"]
+)
+def test_folders_of_any_name_reach_the_evaluation(path: str) -> None:
+    composed = config.composition("eval", ["run=r", "dataset=set14", f"root={planning.quoted(path)}"])
+    assert composed.root == path
+
+
+@pytest.mark.parametrize(
+    ("scale", "extra", "roots", "words"),
+    [
+        ("smoke", ["seed=3"], {}, "seeds="),
+        ("smoke", ["stage=joint"], {}, "rows name their stage"),
+        ("smoke", ["run_dir=x"], {}, "below outputs/runs"),
+        ("smoke", ["train.bach=3"], {}, "did you mean 'train.batch'"),
+        ("smoke", ["stage.prior=none"], {}, "makes rows v1 and v3 one and the same run"),
+        ("smoke", [], {"set14": "."}, "belongs to scale=paper"),
+        ("huge", [], {}, "scale=huge"),
+        ("paper", [], {}, "write dataset=<name> root=<folder>"),
+        ("paper", ["dataset=folder", "root=."], {"set14": "/nowhere"}, "is not a folder"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(scale: str, extra: list[str], roots: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        plan(SMALL, scale, [0], extra, roots)
+
+
+def test_a_variant_is_the_run_of_its_table() -> None:
+    run = row_run(["experiment=table7", "variant=v1", "scale=smoke", "seed=2", "trainer=cpu"])
+    (table7,) = planning.named("table7")
+    rows = [row for row in table7.rows if row.name == "v1"]
+    (cell,) = plan(replace(table7, rows=rows), "smoke", [2], ["trainer=cpu"])
+    assert run == cell.run
+    assert row_run(["+experiment=table7", "+variant=v1", "scale=smoke", "seed=2", "trainer=cpu"]) == run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["variant=v1"], "write experiment=<name>"),
+        (["experiment=table7"], "write variant= one of s1, v1, v2, v3, v4"),
+        (["experiment=table1", "variant=lama"], "write variant= one of diffi2i"),
+        (["experiment=table99", "variant=v1"], "no experiment 'table99'"),
+        (["experiment=table7", "variant=v1", "seed=one"], "whole number"),
+    ],
+)
+def test_a_row_that_cannot_be_trained_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        row_run(overrides)

@@ -177,8 +177,9 @@ def table(records: dict[str, dict[str, Any]]) -> str:
             )
             minutes = ""
             if not suffix:
-                pairs = zip(stages["s1"], stages["s2"], strict=False)
-                minutes = f"{statistics.mean(a['cpu_seconds'] + b['cpu_seconds'] for a, b in pairs) / 60:.1f}"
+                pairs = list(zip(stages["s1"], stages["s2"], strict=False))
+                if all("cpu_seconds" in found for pair in pairs for found in pair):
+                    minutes = f"{statistics.mean(a['cpu_seconds'] + b['cpu_seconds'] for a, b in pairs) / 60:.1f}"
             baseline = cell([float(found["baseline"][key]) for found in stages["s2"]])
             arrow = "↓" if key in LOWER_IS_BETTER else "↑"
             images = f"{first['n_images'][key]} of {first['dataset']['name']}{suffix}"

@@ -150,7 +150,7 @@ def test_a_few_steps_find_what_the_prior_alone_tells():
     net, generator = depther(bins=16).train(), torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(net.parameters(), lr=5e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         image, z = (torch.rand(*s, generator=generator) for s in ((8, 3, 32, 64), (8, PRIOR)))
         target = (1 + 5 * z[:, 0])[:, None, None, None]
         loss = (net(image, 2 * z - 1).log() - target.log()).square().mean()

@@ -15,6 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from diffi2i import cli, train
 from diffi2i.data.images import to_tensor
 from diffi2i.data.resize import imresize
+from diffi2i.weights import lpips_trunk
 from tests.conftest import Make
 
 PLAIN = ("task=deblur", "task.protocol.metrics=[psnr,psnr_y,ssim,ssim_y]", "trainer=cpu")
@@ -196,6 +197,7 @@ def test_missing_weights_are_null_with_a_reason(
 ) -> None:
     monkeypatch.setenv("DIFFI2I_OFFLINE", "1")
     monkeypatch.setenv("DIFFI2I_CACHE", str(folders / "cache"))
+    monkeypatch.setattr("diffi2i.metrics.image._trunk", lpips_trunk)  # what an earlier test loaded is kept otherwise
     record = score(folders, "task=deblur", "task.protocol.metrics=[psnr,lpips_alex]", "trainer=cpu")
     assert record["metrics"]["lpips_alex"] is None
     assert record["n_images"] == {"psnr": 3, "lpips_alex": 0}

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from diffi2i import config
 from diffi2i.schema import Config
+from diffi2i.stages.pretrain import PretrainStage
 
 QUICK = (
     "scale=smoke",
@@ -91,3 +95,18 @@ def make(images: Path, tmp_path: Path) -> Make:
         return config.load(Config, "train", [*small(task, images), f"run_dir={tmp_path / name}", *others])
 
     return build
+
+
+@pytest.fixture
+def autocast_losses(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The losses of all steps of stage 1 in this test, each of which must run under autocast."""
+    losses = []
+    step = PretrainStage.training_step
+
+    def watched(self: Any, batch: Any, batch_idx: int) -> Any:
+        assert torch.is_autocast_enabled("cpu")
+        losses.append(step(self, batch, batch_idx))
+        return losses[-1]
+
+    monkeypatch.setattr(PretrainStage, "training_step", watched)
+    return losses

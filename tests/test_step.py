@@ -161,18 +161,9 @@ def test_saved_weights_are_the_averaged_ones(make: Make, monkeypatch: Any) -> No
 
 
 @pytest.mark.parametrize("task", ["sisr", "inpainting"])
-def test_bf16_keeps_losses_and_weights_in_float32(make: Make, task: str, monkeypatch: Any) -> None:
-    losses = []
-    step = PretrainStage.training_step
-
-    def watched(self: Any, batch: Any, batch_idx: int) -> Any:
-        assert torch.is_autocast_enabled("cpu")
-        losses.append(step(self, batch, batch_idx))
-        return losses[-1]
-
-    monkeypatch.setattr(PretrainStage, "training_step", watched)
+def test_bf16_keeps_losses_and_weights_in_float32(make: Make, task: str, autocast_losses: list[torch.Tensor]) -> None:
     run_dir = train.train(make("bf16", *gan(task), "trainer.precision=bf16"))
-    assert {loss.dtype for loss in losses} == {torch.float32}
+    assert {loss.dtype for loss in autocast_losses} == {torch.float32}
     state = checkpoint(run_dir)["current_model_state"]
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
     assert all(value.isfinite().all() for value in state.values())

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffi2i.callbacks.panels import HEADER, Pictures
 from diffi2i.errors import UserError
-from diffi2i.tables.runs import runs_table
+from diffi2i.tables.runs import few_images, runs_table
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -108,3 +108,10 @@ def test_pictures_of_any_size_share_one_panel(tmp_path: Any) -> None:
     assert panel.width == 4 * 100 + 3 * 4
     assert Image.open(tmp_path / "sub" / "tall_target.png").size == (20, 400)
     assert len(list(tmp_path.rglob("*.png"))) == 9
+
+
+def test_distances_between_small_sets_are_marked() -> None:
+    metrics = {"psnr": 30.0, "fid": 12.0, "kid": None, "fd_lite0": 3.0}
+    lines = few_images(metrics, {"psnr": 5, "fid": 2047, "kid": 0, "fd_lite0": 2048})
+    assert len(lines) == 1
+    assert lines[0].startswith("FID ↓ of fewer than 2048 images is biased")

@@ -233,18 +233,9 @@ def test_accumulated_batches_equal_one_batch(make: Make) -> None:
         torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_is_one_switch(make: Make, stage1: Path, monkeypatch: Any) -> None:
-    losses = []
-    step = PretrainStage.training_step
-
-    def watched(self: Any, batch: Any, batch_idx: int) -> Any:
-        assert torch.is_autocast_enabled("cpu")
-        losses.append(step(self, batch, batch_idx))
-        return losses[-1]
-
-    monkeypatch.setattr(PretrainStage, "training_step", watched)
+def test_bf16_is_one_switch(make: Make, stage1: Path, autocast_losses: list[torch.Tensor]) -> None:
     run_dir = train.train(make("bf16", "trainer.precision=bf16"))
-    assert {loss.dtype for loss in losses} == {torch.float32}
+    assert {loss.dtype for loss in autocast_losses} == {torch.float32}
     assert not same(run_dir, stage1)
 
 

@@ -159,7 +159,8 @@ def hydra_main(command: str, arguments: list[str]) -> None:
         from diffi2i.tables.plan import row_run
 
         overrides = list(row_run(overrides).overrides)
-    arguments = [*config.with_scale_model(command, overrides), *flags]
+    model = config.scale_model(command, overrides, config.composition(command, overrides))
+    arguments = [*overrides, *model, *flags]
 
     def job(_: object) -> None:
         task_overrides = HydraConfig.get().overrides.task

@@ -93,7 +93,10 @@ def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
 
 def draft(schema: type[T], name: str, overrides: Sequence[str]) -> T:
     """As `load`, for a run that is only planned: the stage 1 that it starts from need not be there."""
-    return typed(schema, composition(name, with_scale_model(name, overrides)))
+    composed = composition(name, overrides)
+    if model := scale_model(name, overrides, composed):
+        composed = composition(name, [*overrides, *model])
+    return typed(schema, composed)
 
 
 def composition(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -106,14 +109,13 @@ def composition(name: str, overrides: Sequence[str]) -> DictConfig:
         raise UserError(explain(error, name)) from error
 
 
-def with_scale_model(name: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides, completed by the model that the task's scale names. Raises `UserError` as `load` does."""
+def scale_model(name: str, overrides: Sequence[str], composed: DictConfig) -> list[str]:
+    """The override for the model that the task's scale names; empty where the command line names one, or none does."""
     if name not in ("train", "bench") or any(override.startswith("model=") for override in overrides):
-        return list(overrides)
-    composed = composition(name, overrides)
+        return []
     scales: Any = OmegaConf.to_container(composed.task.scales, resolve=False)
     model = scales.get(composed.scale, {}).get("model")
-    return [*overrides, f"model={model}"] if model else list(overrides)
+    return [f"model={model}"] if model else []
 
 
 def typed(schema: type[T], composed: DictConfig) -> T:

@@ -17,8 +17,8 @@ from diffi2i.build import build
 from diffi2i.callbacks.scores import Scores, new_scores
 from diffi2i.data.images import IMAGE_SUFFIXES, read_rgb, to_tensor
 from diffi2i.data.resize import imresize
-from diffi2i.data.sources import Item, manifest_hash
-from diffi2i.data.targets import IGNORED, Depth, Labels, _read_npy
+from diffi2i.data.sources import Item, files_below, manifest_hash
+from diffi2i.data.targets import IGNORED, Depth, Labels, read_npy
 from diffi2i.errors import UserError
 from diffi2i.metrics.intervals import image_intervals
 from diffi2i.metrics.segmentation import SegmentationScores
@@ -27,7 +27,7 @@ from diffi2i.runtime import device_of
 from diffi2i.schema import ScoreConfig
 from diffi2i.tables.compare import digits, heading, shown_interval
 from diffi2i.tables.markdown import markdown
-from diffi2i.tables.runs import number
+from diffi2i.tables.runs import few_images, number
 
 SHOWN = 3  # files without a partner that are printed
 
@@ -129,21 +129,14 @@ def paired(config: ScoreConfig) -> Pairing:
 
 
 def files_by_name(key: str, folder: str, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:
-    """The files with these suffixes below a folder, sorted, as `data.sources.images_by_name` has them.
+    """As `data.sources.images_by_name`, for these suffixes; the errors name the key of the command line.
 
     Raises:
         UserError: no such folder, no such file, or two of one name.
     """
     if not Path(folder).is_dir():
         raise UserError(f"{key}={folder} is no folder: write {key}=<folder>")
-    files: dict[str, Path] = {}
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise UserError(f"{path}: has the same name as {files[name].name}; rename or remove one of them")
-        files[name] = path
+    files = files_below(Path(folder), suffixes)
     if not files:
         raise UserError(f"{key}={folder} holds no file to score ({' '.join(sorted(suffixes))}): check the path")
     return files
@@ -254,7 +247,7 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 def read_predicted_depth(path: Path) -> Tensor:
     """Metres, of which not all are 0; else `UserError`."""
     # `Depth` takes what is not finite in a .npy for not measured, but a prediction has no such pixels.
-    metres = _read_npy(path) if path.suffix.lower() == ".npy" else Depth().read(path)
+    metres = read_npy(path) if path.suffix.lower() == ".npy" else Depth().read(path)
     if not (np.isfinite(metres) & (metres >= 0)).all():
         raise UserError(f"{path}: the prediction has negative, NaN or infinite depth; every pixel needs one in metres")
     if not (metres > 0).any():
@@ -271,7 +264,7 @@ def read_measured_depth(path: Path, reader: Depth) -> Tensor:
 
 
 def report(record: Mapping[str, Any]) -> list[str]:
-    """The lines of a record: a Markdown table with a row a score, then what is n/a or was left out, and why."""
+    """The lines of a record: a Markdown table with a row a score, then what is n/a, biased or was left out, and why."""
     head = ["", "score", "95 % interval", *(["input itself"] if record["baseline"] else []), "images"]
     rows = [head]
     for key, value in record["metrics"].items():
@@ -285,7 +278,8 @@ def report(record: Mapping[str, Any]) -> list[str]:
         for role, files in record["unmatched"].items()
         if files
     ]
-    return [markdown(rows), *([""] if absent or lonely else []), *absent, *lonely]
+    notes = [*absent, *few_images(record["metrics"], record["n_images"]), *lonely]
+    return [markdown(rows), *([""] if notes else []), *notes]
 
 
 def write_csv(path: Path, per_image: Sequence[Mapping[str, str | float]], keys: Sequence[str]) -> None:

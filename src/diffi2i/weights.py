@@ -146,14 +146,7 @@ def vgg19_trunk() -> dict[str, Tensor]:
     """
     path = _checkpoints_dir() / Path(_VGG19_URL).name
     try:
-        if not path.exists():
-            _refuse_offline(f"{path} is not there")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(_VGG19_URL, str(path), _VGG19_SHA256_PREFIX)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(_VGG19_SHA256_PREFIX):
-            raise _RefusedError(f"wrong sha256 {found} for {path}")
+        _download(_VGG19_URL, path, _VGG19_SHA256_PREFIX)
         return _features(_load_checkpoint(path), _VGG19_FEATURES, path)
     # torch.hub raises a RuntimeError for a wrong hash, urllib an OSError for a server out of reach.
     except (_RefusedError, OSError, RuntimeError) as error:
@@ -200,14 +193,7 @@ def fid_inception() -> Path:
     places = [folder / name for folder in folders for name in _FID_FILES]
     path = next((place for place in places if place.exists()), _checkpoints_dir() / _FID_FILES[0])
     try:
-        if not path.exists():
-            _refuse_offline(f"{path} is not there")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(_FID_URL, str(path), _FID_SHA256)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != _FID_SHA256:
-            raise _RefusedError(f"wrong sha256 {found} for {path}")
+        _download(_FID_URL, path, _FID_SHA256)
     # torch.hub raises a RuntimeError for a wrong hash, urllib an OSError for a server out of reach.
     except (_RefusedError, OSError, RuntimeError) as error:
         raise WeightsUnavailableError(
@@ -258,6 +244,18 @@ def _how_to_get(net: Net, why: str) -> str:
         f"machine's cache (sha256 {trunk.sha256}) into {cache_dir()} (moved by DIFFI2I_CACHE)"
     )
     return " ".join(line.split())
+
+
+def _download(url: str, path: Path, sha256: str) -> None:
+    """Fetches `path` if absent; a file there must have a sha256 that begins as given."""
+    if not path.exists():
+        _refuse_offline(f"{path} is not there")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), sha256)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(sha256):
+        raise _RefusedError(f"wrong sha256 {found} for {path}")
 
 
 def _check_sha256(data: bytes, expected: str, what: str) -> None:

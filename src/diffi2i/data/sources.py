@@ -5,7 +5,7 @@ A source is a function `(split, ...) -> list[Item]`; Hydra fills in all but `spl
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -304,17 +304,27 @@ def images_by_name(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; write the path of a folder of images")
+    files = files_below(folder, IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(f"{folder}: holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}); check the path")
+    return files
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """The files with these suffixes (in lower case) below a folder, sorted, by their path below it without suffix.
+
+    Raises:
+        UserError: two files of one name.
+    """
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         # A leading dot marks the shadow files (`._photo.jpg`) that macOS leaves on foreign disks.
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith(".") or not path.is_file():
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in files:
             raise UserError(f"{path}: has the same name as {files[name].name}; rename or remove one of them")
         files[name] = path
-    if not files:
-        raise UserError(f"{folder}: holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}); check the path")
     return files
 
 

@@ -95,7 +95,7 @@ class Depth:
             UserError: missing, empty, truncated, or of the wrong dtype or shape.
         """
         if path.suffix.lower() == ".npy":
-            metres = _read_npy(path)
+            metres = read_npy(path)
         else:
             stored = _read_integers(path)
             metres = np.where(np.isin(stored, self.invalid), 0, stored * self.unit)
@@ -119,7 +119,7 @@ def _read_integers(path: Path) -> npt.NDArray[np.int64]:
         return np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
 
 
-def _read_npy(path: Path) -> npt.NDArray[Any]:
+def read_npy(path: Path) -> npt.NDArray[Any]:
     """The float32 metres of a `.npy` file."""
     try:
         if not path.is_file():

@@ -16,3 +16,6 @@ LOWER_IS_BETTER = (
 
 SET_LEVEL = ("miou", "pixel_accuracy", "mean_accuracy", *SET_METRICS)
 """Scores of a set as a whole: the mean of its images' scores, where they have one, is another number."""
+
+FEW_IMAGES = 2048
+"""Distances between sets of features are biased where the images are fewer than Inception's features."""

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from diffi2i.metrics import FEW_IMAGES
 from diffi2i.tables.experiment import COSTS, Column, Experiment, Row, timesteps
 from diffi2i.tables.formats import counted
-from diffi2i.tables.table import FEW_IMAGES, Cell, Head, Table
+from diffi2i.tables.table import Cell, Head, Table
 from diffi2i.tables.values import heading
 
 # Two colours of Okabe and Ito's palette, which the colour-blind tell apart; they differ in lightness too.

@@ -11,7 +11,7 @@ from decimal import Decimal
 from statistics import fmean, stdev
 from textwrap import shorten
 
-from diffi2i.metrics import LOWER_IS_BETTER
+from diffi2i.metrics import FEW_IMAGES, LOWER_IS_BETTER
 from diffi2i.schema import SET_METRICS
 from diffi2i.tables.compare import check_comparable
 from diffi2i.tables.experiment import ALL_TASKS, COSTS, Experiment
@@ -26,7 +26,7 @@ from diffi2i.tables.remarks import (
     state_notes,
     value_notes,
 )
-from diffi2i.tables.table import FEW_IMAGES, Cell, Head, Line, Table
+from diffi2i.tables.table import Cell, Head, Line, Table
 from diffi2i.tables.values import arrow, heading, places, states_of, value_of
 
 # Keys of a record without which its scores cannot be shown.

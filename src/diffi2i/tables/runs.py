@@ -1,11 +1,13 @@
 """Finished runs side by side, the baseline's score first: the input's own, or a constant's for labels and depth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffi2i.errors import UserError
+from diffi2i.metrics import FEW_IMAGES
 from diffi2i.results import read_result
+from diffi2i.schema import SET_METRICS
 from diffi2i.tables.markdown import markdown
 
 SCORES = {
@@ -78,6 +80,15 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
     return markdown([head, *rows])
 
 
+def few_images(metrics: Mapping[str, Any], n_images: Mapping[str, int]) -> list[str]:
+    """A line for each distance between sets that is biased since the images are few."""
+    return [
+        f"{SCORES[key]} of fewer than {FEW_IMAGES} images is biased: compare it over the same images only"
+        for key in SET_METRICS
+        if metrics.get(key) is not None and n_images[key] < FEW_IMAGES
+    ]
+
+
 def print_table(run_dirs: Sequence[str]) -> None:
     """`diffi2i table <run> ...`.
 
@@ -95,6 +106,8 @@ def print_table(run_dirs: Sequence[str]) -> None:
         for key, reason in record["reasons"].items():
             if key in record["protocol"].get("metrics", []):
                 print(f"\n{key} n/a: {reason}")
+    for line in dict.fromkeys(line for record in records for line in few_images(record["metrics"], record["n_images"])):
+        print(f"\n{line}")
     panel = Path(run_dirs[-1]) / "panel.png"
     if panel.is_file():
         print(f"\npicture (input | output | ground truth | error): {panel}")

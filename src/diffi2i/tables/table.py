@@ -4,9 +4,6 @@ from dataclasses import dataclass, field
 
 from diffi2i.tables.ordering import Ordering
 
-# Distances between sets of features are biased where the images are fewer than the features.
-FEW_IMAGES = 2048
-
 
 @dataclass(frozen=True)
 class Head:
@@ -25,7 +22,7 @@ class Cell:
 
     `value` is the mean over `seeds`, in the units of `paper_units`, and `sd` their standard deviation (n - 1; None for
     fewer than two). `images` is how many each seed scored; None for costs and for the paper. `mark` is `best` or
-    `second`. `few`: a distance between sets of fewer than `FEW_IMAGES`.
+    `second`. `few`: a distance between sets of fewer than `metrics.FEW_IMAGES`.
     """
 
     value: float | None = None

@@ -1,0 +1,51 @@
+"""Keeps tables and the records behind them in experiments/results/<scale>/: what `diffi2i table` ran, without weights.
+
+    python experiments/collect.py table7 scale=demo [seeds=3] [key=value ...]
+
+Takes the same words as `diffi2i table` and reads outputs/runs of the working folder. Trains nothing.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from diffi2i.errors import UserError
+from diffi2i.tables.command import cells_of, parse
+from diffi2i.tables.plan import RUNS, in_order
+from diffi2i.tables.records import read
+from diffi2i.tables.write import write
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main() -> None:
+    request = parse(sys.argv[1:])
+    for experiment in request.experiments:
+        cells = cells_of(experiment, request)
+        for run in in_order(cells):
+            if not isinstance(read(run), dict):
+                raise UserError(
+                    f"{run.directory} has no sound record: run diffi2i table {' '.join(sys.argv[1:])} first"
+                )
+            kept = RESULTS / run.directory.relative_to(RUNS)
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.copy(run.directory / "result.json", kept)
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        # Drawn from what is kept and nothing else.
+        (Path(folder) / RUNS.parent).mkdir()
+        (Path(folder) / RUNS).symlink_to(RESULTS)
+        os.chdir(folder)
+        for experiment in request.experiments:
+            files = write(experiment, cells_of(experiment, request), request.scale, RESULTS / request.scale)
+            print(f"{experiment.name}: {', '.join(map(str, files))}")
+        os.chdir(before)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,0 +1,61 @@
+"""The results that come with the project: each table follows from the records kept beside it."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from diffi2i.tables.experiment import experiments_dir, load
+from diffi2i.tables.formats import to_csv, to_latex, to_markdown
+from diffi2i.tables.plan import RUNS
+from diffi2i.tables.records import Filled
+from diffi2i.tables.render import render
+
+RESULTS = experiments_dir() / "results"
+README = Path(__file__).parents[1] / "README.md"
+TABLES = sorted(RESULTS.glob("*/*.json"))
+
+
+def record(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / file.relative_to(RUNS)).read_text())
+    return found
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_kept_table_follows_from_its_records(file: Path) -> None:
+    kept = json.loads(file.read_text())
+    scale = file.parent.name
+    own = {(cell["row"], cell["seed"]): record(Path(cell["file"])) for cell in kept["cells"]}
+    trained = {key: record(RUNS / scale / key / "result.json") for key in kept["table"]["compute"]}
+    experiment = load(kept["experiment"])
+    table = render(experiment, Filled({**own}), scale, trained)
+    pictures = [f"{file.stem}.svg"] if experiment.x else []
+    assert file.with_suffix(".md").read_text() == to_markdown(table, pictures)
+    assert file.with_suffix(".csv").read_text() == to_csv(table)
+    assert file.with_suffix(".tex").read_text() == to_latex(table)
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*/*/result.json")), ids=lambda file: file.parent.name)
+def test_a_kept_record_says_where_it_comes_from(file: Path) -> None:
+    kept = json.loads(file.read_text())
+    assert kept["scale"] == file.parent.parent.name
+    assert kept["hardware"]["cpu"]
+    assert not kept["commit"].endswith("+"), "made with uncommitted changes"
+
+
+def small_scale() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("small_scale", experiments_dir() / "small_scale.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_shows_the_small_scale_records() -> None:
+    shown = small_scale().table(json.loads((RESULTS / "small_scale.json").read_text()))
+    assert (RESULTS / "small_scale.md").read_text() == f"{shown}\n"
+    assert shown in README.read_text()

@@ -319,7 +319,7 @@ def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, i
     second = train.train(config.load(Config, "train", [*joint, f"run_dir={tmp_path / 'second'}"]))
     assert "write task=sisr" in refusal(*joint, "task=inpainting", "model=tiny")
     said = refusal(*joint, "model.network.width=6")
-    assert "has model.network.width=4, this run 6: write model=tiny" in said
+    assert "has model.network.width=4, this run 6: write model.network.width=4" in said
     assert "has model.cpen.channels=4, this run 8" in refusal(*joint, "model.cpen.channels=8")
     config.load(Config, "train", [*joint, "model.denoiser_layers=2"])  # stage 1 has none
 

@@ -35,6 +35,17 @@ def test_s1_unshuffles_the_joined_truth_and_input(in_channels: int, blocks: int)
     assert net.features[0].in_channels == (3 + in_channels) * 16
 
 
+@pytest.mark.parametrize("scale", [1, 4])
+def test_s1_may_see_the_truth_alone(scale: int):
+    torch.manual_seed(0)
+    net = CPEN(0, 3, CHANNELS, blocks=1, scale=scale).double()
+    gt = pictures(1, 3, 8, 12)
+    expected = ref.cpen(ref.pixel_unshuffle(gt[0].numpy(), 4), arrays(net), blocks=1)
+    for seed in (1, 2):
+        image = pictures(1, 3, 8 // scale, 12 // scale, seed=seed)
+        np.testing.assert_allclose(net(image, gt)[0].detach(), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("in_channels", [3, 4])
 def test_s2_unshuffles_the_input_alone(in_channels: int):
     net, image = cpen(gt=False, in_channels=in_channels), pictures(1, in_channels, 8, 4)

@@ -1,6 +1,7 @@
 """DiffI2I as a whole: the builders, Algorithms 1 and 2 on real networks, and float32 where it counts."""
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,9 @@ def test_builders_size_the_networks_by_task_and_model():
     assert build_cpen(SISR, MODEL, gt=False).features[0].in_channels == 3
     assert build_cpen(INPAINTING, MODEL, gt=True).features[0].in_channels == 7 * 16
     assert build_cpen(INPAINTING, MODEL, gt=False).features[0].in_channels == 4 * 16
+    only_gt = replace(MODEL, cpen=replace(MODEL.cpen, s1_sees_input=False))
+    assert build_cpen(INPAINTING, only_gt, gt=True).features[0].in_channels == 3 * 16
+    assert build_cpen(INPAINTING, only_gt, gt=False).features[0].in_channels == 4 * 16
     former = build_di2iformer(model_of(INPAINTING))
     assert isinstance(former, DI2Iformer)
     assert (former.embed.in_channels, former.scale) == (4, 1)

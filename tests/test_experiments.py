@@ -47,7 +47,7 @@ RUN = {
     "table5": ["diffi2i-s", "diffi2i-l"],
     "table7": ["s1", "v1", "v2", "v3", "v4"],
     "table8": ["l1", "l2", "kl"],
-    "table10": ["both"],
+    "table10": ["both", "only-gt"],
     "figure1": ["inpainting", "realsr", "sisr", "deblur", "segmentation", "depth"],
     "figure6": ["t1", "t2", "t3", "t4", "t6", "t8", *(f"t8-respaced-{n}" for n in (1, 2, 3, 4, 6))],
 }

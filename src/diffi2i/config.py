@@ -471,7 +471,9 @@ def check_init(config: Config) -> None:
         if isinstance(our, dict):
             inner = next(name for name in their | our if our.get(name) != their.get(name))
             key, our, their = f"{key}.{inner}", our.get(inner), their.get(inner)
-        raise UserError(f"stage.init={init} has model.{key}={their}, this run {our}: write model={saved.model.name}")
+        differing = saved.model.name != config.model.name
+        write = f"model={saved.model.name}" if differing else f"model.{key}={their}"
+        raise UserError(f"stage.init={init} has model.{key}={their}, this run {our}: write {write}")
 
 
 def read_run_config(run_dir: Path) -> Config:

@@ -132,10 +132,14 @@ class DatasetConfig:
 
 @dataclass
 class CpenConfig:
-    """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks."""
+    """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks.
+
+    With `s1_sees_input` CPEN_S1 sees the input beside the ground truth (Eq. 5), without it the truth alone (Table 10).
+    """
 
     channels: int = 64
     blocks: int = MISSING
+    s1_sees_input: bool = True
 
 
 @dataclass

@@ -46,7 +46,8 @@ class CPEN(nn.Module):
     """Maps the input image, and in stage 1 also the ground truth, to the IPR Z.
 
     Args:
-        in_channels: channels of the input image (3, or 4 where a mask is joined).
+        in_channels: channels of the input image (3, or 4 where a mask is joined); 0 makes a CPEN_S1 that sees the
+            ground truth alone (Table 10).
         gt: what CPEN_S1 sees of the ground truth (Eq. 5): the channels of an image, or the module that embeds
             labels or depth (`models.gt`). 0 makes CPEN_S2 (Eq. 12), which differs in its first convolution alone.
         channels: C'.
@@ -66,7 +67,7 @@ class CPEN(nn.Module):
         super().__init__()
         if UNSHUFFLE % scale:
             raise ValueError(f"scale must divide {UNSHUFFLE}, got {scale}")
-        self.scale = scale
+        self.scale, self.in_channels = scale, in_channels
         self.embed = None if isinstance(gt, int) else gt
         self.gt_channels = gt_channels = gt if isinstance(gt, int) else gt.channels
         unshuffled = in_channels * (UNSHUFFLE // scale) ** 2 + gt_channels * UNSHUFFLE**2
@@ -95,14 +96,15 @@ class CPEN(nn.Module):
         """
         if (gt is None) != (self.gt_channels == 0):
             raise ValueError("CPEN_S1 needs the ground truth and CPEN_S2 must not see it")
-        factor = UNSHUFFLE // self.scale
-        x = nn.functional.pixel_unshuffle(pad_to_multiple(image, factor), factor)
+        seen = []
         if gt is not None:
             if self.embed is not None:
                 gt = self.embed(gt, image.shape[-2:])
-            # Unshuffling each and joining them equals unshuffling the joined images (Eq. 5) where scale is 1.
-            target = pad_to_multiple(gt, UNSHUFFLE)
-            x = torch.cat([nn.functional.pixel_unshuffle(target, UNSHUFFLE), x], dim=1)
-        pooled = self.features(x).mean(dim=(2, 3))  # (B, 4C')
+            seen.append(nn.functional.pixel_unshuffle(pad_to_multiple(gt, UNSHUFFLE), UNSHUFFLE))
+        if self.in_channels:
+            factor = UNSHUFFLE // self.scale
+            seen.append(nn.functional.pixel_unshuffle(pad_to_multiple(image, factor), factor))
+        # Unshuffling each and joining them equals unshuffling the joined images (Eq. 5) where scale is 1.
+        pooled = self.features(torch.cat(seen, dim=1)).mean(dim=(2, 3))  # (B, 4C')
         z: Tensor = self.head(pooled)
         return z

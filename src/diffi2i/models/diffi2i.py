@@ -52,10 +52,11 @@ class DiffI2I(nn.Module):
 
 def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
     """CPEN_S1 with `gt`, else CPEN_S2."""
-    seen = 0
+    seen, in_channels = 0, task.in_channels
     if gt:
         seen = instantiate(task.gt) if task.gt else 3
-    return CPEN(task.in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale)
+        in_channels = task.in_channels if model.cpen.s1_sees_input else 0
+    return CPEN(in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale)
 
 
 def build_di2iformer(model: ModelConfig) -> nn.Module:

@@ -45,7 +45,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval", "run=nowhere"], "no config.yaml"),
         (["predict", "run=nowhere", "input=a", "output=b"], "no config.yaml"),
         (["table"], "table needs run directories"),
-        (["table", "nowhere"], "no finished run"),
+        (["table", "nowhere"], "neither a run directory nor one of table1"),
+        (["table", "."], "no finished run"),
         (["bench", "-m", "model=tiny,base"], "does not sweep"),
     ],
 )

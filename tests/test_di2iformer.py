@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diffi2i.data.resize import imresize
-from diffi2i.models.di2iformer import DI2Iformer, DynamicBlock, DynamicLayer, Projection
+from diffi2i.models.di2iformer import DI2Iformer, DynamicBlock, DynamicLayer, Projection, local_mean
 from diffi2i.models.padding import pad_to_multiple, reflect_index
 from tests import reference as ref
 
@@ -246,3 +246,41 @@ def test_reflection_walks_to_and_fro(size: int, padded: int):
     assert index[:size] == list(range(min(size, padded)))
     assert set(index) <= set(range(size))
     assert all(abs(a - b) == 1 for a, b in pairwise(index))
+
+
+def mean_at(picture: ref.Array, row: int, column: int, side: int) -> float:
+    """Of the window around a pixel, moved until it lies inside."""
+    bounds = []
+    for place, length in ((row, picture.shape[0]), (column, picture.shape[1])):
+        inside = [start for start in range(length) if start + min(side, length) <= length]
+        start = min(inside, key=lambda start: abs(start - (place - (min(side, length) - 1) // 2)))
+        bounds.append(slice(start, start + min(side, length)))
+    return float(picture[bounds[0], bounds[1]].mean())
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 6, 7, 100])
+def test_local_means_are_those_of_a_window_around_each_pixel(side: int) -> None:
+    x = pictures(2, 1, 6, 9)
+    expected = [[[mean_at(image[0], i, j, side) for j in range(9)] for i in range(6)] for image in x.numpy()]
+    np.testing.assert_allclose(local_mean(x, side)[:, 0], expected, rtol=1e-12)
+
+
+def test_local_means_of_a_large_bright_image_keep_their_digits() -> None:
+    x = 1 + 1e-3 * torch.rand(1, 1, 700, 900, generator=torch.Generator().manual_seed(0))
+    exact = x.double()[0, 0, 600:632, 800:832].mean()
+    assert local_mean(x, 32)[0, 0, 615, 815].double() == pytest.approx(exact.item(), rel=1e-7)
+
+
+def test_tlc_pools_over_the_same_part_of_the_image_at_every_level() -> None:
+    net, image, z = former(), pictures(1, 3, 32, 48), pictures(1, PRIOR)
+    plain = net(image, z)
+    net.use_tlc(16)
+    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, DynamicLayer)}
+    sides = {name.split("attention")[0].split("feed_forward")[0]: layer.window for name, layer in layers.items()}
+    assert sides == {
+        **{"encoder.0.0.": 16, "encoder.1.0.": 8, "encoder.1.1.": 8, "encoder.2.0.": 4, "bottom.0.": 2},
+        **{"decoder.0.0.": 4, "decoder.1.0.": 8, "decoder.1.1.": 8, "decoder.2.0.": 16, "refine.0.": 16},
+    }
+    assert not torch.allclose(net(image, z), plain)
+    net.use_tlc(64)
+    torch.testing.assert_close(net(image, z), plain)

@@ -44,6 +44,7 @@ SHAPES = {
     "figure6": (11, 1),
 }
 RUN = {
+    "table4": ["diffi2i", "diffi2i-tlc"],
     "table5": ["diffi2i-s", "diffi2i-l"],
     "table7": ["s1", "v1", "v2", "v3", "v4"],
     "table8": ["l1", "l2", "kl"],

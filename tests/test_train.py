@@ -198,6 +198,15 @@ def test_eval_scores_every_image_of_a_named_folder(make: Make, stage1: Path, ima
     assert result(output)["dataset"]["val"] != result(stage1)["dataset"]["val"]
 
 
+def test_eval_can_pool_over_windows(make: Make, stage1: Path, tmp_path: Path) -> None:
+    output = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, tlc=True, output=str(tmp_path / "tlc")))
+    assert result(output)["tlc_window"] == 32 * 3 // 2 // 4
+    assert result(output)["metrics"]["psnr"] != result(stage1)["metrics"]["psnr"]
+    other = train.train(make("segmentation", "task=segmentation"))
+    with pytest.raises(UserError, match="tlc belongs to the DI2Iformer"):
+        evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, tlc=True))
+
+
 def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path: Path) -> None:
     run_dir = train.train(make("stage2", "stage=joint", f"stage.init={stage1}"))
     spaced = EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[2, 4], output=str(tmp_path / "spaced"))

@@ -14,6 +14,7 @@ from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.metrics.intervals import image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffi2i import build_diffusion
 from diffi2i.results import read_result, write_result
 from diffi2i.runs import Stage, load_stage
@@ -65,6 +66,12 @@ def score(
     if trainer.is_global_zero and sheet.pictures.rows:
         sheet.pictures.panel().save(output / "panel.png")
     return record
+
+
+def tlc_window(config: Config) -> int:
+    """In pixels of the input; the factor is that of TLC's authors for NAFNet."""
+    last = config.train.phases[-1] if config.train.phases else config.train
+    return last.patch * 3 // 2 // config.task.scale
 
 
 def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
@@ -141,6 +148,12 @@ def evaluate(config: EvalConfig) -> Path:
         settings.stage.diffusion = replace(settings.stage.diffusion, timesteps=config.timesteps)
         check_diffusion(settings.stage.diffusion)
         stage.model.diffusion = build_diffusion(settings.stage.diffusion)
+    window = tlc_window(settings) if config.tlc else None
+    if window:
+        network = stage.model.di2iformer if isinstance(stage, JointStage) else stage.di2iformer
+        if not isinstance(network, DI2Iformer):
+            raise UserError(f"tlc belongs to the DI2Iformer, and run={config.run} has another network: leave it out")
+        network.use_tlc(window)
     stage.config = settings
 
     quiet()
@@ -149,7 +162,7 @@ def evaluate(config: EvalConfig) -> Path:
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
     trained = read_result(run_dir)
-    scores = score(settings, stage, data, output, trained.get("constant"))
+    scores = score(settings, stage, data, output, trained.get("constant")) | ({"tlc_window": window} if window else {})
     trained_on = trained["dataset"]["train"]
     write_result(output / "result.json", settings, {"train": trained_on, "val": data.val_manifest}, scores)
     print_table([str(output)])

@@ -264,14 +264,16 @@ class Config:
 class EvalConfig:
     """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset.
 
-    `degrade` makes the inputs in place of the run's own. `flip` and `sizes` average labels and depth, as
-    `ProtocolConfig` says; the result keeps that in its protocol.
+    `degrade` makes the inputs in place of the run's own. `tlc` is the test-time local converter of the
+    DI2Iformer, whose windows are half as large again as the crops that training ended with. `flip` and `sizes` average
+    labels and depth, as `ProtocolConfig` says; the result keeps that in its protocol.
     """
 
     run: str = MISSING
     dataset: DatasetConfig | None = None
     degrade: dict[str, Any] = field(default_factory=dict)
     timesteps: list[int] | None = None
+    tlc: bool = False
     flip: bool | None = None
     sizes: list[float] | None = None
     seed: int | None = None

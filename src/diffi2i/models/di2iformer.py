@@ -48,6 +48,27 @@ def convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
     return conv
 
 
+def local_mean(x: Tensor, side: int) -> Tensor:
+    """Means over a window of `side` x `side` pixels around each pixel, shifted inwards at the borders.
+
+    (B, C, H, W) -> (B, C, H, W); a window at least as large as the map gives its global mean everywhere.
+    """
+    height, width = (min(side, length) for length in x.shape[-2:])
+    # Sums over whole photos lose digits in float32.
+    total = nn.functional.pad(x.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
+    sums = (
+        total[..., height:, width:]
+        - total[..., :-height, width:]
+        - total[..., height:, :-width]
+        + total[..., :-height, :-width]
+    )
+    rows, columns = (
+        (torch.arange(length, device=x.device) - (window - 1) // 2).clamp(0, length - window)
+        for length, window in zip(x.shape[-2:], (height, width), strict=True)
+    )
+    return (sums / (height * width)).to(x.dtype)[..., rows[:, None], columns]
+
+
 class DynamicLayer(nn.Module):
     """DA (Eqs. 6-8) with `attention`, DFFN (Eq. 9) without: they differ in the pooling product alone.
 
@@ -57,7 +78,11 @@ class DynamicLayer(nn.Module):
         expansion: width after the gate over `channels`; the depth-wise projection needs 1.
         projection: the output projection. The paper writes W_d; NAFNet and DiffIR use a 1x1 convolution.
         attention: multiply by the global average pool (Eq. 7).
+
+    `window` replaces that pool by means over windows of so many pixels, for test time; see `DI2Iformer.use_tlc`.
     """
+
+    window: int | None = None
 
     def __init__(
         self, channels: int, prior_dim: int, expansion: float, projection: Projection, attention: bool
@@ -80,7 +105,8 @@ class DynamicLayer(nn.Module):
         first, second = self.W_d(self.W_c(self.norm(x))).chunk(2, dim=1)
         gated = first * second  # SimpleGate, Eq. 6
         if self.attention:
-            gated = gated * gated.mean(dim=(2, 3), keepdim=True)  # Eq. 7
+            pooled = gated.mean(dim=(2, 3), keepdim=True) if self.window is None else local_mean(gated, self.window)
+            gated = gated * pooled  # Eq. 7
         out: Tensor = self.project(gated) + self.W_l(z)[:, :, None, None] + x  # Eqs. 8, 9
         return out
 
@@ -167,6 +193,19 @@ class DI2Iformer(nn.Module):
         self.refine = stack(refinement, width)
         self.tail = nn.Sequential(nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
         start_small(self.tail)
+
+    def use_tlc(self, side: int) -> None:
+        """Test-time local converter (Chu et al. 2022): Eq. 7 pools over windows, not over the whole image.
+
+        `side` is that of the windows, in pixels of the input, at every level.
+        """
+        down = [*self.encoder, self.bottom]
+        up = [*self.decoder, self.refine]
+        levels = (*range(LEVELS), *reversed(range(LEVELS - 1)), 0)
+        for level, stack in zip(levels, (*down, *up), strict=True):
+            for layer in stack.modules():
+                if isinstance(layer, DynamicLayer):
+                    layer.window = max(1, side // 2**level)
 
     def forward(self, image: Tensor, z: Tensor) -> Tensor:
         """`image` (B, in_channels, H, W), `z` (B, 4C') -> (B, 3, scale H, scale W), float32."""

@@ -139,7 +139,9 @@ def test_rows_compose_and_score_their_columns(name: str, scale: str, compose: Co
 EVALUATIONS = sorted({tuple(column.evaluation) for name in NAMES for column in experiment.load(name).columns} - {()})
 
 
-@pytest.mark.parametrize("evaluation", map(list, EVALUATIONS), ids=lambda overrides: ",".join(overrides)[-60:])
+@pytest.mark.parametrize(
+    "evaluation", [list(each) for each in EVALUATIONS], ids=lambda overrides: ",".join(overrides)[-60:]
+)
 def test_evaluations_compose(evaluation: list[str], images: Path) -> None:
     loaded = config.load(EvalConfig, "eval", ["run=somewhere", f"root={images}", *evaluation])
     assert loaded.dataset is not None

@@ -207,6 +207,21 @@ def test_eval_can_pool_over_windows(make: Make, stage1: Path, tmp_path: Path) ->
         evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, tlc=True))
 
 
+def test_batch_normalisation_of_a_single_value_is_explained(make: Make) -> None:
+    with pytest.raises(UserError, match=r"write trainer\.device_batch=2 or train\.patch=64"):
+        train.train(make("one", "task=segmentation", "trainer.device_batch=1"))
+
+
+def test_an_output_far_out_of_range_is_scored_as_it_would_be_saved(
+    stage1: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    restore = PretrainStage.restore
+    monkeypatch.setattr(PretrainStage, "restore", lambda self, batch, z: 100 * restore(self, batch, z) - 10)
+    far = result(evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, output=str(tmp_path / "far"))))
+    assert far["n_images"]["psnr"] == 2
+    assert 0 < far["metrics"]["psnr"] < result(stage1)["metrics"]["psnr"]
+
+
 def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path: Path) -> None:
     run_dir = train.train(make("stage2", "stage=joint", f"stage.init={stage1}"))
     spaced = EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[2, 4], output=str(tmp_path / "spaced"))

@@ -66,6 +66,13 @@ def fit_and_score(config: Config, stage: Stage, data: ImageDataModule, run_dir: 
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "batch normalisation has a single value per channel (one image a batch, one pixel at the coarsest level): "
+            f"write trainer.device_batch=2 or train.patch={2 * config.train.patch}"
+        ) from error
     if trainer.is_global_zero:
         save_weights(stage, run_dir / "weights.safetensors")
     constant = None if config.task.kind == "image" else constant_target(data.train_items, config)

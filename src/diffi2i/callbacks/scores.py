@@ -103,16 +103,20 @@ class ValidationScores(L.Callback):
         if batch_idx >= len(trainer.datamodule.val_share):  # type: ignore[attr-defined]
             return
         target, names, mask = batch["target"], batch["name"], batch.get("mask", batch.get("valid"))
-        output = with_known_pixels(outputs["output"], batch)
+        output = self.within_range(with_known_pixels(outputs["output"], batch))
         self.own.update(output, target, names=names, mask=mask)
         if "exchanged" in outputs:
-            exchanged = with_known_pixels(outputs["exchanged"], batch)
+            exchanged = self.within_range(with_known_pixels(outputs["exchanged"], batch))
             self.exchanged.update(exchanged, target, names=names, mask=mask)
         if self.baseline and self.pictures:
             naive = naive_output(batch, self.task, self.constant)
             self.baseline.update(naive, target, names=names, mask=mask)
             if self.pictures.wanted:
                 self.pictures.add(names[0], *self.shown(batch, naive, output))
+
+    def within_range(self, output: Tensor) -> Tensor:
+        """Images as they would be saved: a network that has hardly trained may leave [0, 1] by far."""
+        return output.clamp(0, 1) if self.task.kind == "image" else output
 
     def shown(self, batch: Batch, naive: Tensor, output: Tensor) -> list[Tensor]:
         """Input, output, target and error of the batch's first image, each (3, H, W) in [0, 1]."""

@@ -6,7 +6,6 @@ Takes the same words as `diffi2i table` and reads outputs/runs of the working fo
 """
 
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -31,7 +30,9 @@ def main() -> None:
                 )
             kept = RESULTS / run.directory.relative_to(RUNS)
             kept.mkdir(parents=True, exist_ok=True)
-            shutil.copy(run.directory / "result.json", kept)
+            # Reasons for n/a name files in the home folder of whoever ran it.
+            text = (run.directory / "result.json").read_text(encoding="utf-8")
+            (kept / "result.json").write_text(text.replace(str(Path.home()), "~"), encoding="utf-8")
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         # Drawn from what is kept and nothing else.

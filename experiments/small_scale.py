@@ -45,6 +45,11 @@ EXPERIMENTS = [
     Experiment("inpainting", INPAINTING, FACES, seeds=3),
     Experiment("inpainting-smooth", [*INPAINTING, "task.fill=smooth", "train.steps=200"], FACES),
     Experiment(
+        "inpainting-smooth-128",
+        [*INPAINTING, "task.fill=smooth", "train.steps=200", "train.patch=128", "train.val_crop=128"],
+        FACES,
+    ),
+    Experiment(
         "realsr",
         ["task=realsr", "dataset=folder", "root={data}/bsds500/train", "dataset.max_val_images=8"],
         [

@@ -357,6 +357,8 @@ def test_a_stopped_table_stops_its_runs_and_leaves_them_to_be_resumed(behave: Se
 
     def body() -> None:
         signal.signal(signal.SIGTERM, command.stopped)
+        # Shells start background jobs, perhaps this one, with Ctrl-C ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         execute.execute(FOUR)
 
     caller = multiprocessing.get_context("fork").Process(target=body)

@@ -5,7 +5,7 @@
 Takes the same words as `diffi2i table` and reads outputs/runs of the working folder. Trains nothing.
 """
 
-import os
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -21,28 +21,22 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def main() -> None:
     request = parse(sys.argv[1:])
-    for experiment in request.experiments:
-        cells = cells_of(experiment, request)
-        for run in in_order(cells):
-            if not isinstance(read(run), dict):
-                raise UserError(
-                    f"{run.directory} has no sound record: run diffi2i table {' '.join(sys.argv[1:])} first"
-                )
-            kept = RESULTS / run.directory.relative_to(RUNS)
-            kept.mkdir(parents=True, exist_ok=True)
-            # Reasons for n/a name files in the home folder of whoever ran it.
-            text = (run.directory / "result.json").read_text(encoding="utf-8")
-            (kept / "result.json").write_text(text.replace(str(Path.home()), "~"), encoding="utf-8")
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        # Drawn from what is kept and nothing else.
-        (Path(folder) / RUNS.parent).mkdir()
-        (Path(folder) / RUNS).symlink_to(RESULTS)
-        os.chdir(folder)
-        for experiment in request.experiments:
-            files = write(experiment, cells_of(experiment, request), request.scale, RESULTS / request.scale)
+    plans = [(experiment, cells_of(experiment, request)) for experiment in request.experiments]
+    for run in in_order(cell for _, cells in plans for cell in cells):
+        if not isinstance(read(run), dict):
+            raise UserError(f"{run.directory} has no sound record: run diffi2i table {' '.join(sys.argv[1:])} first")
+        kept = RESULTS / run.directory.relative_to(RUNS)
+        kept.mkdir(parents=True, exist_ok=True)
+        # Reasons for n/a name files in the home folder of whoever ran it.
+        text = (run.directory / "result.json").read_text(encoding="utf-8")
+        (kept / "result.json").write_text(text.replace(str(Path.home()), "~"), encoding="utf-8")
+    # Drawn from what is kept and nothing else.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        RUNS.parent.mkdir()
+        RUNS.symlink_to(RESULTS)
+        for experiment, cells in plans:
+            files = write(experiment, cells, request.scale, RESULTS / request.scale)
             print(f"{experiment.name}: {', '.join(map(str, files))}")
-        os.chdir(before)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,19 @@ def record(psnr: list[float], seed: int = 0, **changes: Any) -> dict[str, Any]:
     return base | changes
 
 
+def of_task(task: str, metric: str, value: float, gain: float, baseline: float, **changes: Any) -> dict[str, Any]:
+    """A record of another task, which has a single score of a single image."""
+    return record(
+        [1.0],
+        task=task,
+        main_metric=metric,
+        metrics={metric: value, "prior_gain": gain},
+        baseline={metric: baseline},
+        n_images={metric: 1},
+        **changes,
+    )
+
+
 def scored(psnr: list[float], seed: int = 0, fid: float | None = None, gain: float = 0.5) -> dict[str, Any]:
     """A record with an FID and a prior gain."""
     plain = record(psnr, seed)

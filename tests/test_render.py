@@ -23,7 +23,7 @@ from diffi2i.tables.records import Failure, Filled
 from diffi2i.tables.render import marked, measured, render
 from diffi2i.tables.table import Cell, Head, Line, Table
 from diffi2i.tables.write import write
-from tests.table_records import filled, record, scored
+from tests.table_records import filled, of_task, record, scored
 
 
 def small(**changes: Any) -> Experiment:
@@ -377,15 +377,7 @@ def test_at_the_scale_of_the_paper_its_own_columns_are_measured() -> None:
 def test_percent_and_milliseconds_stand_in_the_units_of_the_paper() -> None:
     columns = [Column("", "seconds_per_image", "Runtime (ms)"), Column("ade", "miou", "mIoU (%)", ["dataset=ade"])]
     rows = [Row("a", "Ours A", ["stage=joint"], [], [28.6, 43.5])]
-    entry = record(
-        [1.0],
-        task="segmentation",
-        main_metric="miou",
-        metrics={"miou": 0.4206, "prior_gain": 0.0123},
-        baseline={"miou": 0.02},
-        n_images={"miou": 1},
-        constant=3,
-    )
+    entry = of_task("segmentation", "miou", 0.4206, gain=0.0123, baseline=0.02, constant=3)
     table = rendered(filled(a=[entry]), columns=columns, rows=rows, claim=[], task="segmentation")
     baseline, line = table.lines
     assert [(head.heading, number(cell)) for head, cell in zip(table.heads, line.cells, strict=True)] == [
@@ -451,15 +443,7 @@ def of_figure1(entries: dict[str, dict[str, Any]]) -> Table:
 def test_figure_1_never_puts_the_seconds_of_two_machines_on_one_axis() -> None:
     entries = {
         "inpainting": record([18.0], seconds_per_image=0.04),
-        "deblur": record(
-            [1.0],
-            task="deblur",
-            main_metric="psnr",
-            metrics={"psnr": 28.0, "prior_gain": 0.0},
-            baseline={"psnr": 26.0},
-            n_images={"psnr": 1},
-            seconds_per_image=0.3,
-        ),
+        "deblur": of_task("deblur", "psnr", 28.0, gain=0.0, baseline=26.0, seconds_per_image=0.3),
     }
     figure = figures.draw(experiments.load("figure1"), of_figure1(entries))
     found = [

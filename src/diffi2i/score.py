@@ -25,9 +25,9 @@ from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.results import provenance, write_json
 from diffi2i.runtime import device_of
 from diffi2i.schema import ScoreConfig
-from diffi2i.tables.compare import digits, heading, shown_interval
+from diffi2i.tables.compare import heading, shown_interval
 from diffi2i.tables.markdown import markdown
-from diffi2i.tables.runs import few_images, number
+from diffi2i.tables.runs import digits, few_images, number
 
 SHOWN = 3  # files without a partner that are printed
 

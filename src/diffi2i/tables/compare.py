@@ -11,7 +11,7 @@ from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import paired_difference
 from diffi2i.results import read_result, write_json
 from diffi2i.tables.markdown import markdown
-from diffi2i.tables.runs import SCORES, number
+from diffi2i.tables.runs import SCORES, digits, number
 
 USE = "diffi2i compare <run> <run> [output=<file>.json], each a run, an eval folder or a JSON of diffi2i score"
 
@@ -142,11 +142,6 @@ def comparison_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 def heading(key: str) -> str:
     """What tables call a score."""
     return SCORES.get(key, key)
-
-
-def digits(key: str) -> int:
-    """Decimals of a score: decibels have two."""
-    return 2 if key.startswith("psnr") else 4
 
 
 def shown_interval(interval: Sequence[float] | None, places: int) -> str:

@@ -174,7 +174,7 @@ def points(axes: Axes, panel: Panel, colour: str) -> None:
     if panel.baseline is not None:
         axes.axhline(panel.baseline, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
-            "baseline",
+            BASELINE,
             (1, panel.baseline),
             (-2, 2),
             axes.get_yaxis_transform(),

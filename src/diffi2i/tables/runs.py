@@ -41,10 +41,13 @@ def label(record: dict[str, Any]) -> str:
 
 
 def row(name: str, metrics: dict[str, Any], keys: Sequence[str], main: str, cost: Sequence[str]) -> list[str]:
-    # Decibels have two decimals, and so has what is gained in them.
-    decibels = [key.startswith("psnr") or (key == "prior_gain" and main.startswith("psnr")) for key in keys]
-    cells = [number(metrics.get(key), 2 if short else 4) for key, short in zip(keys, decibels, strict=True)]
-    return [name, *cells, *cost]
+    # The prior gain is counted in the main score.
+    return [name, *(number(metrics.get(key), digits(main if key == "prior_gain" else key)) for key in keys), *cost]
+
+
+def digits(key: str) -> int:
+    """Decimals of a score: decibels have two."""
+    return 2 if key.startswith("psnr") else 4
 
 
 def number(value: float | str | None, digits: int) -> str:

@@ -1,10 +1,9 @@
 """A value of a record as tables print it: its unit, its decimals, its heading."""
 
 from diffi2i.metrics import LOWER_IS_BETTER
-from diffi2i.tables.compare import digits
 from diffi2i.tables.experiment import COSTS, paper_units
 from diffi2i.tables.records import Entry, Filled, Record
-from diffi2i.tables.runs import SCORES
+from diffi2i.tables.runs import SCORES, digits
 
 COST_HEADINGS = {"parameters": "parameters (M)", "macs": "MACs (G)", "seconds_per_image": "time per image (ms)"}
 

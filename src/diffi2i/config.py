@@ -45,6 +45,7 @@ T = TypeVar("T")
 
 CHOICES = {
     "stage.name": ("pretrain", "joint"),
+    "stage.budget": ("pretrain", "joint", "gan"),
     "stage.prior": ("joint", "none", "traditional"),
     "stage.prior_loss": ("l1", "l2", "kl"),
     "stage.diffusion.prediction": ("eps", "x0"),
@@ -123,6 +124,9 @@ def typed(schema: type[T], composed: DictConfig) -> T:
     scale, scales = composed.get("scale"), OmegaConf.select(composed, "task.scales")
     if scale is not None and scales is not None and scale not in scales:
         raise UserError(f"scale={scale}: choose one of {', '.join(scales)}")
+    budget = OmegaConf.select(composed, "stage.budget")
+    if scales is not None and budget in ("pretrain", "joint", "gan") and not scales[scale].get(budget):
+        raise UserError(f"stage.budget={budget}: task={composed.task.name} has none at scale={scale}")
     try:
         # As a plain container, since a key added with `+` would slip through between typed nodes.
         plain: Any = OmegaConf.to_container(composed, resolve=False)

@@ -30,6 +30,8 @@ class ScaleConfig:
     """What one scale of a task sets; see `TrainConfig` for the meanings.
 
     `model` is the scale's own model, where it differs from the task's default; `model=<name>` comes before it.
+    `pretrain`, `joint` and `gan` are the budgets that `stage.budget` names; `gan` is None where the recipe ends with
+    the joint stage.
     """
 
     model: str | None = None
@@ -41,6 +43,7 @@ class ScaleConfig:
     phases: list[PhaseConfig] = field(default_factory=list)
     pretrain: StageBudget = field(default_factory=StageBudget)
     joint: StageBudget = field(default_factory=StageBudget)
+    gan: StageBudget | None = None
 
 
 # What an image task may list in `protocol.metrics`, in the order of records: scores of each image, then of the set.
@@ -168,7 +171,7 @@ class DiffusionConfig:
 class StageConfig:
     """`pretrain` (stage 1) or `joint` (stage 2).
 
-    `init` is the stage-1 run that stage 2 starts from, or a stage-2 run whose training goes on under another loss.
+    `budget` names the scale's budget that this run has: `pretrain`, `joint` or `gan`. `init` is the stage-1 run that stage 2 starts from, or a stage-2 run whose training goes on under another loss.
     `prior` says where stage 2 takes Z from and how it learns it: `joint` (the paper's: diffusion, all steps, trained
     with the DI2Iformer), `none` (no diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer
     stays as it was; Table 7, V2). `prior_only` is the fraction of steps that train the prior alone before the
@@ -176,6 +179,7 @@ class StageConfig:
     """
 
     name: str = MISSING
+    budget: str = MISSING
     init: str | None = None
     prior: str = "joint"
     prior_loss: str = "l1"

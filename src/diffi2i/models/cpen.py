@@ -36,6 +36,9 @@ class ResidualBlock(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
+        self.apply(keep_variance)
+        # Each block starts as the identity: else Z doubles with every block, to 76 times the pixels' size in `sr`.
+        nn.init.zeros_(self.body[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.body(x)
@@ -86,7 +89,8 @@ class CPEN(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Linear(4 * channels, 4 * channels),
         )
-        self.apply(keep_variance)
+        for layer in (*self.features, *self.head):
+            keep_variance(layer)
 
     def forward(self, image: Tensor, gt: Tensor | None = None) -> Tensor:
         """`image` (B, in_channels, H, W), `gt` (B, 3, scale H, scale W), labels or depth -> Z (B, 4C').

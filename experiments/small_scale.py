@@ -156,7 +156,7 @@ def table(records: dict[str, dict[str, Any]]) -> str:
     """One row per experiment and set of images; each cell the mean over the seeds and their standard deviation."""
     lines = [
         "| experiment | images | metric | baseline | stage 1 (sees GT) | stage 2 | no diffusion (V1) "
-        "| stage 2, L1 alone | prior_gain stage 1 / 2 | processor minutes, both stages |",
+        "| stage 2, L1 alone | prior_dependence stage 1 / 2 | processor minutes, both stages |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for experiment in EXPERIMENTS:
@@ -178,7 +178,7 @@ def table(records: dict[str, dict[str, Any]]) -> str:
                 for stage, ones in stages.items()
             }
             gain = " / ".join(
-                cell([float(found["metrics"]["prior_gain"]) for found in stages[stage]]) for stage in ("s1", "s2")
+                cell([float(found["metrics"]["prior_dependence"]) for found in stages[stage]]) for stage in ("s1", "s2")
             )
             minutes = ""
             if not suffix:

@@ -23,7 +23,7 @@ def record(psnr: list[float], seed: int = 0, **changes: Any) -> dict[str, Any]:
         "protocol": {"border": 0, "metrics": ["psnr_hole", "fid"]},
         "dataset": {"name": "photos", "train": "a" * 64, "val": "b" * 64},
         "main_metric": "psnr_hole",
-        "metrics": {"psnr_hole": float(np.mean(psnr)), "fid": None, "prior_gain": 0.5},
+        "metrics": {"psnr_hole": float(np.mean(psnr)), "fid": None, "prior_dependence": 0.5},
         "baseline": {"psnr_hole": 12.0, "fid": None},
         "n_images": {"psnr_hole": len(psnr), "fid": 0},
         "reasons": {"fid": "no Inception weights"},
@@ -47,7 +47,7 @@ def of_task(task: str, metric: str, value: float, gain: float, baseline: float, 
         [1.0],
         task=task,
         main_metric=metric,
-        metrics={metric: value, "prior_gain": gain},
+        metrics={metric: value, "prior_dependence": gain},
         baseline={metric: baseline},
         n_images={metric: 1},
         **changes,
@@ -55,10 +55,10 @@ def of_task(task: str, metric: str, value: float, gain: float, baseline: float, 
 
 
 def scored(psnr: list[float], seed: int = 0, fid: float | None = None, gain: float = 0.5) -> dict[str, Any]:
-    """A record with an FID and a prior gain."""
+    """A record with an FID and a prior dependence."""
     plain = record(psnr, seed)
     return plain | {
-        "metrics": plain["metrics"] | {"fid": fid, "prior_gain": gain},
+        "metrics": plain["metrics"] | {"fid": fid, "prior_dependence": gain},
         "n_images": plain["n_images"] | {"fid": 0 if fid is None else len(psnr)},
     }
 

@@ -22,7 +22,7 @@ def record(psnr: list[float], rmse: list[float] | None = None, **changes: Any) -
     base = {
         "task": "deblur",
         "protocol": {"border": 0, "metrics": ["psnr"]},
-        "metrics": {"psnr": sum(psnr) / len(psnr), "rmse": sum(rmse) / len(rmse), "fid": 12.0, "prior_gain": 0.1},
+        "metrics": {"psnr": sum(psnr) / len(psnr), "rmse": sum(rmse) / len(rmse), "fid": 12.0, "prior_dependence": 0.1},
         "per_image": rows,
         "dataset": {"name": "folder", "val": "abc"},
     }

@@ -72,7 +72,7 @@ def test_markdown_holds_the_whole_table() -> None:
             "here: parameters (M)",
             "here: FID ↓",
             "here: PSNR in hole ↑",
-            "here: prior gain",
+            "here: prior dependence",
         ],
         cells[1],
         ["input itself", "", "", "", "", "12.00 ± 0.00 (2 images, 2 seeds)", ""],
@@ -146,7 +146,7 @@ LATEX_BODY = "\n".join(
         r" & \multicolumn{2}{c}{the paper's values} & \multicolumn{4}{c}{measured here, scale=demo} \\",
         r"\cmidrule(lr){2-3}\cmidrule(lr){4-7}",
         r" & Parameters (M) & CelebA, FID $\downarrow$ & parameters (M) & FID $\downarrow$ & "
-        r"PSNR in hole $\uparrow$ & prior gain \\",
+        r"PSNR in hole $\uparrow$ & prior dependence \\",
         r"\midrule",
         r"input itself &  &  &  &  & 12.00 (2 images, 1 seed) &  \\",
         r"Peer\_1 & 22 & \underline{7.83} &  &  &  &  \\",
@@ -185,7 +185,7 @@ def test_latex_escapes_each_of_its_characters() -> None:
         ("psnr", [None, 20.0, None], ["", "", ""]),
         ("psnr", [float("inf"), 20.0], ["best", "second"]),
         ("parameters", [1.0, 2.0], ["", ""]),
-        ("prior_gain", [1.0, 2.0], ["", ""]),
+        ("prior_dependence", [1.0, 2.0], ["", ""]),
     ],
 )
 def test_best_and_second_are_marked_as_printed(metric: str, values: list[float | None], marks: list[str]) -> None:
@@ -352,7 +352,7 @@ def test_an_unused_prior_is_warned_of(gains: tuple[float, float], words: str | N
 
 @pytest.mark.parametrize(("gain", "warned"), [(0.001, True), (0.01, False)])
 def test_without_decibels_the_prior_is_measured_against_the_score(gain: float, warned: bool) -> None:
-    entry = record([20.0], main_metric="rmse", metrics={"rmse": 0.4, "prior_gain": gain}, baseline={}, n_images={})
+    entry = record([20.0], main_metric="rmse", metrics={"rmse": 0.4, "prior_dependence": gain}, baseline={}, n_images={})
     assert bool(rendered(filled(a=[entry])).warnings) == warned
 
 
@@ -366,7 +366,7 @@ def test_at_the_scale_of_the_paper_its_own_columns_are_measured() -> None:
     assert [head.heading for head in table.heads if head.group == "here"] == [
         "Parameters (M)",
         "CelebA, FID ↓",
-        "prior gain",
+        "prior dependence",
     ]
     cells = column_of(table, "CelebA, FID ↓")
     assert (cells["a"].value, cells["b"].word) == (4.6, "n/a")
@@ -385,7 +385,7 @@ def test_percent_and_milliseconds_stand_in_the_units_of_the_paper() -> None:
         ("mIoU (%) ↑", "43.5"),
         ("time per image (ms)", "45.6"),
         ("mIoU ↑ (%)", "42.06"),
-        ("prior gain", "1.23"),
+        ("prior dependence", "1.23"),
     ]
     assert (baseline.label, number(baseline.cells[3])) == ("constant", "2.00")
 

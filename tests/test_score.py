@@ -385,4 +385,4 @@ def test_the_saved_images_of_a_run_score_as_the_run_did(make: Make, tmp_path: Pa
     assert record["protocol"] == trained["protocol"]
     assert record["per_image"] == trained["per_image"]
     for key in ("metrics", "baseline", "intervals"):
-        assert record[key] == {name: value for name, value in trained[key].items() if name != "prior_gain"}
+        assert record[key] == {name: value for name, value in trained[key].items() if name != "prior_dependence"}

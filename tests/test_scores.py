@@ -79,27 +79,27 @@ def test_the_gain_is_positive_where_the_own_prior_is_better() -> None:
     batch = image_batch()
     near, far = ((batch["target"] + step).clamp(0, 1) for step in (0.02, 0.2))
     logged = validate(ValidationScores(IMAGE, "set"), ({"output": near, "exchanged": far}, batch))
-    assert logged["val/set/prior_gain"] > 0
+    assert logged["val/set/prior_dependence"] > 0
     swapped = validate(ValidationScores(IMAGE, "set"), ({"output": far, "exchanged": near}, batch))
-    assert swapped["val/set/prior_gain"] == pytest.approx(-logged["val/set/prior_gain"])
+    assert swapped["val/set/prior_dependence"] == pytest.approx(-logged["val/set/prior_dependence"])
 
     scene = depth_batch()
     close, off = scene["target"] + 0.1, scene["target"] + 1.0
     logged = validate(ValidationScores(DEPTH, "set"), ({"output": close, "exchanged": off}, scene))
-    assert logged["val/set/prior_gain"] == pytest.approx(0.9, abs=1e-5)  # of the error, which is to be small
+    assert logged["val/set/prior_dependence"] == pytest.approx(0.9, abs=1e-5)  # of the error, which is to be small
     assert logged["val/set/rmse"] == pytest.approx(0.1, abs=1e-5)
 
     labelled = label_batch()
     right, wrong = logits(labelled["target"]), logits(torch.zeros_like(labelled["target"]))
     logged = validate(ValidationScores(LABELS, "set"), ({"output": right, "exchanged": wrong}, labelled))
     assert logged["val/set/miou"] == 1
-    assert logged["val/set/prior_gain"] == pytest.approx(1 - 0.25)
+    assert logged["val/set/prior_dependence"] == pytest.approx(1 - 0.25)
 
 
 def test_without_another_image_there_is_no_gain(capsys: Any) -> None:
     batch = image_batch()
     logged = validate(ValidationScores(IMAGE, "set"), ({"output": batch["input"]}, batch))
-    assert "val/set/prior_gain" not in logged
+    assert "val/set/prior_dependence" not in logged
     assert capsys.readouterr().out.startswith("step 7: psnr ")
 
 
@@ -108,7 +108,7 @@ def test_a_main_metric_that_is_not_scored_is_shown_as_such(capsys: Any) -> None:
     batch = image_batch()
     logged = validate(ValidationScores(task, "set"), ({"output": batch["input"], "exchanged": batch["input"]}, batch))
     assert "val/set/psnr" in logged
-    assert capsys.readouterr().out == "step 7: psnr_hole n/a, prior_gain n/a\n"
+    assert capsys.readouterr().out == "step 7: psnr_hole n/a, prior_dependence n/a\n"
 
 
 @pytest.mark.parametrize(("main", "more"), [("psnr", []), ("dists", ["dists"]), ("fid", ["fid"])])

@@ -18,7 +18,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "prior": "joint",
         "protocol": {"border": 4, "metrics": ["psnr_y", "ssim_y", "lpips_alex"]},
         "dataset": {"name": "photos", "val": "abc"},
-        "metrics": {"psnr_y": 28.5555, "ssim_y": 0.81239, "lpips_alex": None, "prior_gain": 0.0123},
+        "metrics": {"psnr_y": 28.5555, "ssim_y": 0.81239, "lpips_alex": None, "prior_dependence": 0.0123},
         "baseline": {"psnr_y": 27.2, "ssim_y": 0.79},
         "main_metric": "psnr_y",
         "constant": None,
@@ -31,7 +31,7 @@ def record(**changes: Any) -> dict[str, Any]:
 def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
     lines = runs_table([record(stage="pretrain"), record()]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    head = ["", "PSNR-Y ↑", "SSIM-Y ↑", "LPIPS ↓", "prior gain", "parameters", "s / image"]
+    head = ["", "PSNR-Y ↑", "SSIM-Y ↑", "LPIPS ↓", "prior dependence", "parameters", "s / image"]
     assert cells[0] == head
     assert cells[2] == ["input itself", "27.20", "0.7900", "n/a", "", "", ""]
     assert cells[3][0] == "stage 1 (sees GT)"
@@ -44,13 +44,13 @@ def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
     [
         (
             {"task": "segmentation", "main_metric": "miou", "constant": 0}
-            | {"metrics": {"miou": 0.5678, "pixel_accuracy": 0.9, "mean_accuracy": 0.6, "prior_gain": 0.01234}}
+            | {"metrics": {"miou": 0.5678, "pixel_accuracy": 0.9, "mean_accuracy": 0.6, "prior_dependence": 0.01234}}
             | {"baseline": {"miou": 0.16, "pixel_accuracy": 0.8, "mean_accuracy": 0.2}},
             {
                 "mIoU ↑": ["0.1600", "0.5678"],
                 "pixel accuracy ↑": ["0.8000", "0.9000"],
                 "class accuracy ↑": ["0.2000", "0.6000"],
-                "prior gain": ["", "0.0123"],
+                "prior dependence": ["", "0.0123"],
             },
         ),
         (
@@ -74,7 +74,7 @@ def test_labels_and_depth_stand_beside_a_constant(changes: dict[str, Any], expec
 
 
 def test_records_of_earlier_versions_have_no_list_of_scores() -> None:
-    metrics = {"psnr_y": 28.5555, "lpips_alex": None, "psnr_hole": None, "prior_gain": 0.0123}
+    metrics = {"psnr_y": 28.5555, "lpips_alex": None, "psnr_hole": None, "prior_dependence": 0.0123}
     old = record(protocol={"border": 4, "lpips": True}, metrics=metrics)
     assert "LPIPS" not in runs_table([old])
     assert "PSNR-Y" in runs_table([old])

@@ -98,7 +98,7 @@ def test_the_main_metric_is_scored(runs: Runs, task: str) -> None:
         record = result(run_dir)
         assert isinstance(record["metrics"][record["main_metric"]], float)
         assert isinstance(record["baseline"][record["main_metric"]], float)
-        assert isinstance(record["metrics"]["prior_gain"], float)
+        assert isinstance(record["metrics"]["prior_dependence"], float)
 
 
 @pytest.mark.parametrize("task", KINDS)

@@ -26,7 +26,7 @@ from tests import wandb_files
 from tests.conftest import Make, small
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-SISR = ("psnr", "psnr_y", "ssim", "ssim_y", "prior_gain")
+SISR = ("psnr", "psnr_y", "ssim", "ssim_y", "prior_dependence")
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,14 @@ def image_samples(config: Config) -> dict[str, Any]:
     seed, on_error = config.seed, cast(OnError, config.dataset.on_error)
     return {
         "train_samples": partial(TrainImages, degrade=degrade, seed=seed, on_error=on_error),
-        "val_samples": partial(EvalImages, degrade=degrade, seed=seed, partner=True, crop=config.train.val_crop),
+        "val_samples": partial(
+            EvalImages,
+            degrade=degrade,
+            seed=config.task.protocol.seed,
+            partner=True,
+            crop=config.train.val_crop,
+            crops=config.train.val_crops,
+        ),
         "check_item": partial(check_image, degrade=degrade),
         "on_device": partial(degrade_batch, degrade=degrade, seed=seed) if degrades_on_device(degrade) else None,
     }

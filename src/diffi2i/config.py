@@ -46,7 +46,7 @@ T = TypeVar("T")
 CHOICES = {
     "stage.name": ("pretrain", "joint"),
     "stage.budget": ("pretrain", "joint", "gan"),
-    "stage.prior": ("joint", "none", "traditional"),
+    "stage.prior": ("truth", "zero", "joint", "none", "traditional"),
     "stage.prior_loss": ("l1", "l2", "kl"),
     "stage.diffusion.prediction": ("eps", "x0"),
     "task.kind": ("image", "labels", "depth"),
@@ -63,6 +63,7 @@ POSITIVE = (
     "train.batch",
     "train.patch",
     "train.val_crop",
+    "train.val_crops",
     "train.lr",
     "train.epoch_steps",
     "validation.every_epochs",
@@ -302,8 +303,17 @@ def check_diffusion(diffusion: DiffusionConfig) -> None:
             raise UserError(f"timesteps={steps} must increase within 1..{diffusion.steps} and end at {diffusion.steps}")
 
 
+PRIORS = {"pretrain": ("truth", "zero"), "joint": ("joint", "none", "traditional")}
+
+
 def check_train(config: Config) -> None:
     train, trainer, task = config.train, config.trainer, config.task
+    if config.stage.prior not in (known := PRIORS[config.stage.name]):
+        raise UserError(
+            f"stage.prior={config.stage.prior} is not for stage={config.stage.name}: choose one of {', '.join(known)}"
+        )
+    if train.val_crops > 1 and train.val_crop is None:
+        raise UserError(f"train.val_crops={train.val_crops} needs the crops' side: write train.val_crop=<pixels>")
     world = trainer.devices * trainer.num_nodes
     share = trainer.device_batch or -(-train.batch // world)
     if train.batch % (world * share):
@@ -438,30 +448,30 @@ def check_source(dataset: DatasetConfig) -> None:
 
 
 def check_init(config: Config) -> None:
-    """Stage 2 needs the weights of a finished run of the same task and model: a stage 1, or a stage 2 to go on with."""
+    """What a run starts from is finished and of its task and model: a stage 1, or a run of the same stage to go on with.
+
+    Stage 2 needs one.
+    """
     init = config.stage.init
-    if config.stage.name == "pretrain":
-        if init is not None:
-            raise UserError("stage=pretrain starts from nothing: leave out stage.init, or write stage=joint")
-        return
     if init is None:
-        raise UserError("stage=joint needs stage-1 weights: write stage.init=<run directory of stage=pretrain>")
+        if config.stage.name == "joint":
+            raise UserError("stage=joint needs stage-1 weights: write stage.init=<run directory of stage=pretrain>")
+        return
     saved_file = Path(init) / "config.yaml"
     if not saved_file.is_file():
-        raise UserError(f"stage.init={init} is no run directory: it has no config.yaml")
+        raise UserError(f"stage.init={init} is no run directory, it has no config.yaml: write where the run lies now")
     if not (Path(init) / "result.json").is_file():
         raise UserError(f"stage.init={init} is unfinished: run its `diffi2i train ... run_dir={init}` again first")
     saved = read_run_config(Path(init))
-    if (
-        saved.stage.prior != config.stage.prior
-        and saved.stage.name == "joint"
-        and "none"
-        in (
-            saved.stage.prior,
-            config.stage.prior,
-        )
-    ):
-        raise UserError(f"stage.init={init} has stage.prior={saved.stage.prior}: write stage.prior={saved.stage.prior}")
+    if saved.stage.name == "joint" and config.stage.name == "pretrain":
+        raise UserError(f"stage.init={init} is a stage 2, from which no stage 1 starts: write stage=joint")
+    if saved.stage.prior == "zero" and config.stage.prior != "zero":
+        raise UserError(f"stage.init={init} has no prior to go on with: name a run of stage=pretrain, not no_prior")
+    if saved.stage.name == config.stage.name and saved.stage.prior != config.stage.prior:
+        if {saved.stage.prior, config.stage.prior} & {"none", "zero"}:
+            raise UserError(
+                f"stage.init={init} has stage.prior={saved.stage.prior}: write stage.prior={saved.stage.prior}"
+            )
     if saved.task.name != config.task.name:
         raise UserError(f"stage.init={init} was trained for task={saved.task.name}: write task={saved.task.name}")
     if saved.task.fill != config.task.fill:

@@ -113,7 +113,7 @@ def workspace(task: TaskConfig, settings: Dashboard) -> Any:
         runset_settings=ws.RunsetSettings(
             filters=ex.And(runs_of(task)),
             groupby=[ex.Metric("Group"), ex.Metric("JobType")],
-            pinned_columns=[f"summary:final/{metric}" for metric in [*metrics_of(task), "prior_gain"]],
+            pinned_columns=[f"summary:final/{metric}" for metric in [*metrics_of(task), "prior_dependence"]],
         ),
     )
 
@@ -129,9 +129,9 @@ def panels_of(task: TaskConfig) -> dict[str, list[Any]]:
     final = wr.SummaryMetric(f"final/{task.main_metric}")
     costs = {"seconds_per_image": "seconds per image", "parameters": "parameters", "macs": "multiply-accumulates"}
     return {
-        "Validation": [curve(metric) for metric in [*metrics, "prior_gain"]],
+        "Validation": [curve(metric) for metric in [*metrics, "prior_dependence"]],
         "Training": [wr.LinePlot(title=key, x=X, y=[key], log_y=True) for key in ("train/loss", "train/loss_prior")],
-        "Ablation": [bars(metric) for metric in [*metrics, "prior_gain"]],
+        "Ablation": [bars(metric) for metric in [*metrics, "prior_dependence"]],
         "Runtime against quality": [
             wr.ScatterPlot(
                 title=f"{SCORES[task.main_metric]} against {words}",

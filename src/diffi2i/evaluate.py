@@ -25,6 +25,10 @@ from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 
 
+# What an evaluation's record says of the training, as the run's own does.
+TRAINING = ("steps", "wall_time_s", "loss", "changed")
+
+
 def score(
     config: Config, stage: Stage, data: ImageDataModule, output: Path, constant: float | None = None
 ) -> dict[str, Any]:
@@ -33,8 +37,8 @@ def score(
     `constant` is the baseline of labels and depth; see `callbacks.scores.naive_output`.
 
     Returns:
-        `metrics` and their `intervals`, `baseline`, `constant`, `n_images`, `reasons` for what is n/a, `per_image` of
-        all ranks, and the size and speed of the inference network. Collective under DDP.
+        `metrics` and their `intervals`, `baseline`, `constant`, `n_images`, `reasons` for what is n/a, a hash of the
+        `inputs` that were made of the images, `per_image` of all ranks, and the size and speed of the inference network. Collective under DDP.
     """
     sheet = ValidationScores(
         config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
@@ -58,6 +62,7 @@ def score(
         "constant": constant,
         "n_images": n_images,
         "reasons": sheet.own.reasons() | without,
+        "inputs": sheet.inputs_hash(),
         "per_image": per_image,
         "baseline_per_image": of_all_ranks(sheet.baseline.per_image),
         **({"iou": sheet.own.per_class()} if isinstance(sheet.own, SegmentationScores) else {}),
@@ -107,7 +112,9 @@ def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[
 
 def inference_networks(stage: Stage) -> list[torch.nn.Module]:
     """What a stage needs to predict: neither a discriminator nor, in stage 2, CPEN_S1."""
-    return [stage.model] if isinstance(stage, JointStage) else [stage.cpen_s1, stage.di2iformer]
+    if isinstance(stage, JointStage):
+        return [stage.model]
+    return [stage.di2iformer] if stage.cpen_s1 is None else [stage.cpen_s1, stage.di2iformer]
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -132,7 +139,7 @@ def evaluate(config: EvalConfig) -> Path:
             # A folder named for evaluation is evaluated whole: nothing in it is trained on.
             source |= {"val_root": source["root"], "root": None}
     if config.seed is not None:
-        settings.seed = config.seed
+        settings.task.protocol.seed = config.seed
     if config.degrade:
         if settings.task.degrade is None:
             raise UserError(f"degrade belongs to images, and run={config.run} is of {settings.task.name}: leave it out")
@@ -162,8 +169,8 @@ def evaluate(config: EvalConfig) -> Path:
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
     trained = read_result(run_dir)
-    scores = score(settings, stage, data, output, trained.get("constant")) | ({"tlc_window": window} if window else {})
-    trained_on = trained["dataset"]["train"]
-    write_result(output / "result.json", settings, {"train": trained_on, "val": data.val_manifest}, scores)
+    scores = score(settings, stage, data, output, trained.get("constant")) | {"tlc_window": window}
+    origin = {"train": trained["dataset"]["train"], "val": data.val_manifest, "init": trained["init"]}
+    write_result(output / "result.json", settings, origin, scores | {key: trained[key] for key in TRAINING})
     print_table([str(output)])
     return output

@@ -34,7 +34,7 @@ def predict(config: PredictConfig) -> Path:
     files = images_at(Path(config.input))
     masks = masks_for(files, config, needed=stage.config.task.name == "inpainting")
     stage = stage.to(device_of(config.trainer)).eval()
-    stage.config.seed = config.seed
+    stage.config.task.protocol.seed = config.seed
 
     output, broken = Path(config.output), []
     output.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,10 @@
 """Run directories: whose they are, and the weights inside.
 
 config.yaml            the resolved configuration
+origin.json            what the run is made of, by content: its data, the run it starts from, keys changed on the way
+data.jsonl.gz          the files behind these hashes
 checkpoints/last.ckpt  everything an interrupted training needs to go on
+training.json          steps made and time taken, once training is done
 weights.safetensors    the averaged weights, once training is done
 images/, panel.png     inputs, outputs and targets of validation images
 logs/                  curves
@@ -10,65 +13,163 @@ result.json            the record; its presence says that the run is finished
 
 import os
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from diffi2i.config import read_run_config
+from diffi2i.data.datamodule import ImageDataModule
+from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
-from diffi2i.results import config_hash
+from diffi2i.results import PLACES, config_hash, first_difference, read_json, read_result, write_json
 from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
 
 Stage = PretrainStage | JointStage
+# What may change while a training is under way: how long it takes, and what keeps it from diverging.
+CHANGEABLE = ("train.steps", "train.lr", "train.warmup", "train.clip", "task.optimizer.lr")
+SHOWN = 3  # files of changed data that an error names
 
 
-def default_run_dir(config: Config) -> Path:
+def origin_of(config: Config, data: ImageDataModule) -> dict[str, Any]:
+    """What the run is made of: hashes of its data, and of the weights and the configuration that it starts from.
+
+    Reads all files of both splits. Raises `UserError`: one cannot be read.
+    """
+    init = config.stage.init
+    return {
+        "train": hash_of_manifest(data.manifests["train"]),
+        "val": hash_of_manifest(data.manifests["val"]),
+        "init": None
+        if init is None
+        else {
+            "weights": file_hash(Path(init) / "weights.safetensors"),
+            "config_hash": read_result(Path(init))["config_hash"],
+        },
+    }
+
+
+def default_run_dir(config: Config, origin: dict[str, Any]) -> Path:
+    """A place named by what the run is: the same for the same data under another path."""
     names = (config.dataset.name, config.model.name, config.stage.name, config.scale, f"seed{config.seed}")
-    return Path("outputs") / config.task.name / "-".join([*names, config_hash(config)])
+    init = origin["init"] and origin["init"]["weights"]
+    content = "-".join(map(str, (config_hash(config), origin["train"], origin["val"], init)))
+    return Path("outputs") / config.task.name / "-".join([*names, sha256(content.encode()).hexdigest()[:8]])
 
 
-def claim(run_dir: Path, config: Config) -> bool:
-    """Makes the directory this configuration's own; False where its run is finished.
+def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str, Any]) -> bool:
+    """Makes the directory this run's own, or goes on with what it holds; False where its run is finished.
 
     Raises:
-        UserError: it holds another run, or something else.
+        UserError: it holds another run, a run on other data or from other weights, or something else.
     """
-    file = run_dir / "config.yaml"
-    started = (run_dir / "checkpoints" / "last.ckpt").is_file() or (run_dir / "weights.safetensors").is_file()
-    if started or (run_dir / "result.json").is_file():
-        saved = read_run_config(run_dir)
-        if difference := first_difference(asdict(saved), asdict(config)):
-            key, theirs, ours = difference
-            raise UserError(f"{run_dir} holds a run with {key}={theirs}, this one has {ours}: name another run_dir")
-        return not (run_dir / "result.json").is_file()
-    if run_dir.is_dir() and not file.is_file() and any(run_dir.iterdir()):
+    finished, done = ((run_dir / name).is_file() for name in ("result.json", "weights.safetensors"))
+    known = dict(origin)
+    if finished or done or (run_dir / "checkpoints" / "last.ckpt").is_file():
+        changed = check_own(run_dir, config, data, origin, done or finished)
+        if finished:
+            return False
+        before = read_json(run_dir / "origin.json") if (run_dir / "origin.json").is_file() else {}
+        known["changed"] = [*before.get("changed", []), *changed]
+        for change in changed:
+            print(f"{change['key']} is {change['to']} from step {change['step']} on, it was {change['from']}", flush=True)
+    elif run_dir.is_dir() and not (run_dir / "config.yaml").is_file() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        write_manifests(run_dir / "data.jsonl.gz", data.manifests)
+        write_json(run_dir / "origin.json", known)
         temporary = run_dir / f"config.{os.getpid()}"
         OmegaConf.save(OmegaConf.structured(config), temporary)
-        temporary.replace(file)
+        temporary.replace(run_dir / "config.yaml")
     except OSError as error:
         raise UserError(f"run_dir={run_dir} cannot be written: {error.strerror}") from error
     return True
 
 
-def first_difference(saved: Any, ours: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first key whose values differ, hardware, what is watched, and place apart."""
-    if key in ("trainer", "logger", "validation", "run_dir", "dataset.workers", "dataset.cache_mb") or saved == ours:
-        return None
-    if isinstance(saved, dict) and isinstance(ours, dict):
-        # What a user writes comes before what follows from it.
-        for name in sorted(saved | ours, key=lambda name: name == "task"):
-            path = f"{key}.{name}" if key else str(name)
-            if found := first_difference(saved.get(name), ours.get(name), path):
-                return found
-        return None
-    return key, saved, ours
+def check_own(
+    run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str, Any], done: bool
+) -> list[dict[str, Any]]:
+    """The run in the directory is this one; what it is comes from its content, not from where its parts lie.
+
+    Returns:
+        The keys that this call changes, each with `key`, `from`, `to` and the `step` from which it holds.
+
+    Raises:
+        UserError: it is not, or its training is `done` and something was to change.
+    """
+    saved, ours = asdict(read_run_config(run_dir)), asdict(config)
+    if difference := first_difference(saved, ours, (*PLACES, *CHANGEABLE)):
+        key, before, now = difference
+        raise UserError(f"{run_dir} holds a run with {key}={before}, this one has {now}: name another run_dir")
+    check_origin(run_dir, config, data, origin)
+    differing = [
+        found
+        for key in CHANGEABLE
+        if (found := first_difference(saved, ours, tuple(other for other in (*PLACES, *CHANGEABLE) if other != key)))
+        if found[0] != "task.optimizer.lr"  # follows train.lr
+    ]
+    if not differing:
+        return []
+    key, before, now = differing[0]
+    if done:
+        raise UserError(f"{run_dir} has been trained with {key}={before}, not {now}: name another run_dir")
+    steps = checkpoint_facts(run_dir / "checkpoints" / "last.ckpt").steps
+    if config.train.steps < steps:
+        raise UserError(f"{run_dir} has made {steps} steps: write train.steps={steps} or more, or another run_dir")
+    return [{"step": steps, "key": key, "from": before, "to": now} for key, before, now in differing]
+
+
+def check_origin(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str, Any]) -> None:
+    """The data and the weights it starts from are those that the run in the directory began with; else `UserError`."""
+    if not (run_dir / "origin.json").is_file():
+        return
+    before = read_json(run_dir / "origin.json")
+    if (before["train"], before["val"]) != (origin["train"], origin["val"]):
+        found = changes(read_manifests(run_dir / "data.jsonl.gz"), data.manifests)
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise UserError(
+            f"{run_dir} holds a run on other data ({'; '.join(found[:SHOWN])}{more}): put the files back as they were, "
+            "or name another run_dir"
+        )
+    if before["init"] != origin["init"]:
+        raise UserError(
+            f"{run_dir} holds a run that started from other weights than stage.init={config.stage.init} has: "
+            "name the run that it started from, or another run_dir"
+        )
+
+
+class CheckpointFacts(NamedTuple):
+    """Optimiser steps made, and seconds of training."""
+
+    steps: int
+    seconds: float
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """A Lightning checkpoint, on the CPU; nothing in it can run. Raises `UserError` where it is damaged."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}): name another run_dir") from error
+    return checkpoint
+
+
+def checkpoint_facts(file: Path) -> CheckpointFacts:
+    checkpoint = read_checkpoint(file)
+    return CheckpointFacts(checkpoint["global_step"], checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
+
+
+def averaged_weights(file: Path) -> dict[str, Tensor]:
+    """The averaged weights in a checkpoint, where the EMA puts them in the network's place."""
+    weights: dict[str, Tensor] = read_checkpoint(file)["state_dict"]
+    return weights
 
 
 def load_stage(run_dir: Path) -> Stage:
@@ -78,17 +179,23 @@ def load_stage(run_dir: Path) -> Stage:
         UserError: the weights are missing or belong to another model.
     """
     config = read_run_config(run_dir)
-    file = run_dir / "weights.safetensors"
-    if not file.is_file():
+    if not (run_dir / "weights.safetensors").is_file():
         raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")
     if (encoder := config.model.network.get("encoder")) and "pretrained" in encoder:
         encoder["pretrained"] = "none"  # they are in the file
     stage: Stage = PretrainStage(config) if config.stage.name == "pretrain" else JointStage(config, None)
+    load_weights(stage, run_dir / "weights.safetensors")
+    return stage
+
+
+def load_weights(stage: Stage, file: Path) -> None:
+    """All weights but a discriminator's. Raises `UserError`: they are of another model."""
     try:
-        stage.load_state_dict(load_file(file))
+        missing, unexpected = stage.load_state_dict(load_file(file), strict=False)
     except Exception as error:
         raise UserError(f"{file} does not hold the model of its config.yaml: {str(error).splitlines()[0]}") from error
-    return stage
+    if wrong := [*(key for key in missing if not key.startswith("task_loss.")), *unexpected]:
+        raise UserError(f"{file} does not hold the model of its config.yaml: {wrong[0]} is only in one of them")
 
 
 def save_weights(stage: Stage, file: Path) -> None:

@@ -38,6 +38,7 @@ class ScaleConfig:
     batch: int = MISSING
     patch: int = MISSING
     val_crop: int | None = None
+    val_crops: int = 1
     ema_decay: float = MISSING
     epoch_steps: int = MISSING
     phases: list[PhaseConfig] = field(default_factory=list)
@@ -55,12 +56,14 @@ IMAGE_METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "lpips_alex", "lpips_vgg", 
 class ProtocolConfig:
     """How outputs are scored.
 
-    Images: `border` pixels are left out on each side, and `metrics` names the scores, some of `IMAGE_METRICS`; labels
+    `seed` is the evaluation's own, not the training's: the random inputs (masks, blurs, degradations) and the noise of
+    Alg. 2 follow from it and each image's name, so they are the same for every training seed and method. Images: `border` pixels are left out on each side, and `metrics` names the scores, some of `IMAGE_METRICS`; labels
     and depth always have all of theirs, and no list. Depth: counted between `min_depth` and `max_depth` metres, inside
     `crop` (`eigen` or nothing). Labels and depth: the prediction may be averaged over `flip` and over `sizes`, factors
     of the input's size; the default is neither.
     """
 
+    seed: int = 0
     border: int = 0
     metrics: list[str] = field(default_factory=list)
     min_depth: float = 0.001
@@ -171,10 +174,13 @@ class DiffusionConfig:
 class StageConfig:
     """`pretrain` (stage 1) or `joint` (stage 2).
 
-    `budget` names the scale's budget that this run has: `pretrain`, `joint` or `gan`. `init` is the stage-1 run that stage 2 starts from, or a stage-2 run whose training goes on under another loss.
-    `prior` says where stage 2 takes Z from and how it learns it: `joint` (the paper's: diffusion, all steps, trained
-    with the DI2Iformer), `none` (no diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer
-    stays as it was; Table 7, V2). `prior_only` is the fraction of steps that train the prior alone before the
+    `budget` names the scale's budget that this run has: `pretrain`, `joint` or `gan`. `init` is the run that this one
+    starts from: for stage 2 a stage 1, or a stage 2 whose training goes on; for stage 1 nothing, or a stage 1 whose
+    training goes on, as the control that is trained for as long as stage 2.
+
+    `prior` says where Z comes from. Stage 1: the ground `truth`, or `zero`: Z = 0 and no CPEN, the control that tells
+    what a prior is worth. Stage 2: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none` (no
+    diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; Table 7, V2). `prior_only` is the fraction of steps that train the prior alone before the
     DI2Iformer joins.
     """
 
@@ -192,7 +198,8 @@ class TrainConfig:
     """The budget. All counts are optimiser steps at the global batch `batch`.
 
     `patch` is the side of the target's crops in pixels. Validation sees whole images, or their central `val_crop`
-    pixels where a network trained on small crops could not fairly be asked for more. The rate rises linearly over the
+    pixels where a network trained on small crops could not fairly be asked for more; with `val_crops` above 1 up to so
+    many such crops, spread evenly over each image without overlap, every one scored as an image of its own. The rate rises linearly over the
     first `warmup` (a fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An
     epoch is `epoch_steps` steps: after each a checkpoint is written.
     The averaged weights are updated every `ema_every` steps with `ema_decay`.
@@ -205,6 +212,7 @@ class TrainConfig:
     batch: int = MISSING
     patch: int = MISSING
     val_crop: int | None = None
+    val_crops: int = 1
     phases: list[PhaseConfig] = field(default_factory=list)
     loss: str = MISSING
     adversarial_from: float = 0.0

@@ -105,12 +105,13 @@ def environment(variables: Mapping[str, str], slurm: bool) -> dict[str, str]:
 
 def objective(overrides: Sequence[str]) -> float:
     """The main metric of a finished run."""
+    from diffi2i.build import build_data
     from diffi2i.results import read_result
-    from diffi2i.runs import default_run_dir
+    from diffi2i.runs import default_run_dir, origin_of
 
     GlobalHydra.instance().clear()  # that of the sweep, which would not let this run be composed
     run = settings_of(overrides)
-    record = read_result(Path(run.run_dir) if run.run_dir else default_run_dir(run))
+    record = read_result(Path(run.run_dir) if run.run_dir else default_run_dir(run, origin_of(run, build_data(run))))
     return float(record["metrics"][run.task.main_metric])
 
 

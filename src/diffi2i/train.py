@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffi2i.build import build, build_data, constant_target, micro_batches
+from diffi2i.callbacks.counters import Counters
 from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
@@ -19,8 +21,19 @@ from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.evaluate import score
 from diffi2i.metrics import LOWER_IS_BETTER
-from diffi2i.results import write_result
-from diffi2i.runs import Stage, claim, default_run_dir, load_stage, save_weights
+from diffi2i.results import read_json, write_json, write_result
+from diffi2i.runs import (
+    CheckpointFacts,
+    Stage,
+    averaged_weights,
+    checkpoint_facts,
+    claim,
+    default_run_dir,
+    load_stage,
+    load_weights,
+    origin_of,
+    save_weights,
+)
 from diffi2i.runtime import new_trainer, quiet
 from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
@@ -34,31 +47,63 @@ def train(config: Config) -> Path:
     Raises:
         UserError: the directory holds another run, or the data cannot be used; before any step is made.
     """
-    run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
-    if not claim(run_dir, config):
+    quiet()
+    data = build_data(config)
+    data.check()
+    # Before the training: what it is made of decides whose the directory is, and a file may be gone when it ends.
+    origin = origin_of(config, data)
+    run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config, origin)
+    if not claim(run_dir, config, data, origin):
         say(f"{run_dir} is finished: nothing to do (see {run_dir / 'result.json'})")
         return run_dir
 
-    quiet()
     L.seed_everything(config.seed, workers=True, verbose=False)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    data = build_data(config)
     stage = build_stage(config)
-    data.check()
-    last = run_dir / "checkpoints" / "last.ckpt"
-    say(f"{'resuming' if last.is_file() else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
-
     with tracking(config, run_dir) as logger:
-        fit_and_score(config, stage, data, run_dir, logger)
+        training = finish_training(config, stage, data, run_dir, logger)
+        constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
+        record = score(config, stage, data, run_dir, constant) | training
+        if rank_zero_only.rank == 0:
+            write_result(run_dir / "result.json", config, origin, record)
+            log_result(logger, record, run_dir)
     return run_dir
 
 
-def fit_and_score(config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logger: Logger | None) -> None:
-    """Trains, from the last checkpoint where there is one, and leaves weights, scores and record in the directory."""
+def finish_training(
+    config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logger: Logger | None
+) -> dict[str, Any]:
+    """Leaves the averaged weights in `stage` and in the directory, from wherever an interruption left it.
+
+    Returns:
+        What the record says of the training.
+    """
+    weights, last = run_dir / "weights.safetensors", run_dir / "checkpoints" / "last.ckpt"
+    if weights.is_file():
+        say(f"scoring {config.stage.name} of {config.task.name} in {run_dir}")
+        load_weights(stage, weights)
+        return read_json(run_dir / "training.json")
+    made = checkpoint_facts(last) if last.is_file() else CheckpointFacts(0, 0.0)
+    if made.steps < config.train.steps:
+        say(f"{'resuming' if made.steps else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
+        fit(config, stage, data, run_dir, logger)
+        made = checkpoint_facts(last)
+    # Lightning copies the average into the network at the end of a fit, which a training that was interrupted after its
+    # last step does not have: the last checkpoint holds the same weights in either case.
+    stage.load_state_dict(averaged_weights(last))
+    changed = read_json(run_dir / "origin.json").get("changed", [])
+    training = {"steps": made.steps, "wall_time_s": made.seconds, "loss": config.train.loss, "changed": changed}
+    if rank_zero_only.rank == 0:
+        write_json(run_dir / "training.json", training)
+        save_weights(stage, weights)
+    return training
+
+
+def fit(config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logger: Logger | None) -> None:
+    """Trains, from the last checkpoint where there is one, and leaves one after the last step."""
     last = run_dir / "checkpoints" / "last.ckpt"
-    timer = Timer()
-    trainer = build_trainer(config, stage, run_dir, timer, logger)
+    trainer = build_trainer(config, stage, run_dir, logger)
     try:
         trainer.fit(stage, data, ckpt_path=str(last) if last.is_file() else None)
     except SystemExit:
@@ -73,19 +118,6 @@ def fit_and_score(config: Config, stage: Stage, data: ImageDataModule, run_dir: 
             "batch normalisation has a single value per channel (one image a batch, one pixel at the coarsest level): "
             f"write trainer.device_batch=2 or train.patch={2 * config.train.patch}"
         ) from error
-    if trainer.is_global_zero:
-        save_weights(stage, run_dir / "weights.safetensors")
-    constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
-    scores = score(config, stage, data, run_dir, constant)
-    if trainer.is_global_zero:
-        record = scores | {
-            "steps": trainer.global_step,
-            "wall_time_s": timer.time_elapsed("train"),
-            "loss": config.train.loss,
-        }
-        manifests = {"train": data.train_manifest, "val": data.val_manifest}
-        write_result(run_dir / "result.json", config, manifests, record)
-        log_result(logger, record, run_dir)
 
 
 @rank_zero_only
@@ -94,7 +126,7 @@ def say(line: str) -> None:
 
 
 def build_stage(config: Config) -> Stage:
-    """The LightningModule; stage 2 starts from the weights of `stage.init`."""
+    """The LightningModule, with the weights of `stage.init` where it starts from a run."""
     losses, loss = config.task.losses, None
     if config.stage.prior != "traditional":  # that one trains the diffusion alone
         try:
@@ -103,16 +135,17 @@ def build_stage(config: Config) -> Stage:
             others = ", ".join(name for name in losses if name != config.train.loss)
             raise UserError(f"{error}; this task's other losses: train.loss={others}") from error
     try:
+        pretrained = load_stage(Path(config.stage.init)) if config.stage.init else None
         if config.stage.name == "pretrain":
-            return PretrainStage(config, loss)
-        assert config.stage.init is not None
-        return JointStage(config, load_stage(Path(config.stage.init)), loss)
+            assert pretrained is None or isinstance(pretrained, PretrainStage), "other stages are refused before"
+            return PretrainStage(config, pretrained, loss)
+        return JointStage(config, pretrained, loss)
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
 
 
-def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer, logger: Logger | None) -> L.Trainer:
+def build_trainer(config: Config, stage: Stage, run_dir: Path, logger: Logger | None) -> L.Trainer:
     """Lightning's Trainer. An epoch is `train.epoch_steps` optimiser steps and ends with a checkpoint."""
     train, trainer = config.train, config.trainer
     # With a discriminator the stage itself accumulates and clips the gradients of both networks.
@@ -120,6 +153,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer, log
     main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
     scores = ValidationScores(config.task, config.dataset.name)
     callbacks: list[Callback] = [
+        Counters(train.epoch_steps),
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
         scores,
         # Without a monitored metric, the one checkpoint kept is the newest.
@@ -139,7 +173,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, timer: Timer, log
             enable_version_counter=False,
         ),
         StopOnNonFinite(),
-        timer,
+        Timer(),
     ]
     if shows_pictures(logger):
         callbacks.append(Showcase(config, scores))

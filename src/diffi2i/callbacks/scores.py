@@ -1,6 +1,7 @@
 """Scores the validation images, and measures whether the network uses its prior."""
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from diffi2i.callbacks.colours import colour_depth, colour_labels
 from diffi2i.callbacks.panels import Pictures
-from diffi2i.data.resize import imresize
+from diffi2i.data.manifest import combined_hash
+from diffi2i.data.resize import imresize, to_uint8
 from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
+from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.schema import ProtocolConfig, TaskConfig
 from diffi2i.stages.common import Batch, with_known_pixels
@@ -53,7 +56,7 @@ def naive_output(batch: Batch, task: TaskConfig, constant: float | None) -> Tens
 class ValidationScores(L.Callback):
     """Fills a score sheet from what the stages' `validation_step` returns, and logs it as `val/<dataset>/<key>`.
 
-    `prior_gain` is how much better the main metric is with each image's own Z than with another image's: zero means
+    `prior_dependence` is how much better the main metric is with each image's own Z than with another image's: zero means
     that the network ignores its prior.
 
     Args:
@@ -65,7 +68,7 @@ class ValidationScores(L.Callback):
         statistics: see `DistributionScores`.
 
     Attributes:
-        values: all scores and `prior_gain`, once an epoch has ended; None where one does not apply.
+        values: all scores and `prior_dependence`, once an epoch has ended; None where one does not apply.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class ValidationScores(L.Callback):
         self.exchanged = new_scores(task, during)
         self.baseline = new_scores(task, task.protocol, statistics) if pictures else None
         self.pictures = Pictures(pictures) if pictures else None
+        self.inputs: list[dict[str, str | float]] = []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.inputs = []
         for scores in (self.own, self.exchanged, *([self.baseline] if self.baseline else [])):
             scores.to(pl_module.device)
             scores.reset()
@@ -109,10 +114,16 @@ class ValidationScores(L.Callback):
             exchanged = self.within_range(with_known_pixels(outputs["exchanged"], batch))
             self.exchanged.update(exchanged, target, names=names, mask=mask)
         if self.baseline and self.pictures:
+            self.inputs += [{"name": name, "sha256": input_hash(batch, i)} for i, name in enumerate(names)]
             naive = naive_output(batch, self.task, self.constant)
             self.baseline.update(naive, target, names=names, mask=mask)
             if self.pictures.wanted:
                 self.pictures.add(names[0], *self.shown(batch, naive, output))
+
+    def inputs_hash(self) -> str:
+        """Sha256 (hex) of what the networks were given, masks included, over all ranks. Collective under DDP."""
+        every = of_all_ranks(self.inputs)
+        return combined_hash((str(entry["name"]), "input", str(entry["sha256"])) for entry in every)
 
     def within_range(self, output: Tensor) -> Tensor:
         """Images as they would be saved: a network that has hardly trained may leave [0, 1] by far."""
@@ -146,18 +157,27 @@ class ValidationScores(L.Callback):
                 # All ranks have the same value, and ModelCheckpoint looks for it on each.
                 pl_module.log(f"val/{self.dataset}/{key}", torch.tensor(value, dtype=torch.float32))
         if trainer.is_global_zero and self.pictures is None:
-            main, gain = (shown(values.get(key)) for key in (self.task.main_metric, "prior_gain"))
-            print(f"step {trainer.global_step}: {self.task.main_metric} {main}, prior_gain {gain}", flush=True)
+            main, gain = (shown(values.get(key)) for key in (self.task.main_metric, "prior_dependence"))
+            print(f"step {trainer.global_step}: {self.task.main_metric} {main}, prior_dependence {gain}", flush=True)
 
     def metrics(self) -> dict[str, float | None]:
-        """All scores and `prior_gain`; None where one does not apply. Collective under DDP."""
+        """All scores and `prior_dependence`; None where one does not apply. Collective under DDP."""
         main = self.task.main_metric
         values: dict[str, float | None] = self.own.compute()
         own, exchanged = values.get(main), self.exchanged.compute().get(main)
         gain = None
         if own is not None and exchanged is not None:
             gain = exchanged - own if main in LOWER_IS_BETTER else own - exchanged
-        return values | {"prior_gain": gain}
+        return values | {"prior_dependence": gain}
+
+
+def input_hash(batch: Batch, index: int) -> str:
+    """Sha256 (hex) of one input, rounded to 8 bits as its file would be, and of its mask where it has one."""
+    digest = sha256()
+    for key in ("input", "mask"):
+        if key in batch:
+            digest.update(to_uint8(batch[key][index].float()).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def shown(value: float | None) -> str:

@@ -39,7 +39,7 @@ class Showcase(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Finds the images. Raises `UserError` for a name that no validation image has."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        names = [item.name for item in data.val_items[: data.max_fit_images]]
+        names = data.val_set.names[: data.max_fit_images]
         if isinstance(self.chosen, int):
             self.names = names[: self.chosen]
             return

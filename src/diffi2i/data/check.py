@@ -20,7 +20,8 @@ from hydra.utils import instantiate
 from rich.progress import track
 
 from diffi2i.data.images import read_rgb
-from diffi2i.data.sources import IncompleteError, Item, Split, combined_hash, file_hash, files
+from diffi2i.data.manifest import combined_hash, file_hash
+from diffi2i.data.sources import IncompleteError, Item, Split, files
 from diffi2i.errors import UserError
 from diffi2i.schema import DataConfig, DatasetConfig
 

@@ -10,8 +10,10 @@ import torch.distributed
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
-from diffi2i.data.dataset import ImageCache, Phase, Sample, StepSampler
-from diffi2i.data.sources import Item, Split, manifest_hash
+from diffi2i.data.dataset import EvalImages, ImageCache, Phase, Sample, StepSampler
+from diffi2i.data.scenes import EvalScenes
+from diffi2i.data.manifest import Manifest, hash_of_manifest, manifest
+from diffi2i.data.sources import Item, Split
 from diffi2i.errors import UserError
 
 # Opening a header takes well under a millisecond on a local disk, several on a network one.
@@ -29,7 +31,7 @@ class ImageDataModule(L.LightningDataModule):
         self,
         source: Callable[[Split], list[Item]],
         train_samples: Callable[..., Dataset[Sample]],
-        val_samples: Callable[..., Dataset[Sample]],
+        val_samples: Callable[..., EvalImages | EvalScenes],
         check_item: Callable[[Item], None],
         phases: Sequence[Phase],
         steps_per_epoch: int,
@@ -84,14 +86,14 @@ class ImageDataModule(L.LightningDataModule):
         return items
 
     @cached_property
-    def train_manifest(self) -> str:
-        """Hash of the training files; reads them all. Raises UserError."""
-        return manifest_hash(self.train_items)
+    def manifests(self) -> dict[str, Manifest]:
+        """The files of both splits by content; reads them all, once. Raises UserError."""
+        return {"train": manifest(self.train_items, self.skip_broken), "val": manifest(self.val_items)}
 
     @cached_property
     def val_manifest(self) -> str:
-        """Hash of the validation files in use; reads them all. Raises UserError."""
-        return manifest_hash(self.val_items)
+        """Hash of the validation files in use. Raises UserError."""
+        return hash_of_manifest(manifest(self.val_items))
 
     def check(self, splits: Sequence[Split] = ("val", "train")) -> None:
         """Open the headers of up to `CHECKED_FILES` items a split, to fail before training, not during.
@@ -109,7 +111,7 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Build the datasets; training images only for `stage` "fit", so evaluation needs none."""
         cache = ImageCache(self.cache_mb / max(1, self.num_workers))
-        self.val_set = self.val_samples(items=self.val_items, cache=cache)
+        self.val_set: EvalImages | EvalScenes = self.val_samples(items=self.val_items, cache=cache)
         if stage == "fit":
             self.train_set = self.train_samples(items=self.train_items, cache=cache)
 
@@ -132,9 +134,8 @@ class ImageDataModule(L.LightningDataModule):
     def val_share(self) -> range:
         """Numbers of the validation images of this process, every `world size`th and unpadded: none counts twice."""
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        count = len(self.val_items[: self.max_fit_images if fitting else None])
         rank, world = self._rank_and_world
-        return range(count)[rank::world]
+        return range(len(self.val_set))[: self.max_fit_images if fitting else None][rank::world]
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Degrades a training batch on its device, where the task's degradation does that."""

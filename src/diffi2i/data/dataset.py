@@ -137,9 +137,10 @@ def degrade_batch(batch: Sample, degrade: Degradation, seed: int) -> Sample:
 
 
 class EvalImages(Dataset[Sample]):
-    """Whole images, the target cropped (from its top left) to multiples of the scale, or their central crops.
+    """Whole images, the target cropped (from its top left) to multiples of the scale, or crops of them.
 
-    An image's random degradation depends on (seed, name) alone, not on its place in the list.
+    An image's random degradation depends on (seed, name) alone, not on its place in the list; a crop's name is the
+    image's with `@row-column`, where it begins in target pixels, unless it is the central one.
     """
 
     def __init__(
@@ -150,40 +151,56 @@ class EvalImages(Dataset[Sample]):
         cache: ImageCache,
         partner: bool = False,
         crop: int | None = None,
+        crops: int = 1,
     ) -> None:
-        """Store the settings; nothing is read yet.
+        """Store the settings; nothing is read yet, but for the images' sizes where there are several `crops`.
 
         Args:
-            partner: each sample also holds, as `other`, the sample of the next image (if there is one).
+            partner: each sample also holds, as `other`, the sample half the list away (if there is one): the next
+                one may be the next frame of a video.
             crop: side of the central crop in target pixels, None for whole images; a smaller image stays whole.
+            crops: above 1, up to so many crops of each image in place of the central one; see `spread_crops`.
 
         Raises:
-            UserError: the task cannot use pairs.
+            UserError: the task cannot use pairs, or an image whose size is needed cannot be read.
+
+        Attributes:
+            names: of the samples, in order.
         """
         require_usable(items, degrade)
-        self.items, self.degrade, self.seed = items, degrade, seed
+        self.degrade, self.seed = degrade, seed
         self.cache, self.partner, self.crop = cache, partner, crop
+        self.places: list[tuple[Item, tuple[int, int] | None]] = [(item, None) for item in items]
+        if crop is not None and crops > 1:
+            self.places = [
+                (item, place)
+                for item in items
+                for place in spread_crops(read_size(item.target), crop, crops, degrade.scale)
+            ]
+        self.names = [
+            item.name if place is None else f"{item.name}@{place[0]}-{place[1]}" for item, place in self.places
+        ]
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample of image `index`, in the order of the items.
+        """Sample `index`, in the order of the items.
 
         Raises:
             UserError: a file cannot be read, is smaller than the scale, or a pair's sizes do not fit.
         """
         sample = self._sample(index)
-        if self.partner and len(self.items) > 1:
-            sample["other"] = self._sample((index + 1) % len(self.items))
+        if self.partner and len(self) > 1:
+            sample["other"] = self._sample((index + len(self) // 2) % len(self))
         return sample
 
     def _sample(self, index: int) -> Sample:
-        item, scale = self.items[index], self.degrade.scale
+        (item, place), scale, name = self.places[index], self.degrade.scale, self.names[index]
         target, recorded = _read(item, scale, self.cache)
         if self.crop is not None:
             # The offset is a multiple of the scale, so that a recorded input is cropped at the same place.
-            top, left = (max(0, (n - self.crop) // 2 // scale * scale) for n in target.shape[:2])
+            top, left = place or (max(0, (n - self.crop) // 2 // scale * scale) for n in target.shape[:2])
             target = target[top : top + self.crop, left : left + self.crop]
             if recorded is not None:
                 side = self.crop // scale
@@ -193,9 +210,23 @@ class EvalImages(Dataset[Sample]):
             raise UserError(f"{item.target}: smaller than {scale} pixels, the scale; remove it")
         clean = to_tensor(target[:height, :width])
         if recorded is not None:
-            return {"input": to_tensor(recorded), "target": clean, "name": item.name}
-        rng = np.random.default_rng([self.seed, zlib.crc32(item.name.encode())])
-        return {**self.degrade(clean, rng), "target": clean, "name": item.name}
+            return {"input": to_tensor(recorded), "target": clean, "name": name}
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        return {**self.degrade(clean, rng), "target": clean, "name": name}
+
+
+def spread_crops(size: Sequence[int], crop: int, count: int, scale: int) -> list[tuple[int, int]]:
+    """Top left corners of at most `count` crops of `crop` pixels, spread over an image without overlap.
+
+    They are cells of the largest centred grid that fits, evenly picked; corners are multiples of `scale`. An image
+    smaller than the crop has the one corner (0, 0): it stays whole.
+    """
+    crop += -crop % scale
+    cells = [max(1, n // crop) for n in size]
+    start = [max(0, (n - cell * crop) // 2 // scale * scale) for n, cell in zip(size, cells, strict=True)]
+    total = cells[0] * cells[1]
+    chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+    return [(start[0] + int(i) // cells[1] * crop, start[1] + int(i) % cells[1] * crop) for i in chosen]
 
 
 class StepSampler(Sampler[list[Draw]]):

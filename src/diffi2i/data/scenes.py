@@ -129,7 +129,8 @@ class EvalScenes(Dataset[Sample]):
 
         Args:
             items, target, cache, input_scale: as for `TrainScenes`.
-            partner: each sample also holds, as `other`, the sample of the next scene (if there is one).
+            partner: each sample also holds, as `other`, the sample half the list away (if there is one): the next
+                one may be the next frame of a video.
 
         Raises:
             UserError: an item without a photo.
@@ -137,6 +138,11 @@ class EvalScenes(Dataset[Sample]):
         require_photos(items)
         self.items, self.cache = items, SceneCache(target, cache)
         self.input_scale, self.partner = input_scale, partner
+
+    @property
+    def names(self) -> list[str]:
+        """The samples' names, in order."""
+        return [item.name for item in self.items]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -148,8 +154,8 @@ class EvalScenes(Dataset[Sample]):
             UserError: a file cannot be read, or the two sizes differ.
         """
         sample = self._sample(index)
-        if self.partner and len(self.items) > 1:
-            sample["other"] = self._sample((index + 1) % len(self.items))
+        if self.partner and len(self) > 1:
+            sample["other"] = self._sample((index + len(self) // 2) % len(self))
         return sample
 
     def _sample(self, index: int) -> Sample:

@@ -5,7 +5,7 @@ A source is a function `(split, ...) -> list[Item]`; Hydra fills in all but `spl
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -255,29 +255,6 @@ def listed(
 def files(item: Item) -> dict[str, Path]:
     """The files of an item by their role, `target` and perhaps `input`."""
     return {"target": item.target} if item.input is None else {"target": item.target, "input": item.input}
-
-
-def manifest_hash(items: Iterable[Item]) -> str:
-    """Sha256 (hex) of the names and contents of all files: equal hashes mean equal data, wherever it lies.
-
-    Reads every file once. Raises UserError when one cannot be read.
-    """
-    return combined_hash((item.name, role, file_hash(path)) for item in items for role, path in files(item).items())
-
-
-def combined_hash(entries: Iterable[tuple[str, str, str]]) -> str:
-    """The manifest's hash, of each file's name, role and sha256, in whatever order."""
-    lines = sorted(f"{name}\t{role}\t{digest}\n" for name, role, digest in entries)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """Sha256 (hex) of a file's bytes. Raises UserError when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the dataset") from error
 
 
 def _base(split: Split, root: str | Path | None, val_root: str | Path | None) -> tuple[Path, bool]:

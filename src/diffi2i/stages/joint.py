@@ -36,6 +36,7 @@ class JointStage(TaskStage):
             self.cpen_s1.load_state_dict(pretrained.cpen_s1.state_dict())
             self.model.load_state_dict(pretrained.model.state_dict())
         elif pretrained is not None:
+            assert pretrained.cpen_s1 is not None, "a stage without a prior is refused before"
             self.cpen_s1.load_state_dict(pretrained.cpen_s1.state_dict())
             self.model.di2iformer.load_state_dict(pretrained.di2iformer.state_dict())
         if stage.prior == "traditional":
@@ -43,9 +44,9 @@ class JointStage(TaskStage):
         self.to(memory_format=torch.channels_last)
 
     def prior(self, batch: Batch) -> Tensor:
-        """Z-hat (B, 4C') from the input alone, starting from noise seeded by each image's name (Alg. 2)."""
+        """Z-hat (B, 4C') from the input alone, starting from noise by the evaluation's seed and the name (Alg. 2)."""
         image = network_input(batch, self.config.task.fill)
-        seed, names = self.config.seed, batch["name"]
+        seed, names = self.config.task.protocol.seed, batch["name"]
         z_T = noise_for(names, seed, 4 * self.config.model.cpen.channels, image.device)
         return self.model.estimate_prior(
             image, z_T, lambda index: noise_for(names, f"{seed}, step {index}", z_T.shape[1], image.device)

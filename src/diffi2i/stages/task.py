@@ -35,6 +35,11 @@ class TaskStage(L.LightningModule):
         """The optimiser step, and which of the batches that make it up over all processes this one is."""
         return self.global_step, self.global_rank * self.micro_batches + batch_idx % self.micro_batches
 
+    @property
+    def uses_prior(self) -> bool:
+        """Whether Z says anything about the image."""
+        return True
+
     def prior(self, batch: Batch) -> Tensor:
         """Z (B, 4C')."""
         raise NotImplementedError
@@ -80,20 +85,35 @@ class TaskStage(L.LightningModule):
         for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
             scheduler.step()
 
+    def on_train_start(self) -> None:
+        """This configuration's rates: a checkpoint brings those that it was written under."""
+        schedulers = [each.scheduler for each in self.trainer.lr_scheduler_configs]
+        for scheduler, rates in zip(schedulers, self.base_rates, strict=True):
+            scheduler.base_lrs = list(rates)
+            groups = scheduler.optimizer.param_groups
+            for group, rate, factor in zip(groups, rates, scheduler.lr_lambdas, strict=True):
+                group["initial_lr"], group["lr"] = rate, rate * factor(scheduler.last_epoch)
+
     def configure_optimizers(self) -> Any:
         """The optimiser and, where there is a discriminator, its own, each with the schedule."""
+        made = self.optimisers()
+        self.base_rates = [each["lr_scheduler"]["scheduler"].base_lrs for each in made]
+        return made
+
+    def optimisers(self) -> list[dict[str, Any]]:
+        """As `configure_optimizers`."""
         adversary = self.task_loss.adversary if self.task_loss else None
         theirs = list(adversary.parameters()) if adversary else []
         held = {id(parameter) for parameter in theirs}
         ours = [parameter for parameter in self.parameters() if parameter.requires_grad and id(parameter) not in held]
         if adversary is None:
-            return optimisation(ours, self.config)
+            return [optimisation(ours, self.config)]
         return [optimisation(ours, self.config), optimisation(theirs, self.config, adversary.lr_factor)]
 
     def validation_step(self, batch: Batch) -> dict[str, Tensor]:
         """`output`, and where the batch holds another image, `exchanged`: the output under that image's prior."""
         outputs = {"output": self.averaged(batch)}
-        if "other" in batch:
+        if "other" in batch and self.uses_prior:
             outputs["exchanged"] = self.restore(batch, self.prior(batch["other"]))
         return outputs
 

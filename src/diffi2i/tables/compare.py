@@ -68,7 +68,7 @@ def comparison(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str])
     """
     check_comparable(a, b, names)
     # How much a network uses its prior is no measure of its images.
-    keys = [key for key in {**a["metrics"], **b["metrics"]} if key != "prior_gain"]
+    keys = [key for key in {**a["metrics"], **b["metrics"]} if key != "prior_dependence"]
     return {
         "a": names[0],
         "b": names[1],

@@ -21,7 +21,7 @@ from diffi2i.schema import IMAGE_METRICS
 COSTS = ("parameters", "macs", "seconds_per_image")
 LABEL_METRICS = ("miou", "pixel_accuracy", "mean_accuracy")
 DEPTH_METRICS = ("abs_rel", "rmse", "log10", "delta1", "delta2", "delta3", "silog", "rmse_log")
-METRICS = (*IMAGE_METRICS, *LABEL_METRICS, *DEPTH_METRICS, "prior_gain")
+METRICS = (*IMAGE_METRICS, *LABEL_METRICS, *DEPTH_METRICS, "prior_dependence")
 AXES = ("seconds_per_image", "timesteps")
 # The task of an experiment whose rows each name their own.
 ALL_TASKS = "all"

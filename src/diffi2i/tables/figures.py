@@ -216,7 +216,7 @@ def place_labels(axes: Axes) -> None:
 
 def curves(figure: Figure, experiment: Experiment, table: Table) -> None:
     """Each score against the number of iterations: a run for each T, and one run re-spaced."""
-    heads = [head for head in table.heads if head.metric not in (*COSTS, "prior_gain") and cells_of(table, head)]
+    heads = [head for head in table.heads if head.metric not in (*COSTS, "prior_dependence") and cells_of(table, head)]
     figure.set_size_inches(max(1, len(heads)) * 1.5 * WIDTH, 1.4 * HEIGHT)
     for number, head in enumerate(heads):
         axes = figure.add_subplot(1, len(heads), number + 1)

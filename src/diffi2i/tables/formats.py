@@ -17,7 +17,7 @@ READING = {
     "paper": "The paper's values: its data, its training, its hardware.",
     "here": "Measured here: mean over seeds ± their standard deviation (number of images, of seeds).",
 }
-GAIN = "Prior gain: how much better the main score is with an image's own prior than with another image's."
+GAIN = "Prior dependence: how much better the main score is with an image's own prior than with another image's."
 MARKS = "Bold: the best of a column; underlined: the second."
 
 

@@ -17,9 +17,9 @@ def prior_warnings(experiment: Experiment, filled: Filled) -> list[str]:
     use: dict[str, bool] = {}
     for row in experiment.rows:
         gains = [
-            float(record["metrics"]["prior_gain"]) / least_gain(record)
+            float(record["metrics"]["prior_dependence"]) / least_gain(record)
             for record in records_of(filled, row.name, "").values()
-            if record["metrics"].get("prior_gain") is not None
+            if record["metrics"].get("prior_dependence") is not None
         ]
         if gains:
             use[row.label] = abs(fmean(gains)) >= 1
@@ -34,7 +34,7 @@ def prior_warnings(experiment: Experiment, filled: Filled) -> list[str]:
 
 
 def least_gain(record: Record) -> float:
-    """The prior gain below which the prior counts as unused: about 1 % of the error in any unit."""
+    """The prior dependence below which the prior counts as unused: about 1 % of the error in any unit."""
     main = record["main_metric"]
     return 0.05 if main.startswith("psnr") else 0.01 * abs(float(record["metrics"][main] or 1.0)) or 0.01
 

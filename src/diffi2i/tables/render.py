@@ -117,10 +117,10 @@ def decimals(value: float) -> int:
 def measured_heads(experiment: Experiment, filled: Filled, scale: str) -> list[Head]:
     """What is measured: at scale=paper the paper's columns; below it what these name, and the task's main metric.
 
-    The prior gain is the last, in the units of the main metric.
+    The prior dependence is the last, in the units of the main metric.
     """
     mains = list(dict.fromkeys(record["main_metric"] for record in filled_records(filled)))
-    gain = Head("here", heading("prior_gain"), "prior_gain", max((places(main) for main in mains), default=4))
+    gain = Head("here", heading("prior_dependence"), "prior_dependence", max((places(main) for main in mains), default=4))
     if scale == "paper":
         columns = [
             Head(
@@ -157,7 +157,7 @@ def line(experiment: Experiment, number: int, heads: Sequence[Head], filled: Fil
     if not records:
         failed = any(isinstance(state, Failure) and state.word == "failed" for state in states)
         return Line(row.name, row.label, cells, "failed" if failed else "not run")
-    metrics = [head.metric for head in heads if head.group == "here" and head.metric not in (*COSTS, "prior_gain")]
+    metrics = [head.metric for head in heads if head.group == "here" and head.metric not in (*COSTS, "prior_dependence")]
     baseline = {metric: value_of(records[0], metric, "baseline") for metric in metrics}
     known = {metric: value for metric, value in baseline.items() if value is not None}
     return Line(row.name, row.label, cells, "measured", records[0]["main_metric"], known)
@@ -189,7 +189,7 @@ def measured(states: Mapping[int, Entry], head: Head, mixed: bool, scores: str =
     values = [value_of(record, head.metric, scores) or 0.0 for record in having]
     images = None
     if head.metric not in COSTS:
-        counts = [r["n_images"].get(r["main_metric"] if head.metric == "prior_gain" else head.metric) for r in having]
+        counts = [r["n_images"].get(r["main_metric"] if head.metric == "prior_dependence" else head.metric) for r in having]
         images = min((count for count in counts if count is not None), default=None)
     return Cell(
         fmean(values),
@@ -211,7 +211,7 @@ def baseline_line(experiment: Experiment, heads: Sequence[Head], filled: Filled)
     cells, label = [], ""
     for head in heads:
         cell = Cell()
-        if head.group == "here" and head.metric not in (*COSTS, "prior_gain"):
+        if head.group == "here" and head.metric not in (*COSTS, "prior_dependence"):
             for row in experiment.rows:
                 states = states_of(filled, row.name, head.dataset)
                 if records := [state for state in states.values() if isinstance(state, dict)]:
@@ -229,7 +229,7 @@ def marked(lines: Sequence[Line], heads: Sequence[Head]) -> list[Line]:
     """
     cells = [list(each.cells) for each in lines]
     for index, head in enumerate(heads):
-        if head.metric in (*COSTS, "prior_gain"):
+        if head.metric in (*COSTS, "prior_dependence"):
             continue
         values = [row[index].value for row in cells]
         printed = [None if value is None else round(value, head.digits) for value in values]

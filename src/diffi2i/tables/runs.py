@@ -30,7 +30,7 @@ SCORES = {
     "rmse": "RMSE ↓",
     "log10": "log10 ↓",
     "delta1": "δ1 ↑",
-    "prior_gain": "prior gain",
+    "prior_dependence": "prior dependence",
 }
 
 
@@ -41,8 +41,8 @@ def label(record: dict[str, Any]) -> str:
 
 
 def row(name: str, metrics: dict[str, Any], keys: Sequence[str], main: str, cost: Sequence[str]) -> list[str]:
-    # The prior gain is counted in the main score.
-    return [name, *(number(metrics.get(key), digits(main if key == "prior_gain" else key)) for key in keys), *cost]
+    # The prior dependence is counted in the main score.
+    return [name, *(number(metrics.get(key), digits(main if key == "prior_dependence" else key)) for key in keys), *cost]
 
 
 def digits(key: str) -> int:
@@ -76,7 +76,7 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
     ]
     of_images = first.get("constant") is None
     head = ["", *(SCORES[key] for key in keys), "parameters", "s / image"]
-    main, baseline = first["main_metric"], {"prior_gain": "", **first["baseline"]}
+    main, baseline = first["main_metric"], {"prior_dependence": "", **first["baseline"]}
     rows = [row("input itself" if of_images else "constant", baseline, keys, main, ["", ""])]
     for record in records:
         cost = [f"{record['parameters'] / 1e6:.2f} M", f"{record['seconds_per_image']:.3f}"]

@@ -23,12 +23,12 @@ def records_of(filled: Filled, row: str, dataset: str) -> dict[int, Record]:
 def value_of(record: Record, metric: str, scores: str = "metrics") -> float | None:
     """A cost or a score of a record in the units of `paper_units`; `scores` may also be `baseline`.
 
-    The prior gain has the main metric's unit.
+    The prior dependence has the main metric's unit.
     """
     raw = record.get(metric) if metric in COSTS else record[scores].get(metric)
     # Records hold infinite values as words.
     return (
-        None if raw is None else float(raw) * paper_units(record["main_metric"] if metric == "prior_gain" else metric)
+        None if raw is None else float(raw) * paper_units(record["main_metric"] if metric == "prior_dependence" else metric)
     )
 
 
@@ -51,5 +51,5 @@ def heading(metric: str) -> str:
 
 
 def arrow(metric: str) -> str:
-    """Which way a score is better. Costs and the prior gain have none."""
-    return "" if metric in (*COSTS, "prior_gain") else " ↓" if metric in LOWER_IS_BETTER else " ↑"
+    """Which way a score is better. Costs and the prior dependence have none."""
+    return "" if metric in (*COSTS, "prior_dependence") else " ↓" if metric in LOWER_IS_BETTER else " ↑"

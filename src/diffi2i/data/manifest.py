@@ -1,0 +1,161 @@
+"""Which files a dataset is made of, by name and content: what tells one run's data from another's, wherever they lie.
+
+The sha256 of a file that has not changed since it was last read (same path, size and time of change) comes from a small
+database in the cache folder, so a set of a million files is read whole only once.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rich.progress import track
+
+from diffi2i.data.sources import Item, files
+from diffi2i.errors import UserError
+from diffi2i.weights import cache_dir
+
+# What stands in for the hash of a file that cannot be read, where such files are skipped.
+UNREADABLE = "unreadable"
+# A file may change within one tick of its disk's clock without a new time of change: younger ones are read again.
+SETTLED_NS = 3 * 10**9
+# Fewer files are read in a moment: no progress is shown.
+MANY = 2000
+
+Manifest = dict[tuple[str, str], str]
+"""The sha256 (hex) of each file by its item's name and its role, `target` or `input`."""
+
+
+def manifest(items: Sequence[Item], skip_broken: bool = False) -> Manifest:
+    """The files of the items.
+
+    Raises:
+        UserError: a file cannot be read. With `skip_broken` it counts as `UNREADABLE`.
+    """
+    paths = {(item.name, role): path for item in items for role, path in files(item).items()}
+    shown = len(paths) > MANY and sys.stdout.isatty()
+    found: Manifest = {}
+    with HashCache() as cache:
+        for key, path in track(paths.items(), description="reading the data", disable=not shown):
+            try:
+                found[key] = cache.hash_of(path)
+            except UserError:
+                if not skip_broken:
+                    raise
+                found[key] = UNREADABLE
+    return found
+
+
+def hash_of_manifest(found: Mapping[tuple[str, str], str]) -> str:
+    """Sha256 (hex) of a manifest: equal hashes mean equal data."""
+    return combined_hash((name, role, digest) for (name, role), digest in found.items())
+
+
+def manifest_hash(items: Iterable[Item]) -> str:
+    """The hash of the items' manifest. Raises UserError when a file cannot be read."""
+    return hash_of_manifest(manifest(list(items)))
+
+
+def combined_hash(entries: Iterable[tuple[str, str, str]]) -> str:
+    """The manifest's hash, of each file's name, role and sha256, in whatever order."""
+    lines = sorted(f"{name}\t{role}\t{digest}\n" for name, role, digest in entries)
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Sha256 (hex) of a file's bytes. Raises UserError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the dataset") from error
+
+
+class HashCache:
+    """Hashes of files by path, size and time of change. Where the database cannot be had, every file is read."""
+
+    def __init__(self) -> None:
+        self.database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> "HashCache":
+        with suppress(OSError, sqlite3.Error):
+            folder = cache_dir()
+            folder.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(folder / "hashes.sqlite", timeout=30)
+            database.execute(
+                "create table if not exists files (path blob primary key, size int, changed int, sha256 text)"
+            )
+            self.database = database
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.database is not None:
+            with suppress(sqlite3.Error):
+                self.database.commit()
+            self.database.close()
+
+    def hash_of(self, path: Path) -> str:
+        """Sha256 (hex). Raises UserError when the file cannot be read."""
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); check the dataset") from error
+        key, state = os.fsencode(path.absolute()), (stat.st_size, stat.st_mtime_ns)
+        if self.database is not None:
+            with suppress(sqlite3.Error):
+                row = self.database.execute("select size, changed, sha256 from files where path = ?", (key,)).fetchone()
+                if row is not None and row[:2] == state:
+                    return str(row[2])
+        digest = file_hash(path)
+        if self.database is not None and time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
+            with suppress(sqlite3.Error):
+                self.database.execute("insert or replace into files values (?, ?, ?, ?)", (key, *state, digest))
+        return digest
+
+
+def write_manifests(file: Path, splits: Mapping[str, Manifest]) -> None:
+    """Writes [split, name, role, sha256] of each file, a line each, compressed; whole or not at all."""
+    lines = [
+        json.dumps([split, name, role, digest]) + "\n"
+        for split, found in splits.items()
+        for (name, role), digest in sorted(found.items())
+    ]
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    temporary.replace(file)
+
+
+def read_manifests(file: Path) -> dict[str, Manifest]:
+    """What `write_manifests` wrote. Raises UserError where it is damaged."""
+    found: dict[str, Manifest] = {}
+    try:
+        for line in gzip.decompress(file.read_bytes()).decode().splitlines():
+            split, name, role, digest = json.loads(line)
+            found.setdefault(split, {})[name, role] = digest
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}): name another run_dir") from error
+    return found
+
+
+def changes(before: Mapping[str, Manifest], now: Mapping[str, Manifest]) -> list[str]:
+    """What has become of the data, a line a file: `new`, `gone`, `changed`, or moved between the splits."""
+    lines = []
+    homes = [{key: split for split, found in splits.items() for key in found} for splits in (before, now)]
+    for key in sorted(homes[0].keys() | homes[1].keys()):
+        was, is_now = (home.get(key) for home in homes)
+        name = key[0] if key[1] == "target" else f"{key[0]} ({key[1]})"
+        if was is None:
+            lines.append(f"new: {name}")
+        elif is_now is None:
+            lines.append(f"gone: {name}")
+        elif was != is_now:
+            lines.append(f"from {was} to {is_now}: {name}")
+        elif before[was][key] != now[is_now][key]:
+            lines.append(f"changed: {name}")
+    return lines

@@ -26,7 +26,7 @@ from diffi2i.weights import cache_dir
 
 
 # What an evaluation's record says of the training, as the run's own does.
-TRAINING = ("steps", "wall_time_s", "loss", "changed")
+TRAINING = ("steps", "network_steps", "wall_time_s", "loss", "changed")
 
 
 def score(

@@ -50,7 +50,7 @@ def origin_of(config: Config, data: ImageDataModule) -> dict[str, Any]:
         if init is None
         else {
             "weights": file_hash(Path(init) / "weights.safetensors"),
-            "config_hash": read_result(Path(init))["config_hash"],
+            **{key: read_result(Path(init))[key] for key in ("config_hash", "network_steps")},
         },
     }
 

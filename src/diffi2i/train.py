@@ -63,6 +63,7 @@ def train(config: Config) -> Path:
     stage = build_stage(config)
     with tracking(config, run_dir) as logger:
         training = finish_training(config, stage, data, run_dir, logger)
+        training["network_steps"] = network_steps(config, training["steps"], origin)
         constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
         record = score(config, stage, data, run_dir, constant) | training
         if rank_zero_only.rank == 0:
@@ -98,6 +99,14 @@ def finish_training(
         write_json(run_dir / "training.json", training)
         save_weights(stage, weights)
     return training
+
+
+def network_steps(config: Config, steps: int, origin: dict[str, Any]) -> int:
+    """Optimiser steps that the network that Z guides has been trained, those of the runs before this one included."""
+    before: int = origin["init"]["network_steps"] if origin["init"] else 0
+    if config.stage.prior == "traditional":
+        return before
+    return before + steps - int(config.stage.prior_only * steps)
 
 
 def fit(config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logger: Logger | None) -> None:

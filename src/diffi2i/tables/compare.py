@@ -9,7 +9,7 @@ from typing import Any
 from diffi2i.errors import UserError
 from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import paired_difference
-from diffi2i.results import read_result, write_json
+from diffi2i.results import read_result, why_not_comparable, write_json
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.runs import SCORES, digits, number
 
@@ -79,23 +79,15 @@ def comparison(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str])
 
 
 def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> None:
-    """The records are of one task, one protocol and the same images; else `UserError`."""
+    """Raises `UserError` unless the records compare (see `results.why_not_comparable`) and name the same images."""
     both = f"{names[0]} and {names[1]} do not compare"
-    if a["task"] != b["task"]:
-        raise UserError(f"{both}: the task is {a['task']} in one, {b['task']} in the other")
-    for key in a["protocol"] | b["protocol"]:
-        one, other = a["protocol"].get(key), b["protocol"].get(key)
-        if one != other:
-            raise UserError(f"{both}: the protocol's {key} is {one} in one, {other} in the other; score one anew")
+    if why := why_not_comparable(a, b):
+        raise UserError(f"{both}: {why}")
     check_same_images(
         {record["name"] for record in a["per_image"]}, {record["name"] for record in b["per_image"]}, names
     )
     if not a["per_image"]:
         raise UserError(f"{both}: no image was scored")
-    for kind, key in (("dataset", "val"), ("manifest", "target")):
-        # A run and a score of folders have hashes of different things.
-        if kind in a and kind in b and a[kind][key] != b[kind][key]:
-            raise UserError(f"{both}: their images have the same names, but are different files")
 
 
 def check_same_images(a: set[str], b: set[str], names: Sequence[str], what: str = "images") -> None:

@@ -21,7 +21,7 @@ from statistics import median
 
 from diffi2i.errors import UserError
 from diffi2i.results import read_result, write_json
-from diffi2i.tables.plan import RUNS, Run, row_run
+from diffi2i.tables.plan import RUNS, Run, lineage, row_run
 from diffi2i.tables.records import Failure, done, failure_file, read
 
 PROGRAM = (sys.executable, "-m", "diffi2i")
@@ -319,7 +319,7 @@ def train_row(overrides: Sequence[str]) -> None:
         say(f"{run.directory} is finished: nothing to do (see {run.directory / 'result.json'})")
         return
     if run.needs is not None:
-        execute([run.needs])
+        execute(lineage(run.needs))
     if run.needs is not None and isinstance(before := read(run.needs), Failure):
         raise UserError(f"{run.needs.key}, which {run.key} starts from: {before.reason}")
     lock = open_lock(run)

@@ -21,7 +21,8 @@ from diffi2i.schema import IMAGE_METRICS
 COSTS = ("parameters", "macs", "seconds_per_image")
 LABEL_METRICS = ("miou", "pixel_accuracy", "mean_accuracy")
 DEPTH_METRICS = ("abs_rel", "rmse", "log10", "delta1", "delta2", "delta3", "silog", "rmse_log")
-METRICS = (*IMAGE_METRICS, *LABEL_METRICS, *DEPTH_METRICS, "prior_dependence")
+GAINS = ("prior_dependence", "prior_worth")
+METRICS = (*IMAGE_METRICS, *LABEL_METRICS, *DEPTH_METRICS, *GAINS)
 AXES = ("seconds_per_image", "timesteps")
 # The task of an experiment whose rows each name their own.
 ALL_TASKS = "all"
@@ -47,18 +48,20 @@ class Row:
     """One method or variant.
 
     `overrides` are those of its training, added to the experiment's; None means that it is not run here, and only the
-    paper's value is shown. `stage1` are those of the stage-1 run that it starts from, likewise added; None where the
-    row is itself a stage 1. `paper` holds one number a column, None where the paper prints none. `evaluation` is added
-    to each column's.
+    paper's value is shown. `before` are those of the runs that come before it, likewise added, each of which starts from
+    the one before; runs with `stage.budget=gan` are left out at scales that have no such budget. `paper` holds one
+    number a column, None where the paper prints none. `evaluation` is added to each column's. `control` names the row
+    of the same network trained as long without a prior.
     """
 
     name: str
     label: str
     overrides: list[str] | None
-    stage1: list[str] | None
     paper: list[float | None]
+    before: list[list[str]] = field(default_factory=list)
     note: str = ""
     evaluation: list[str] = field(default_factory=list)
+    control: str | None = None
 
 
 @dataclass
@@ -66,7 +69,8 @@ class Experiment:
     """A table or figure of the paper.
 
     `overrides` hold for all rows. `x` is a figure's horizontal axis, one of `AXES`; None for a table. `claim` names
-    rows that are run, from best to worst as the paper orders them by column number `claim_column` (from 0).
+    rows that are run, from best to worst as the paper orders them by column number `claim_column` (from 0). `pairs` are
+    further pairs of rows to compare, each [expected better, expected worse].
     """
 
     name: str
@@ -78,6 +82,7 @@ class Experiment:
     x: str | None = None
     claim: list[str] = field(default_factory=list)
     claim_column: int = 0
+    pairs: list[list[str]] = field(default_factory=list)
     note: str = ""
 
 
@@ -201,15 +206,19 @@ def check_row(row: Row, experiment: Experiment, file: Path) -> None:
     if not all(value is None or math.isfinite(value) for value in row.paper):
         raise UserError(f"{where}: paper must hold finite numbers, or null")
     if row.overrides is None:
-        if row.stage1 is not None or row.evaluation:
-            raise UserError(f"{where}: overrides: null means not run here, so stage1 and evaluation must be left out")
+        if row.before or row.evaluation or row.control:
+            raise UserError(
+                f"{where}: overrides: null means not run here, so before, evaluation and control must be left out"
+            )
         return
-    stage = "pretrain" if row.stage1 is None else "joint"
-    if f"stage={stage}" not in (*experiment.overrides, *row.overrides):
-        raise UserError(
-            f"{where}: overrides lack stage={stage}; a row with stage=joint has a list for stage1 ([] for the plain "
-            "one), a row with stage=pretrain has null"
-        )
+    for number, link in enumerate([*row.before, row.overrides]):
+        stages = [text for text in (*experiment.overrides, *link) if text.startswith("stage=")]
+        if not stages:
+            raise UserError(f"{where}: {link} lacks its stage: write stage=pretrain, stage=no_prior or stage=joint")
+        if stages[-1] == "stage=joint" and number == 0:
+            raise UserError(f"{where}: stage=joint starts from a run: write before: [[stage=pretrain]]")
+    if row.control is not None and row.control not in [other.name for other in experiment.rows if other.overrides]:
+        raise UserError(f"{where}: control={row.control} is no row that is run")
 
 
 def check_claim(experiment: Experiment, file: Path) -> None:
@@ -217,6 +226,9 @@ def check_claim(experiment: Experiment, file: Path) -> None:
     for name in experiment.claim:
         if name not in run or experiment.claim.count(name) > 1:
             raise UserError(f"{file}, claim {name}: name each row once, and only rows that are run: {', '.join(run)}")
+    for pair in experiment.pairs:
+        if len(pair) != 2 or not set(pair) <= set(run):
+            raise UserError(f"{file}, pairs {pair}: name two rows that are run: {', '.join(run)}")
     if not 0 <= experiment.claim_column < len(experiment.columns):
         raise UserError(
             f"{file}: claim_column={experiment.claim_column}: columns count from 0 to {len(experiment.columns) - 1}"

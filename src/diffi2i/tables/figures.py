@@ -16,7 +16,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from diffi2i.metrics import FEW_IMAGES
-from diffi2i.tables.experiment import COSTS, Column, Experiment, Row, timesteps
+from diffi2i.tables.experiment import COSTS, GAINS, Column, Experiment, Row, timesteps
 from diffi2i.tables.formats import counted
 from diffi2i.tables.table import Cell, Head, Table
 from diffi2i.tables.values import heading
@@ -216,7 +216,8 @@ def place_labels(axes: Axes) -> None:
 
 def curves(figure: Figure, experiment: Experiment, table: Table) -> None:
     """Each score against the number of iterations: a run for each T, and one run re-spaced."""
-    heads = [head for head in table.heads if head.metric not in (*COSTS, "prior_dependence") and cells_of(table, head)]
+    heads = [head for head in table.heads if head.metric not in (*COSTS, *GAINS) and cells_of(table, head)]
+    controls = {row.control for row in experiment.rows if row.control}
     figure.set_size_inches(max(1, len(heads)) * 1.5 * WIDTH, 1.4 * HEIGHT)
     for number, head in enumerate(heads):
         axes = figure.add_subplot(1, len(heads), number + 1)
@@ -234,7 +235,10 @@ def curves(figure: Figure, experiment: Experiment, table: Table) -> None:
                 capsize=3,
                 elinewidth=1,
             )
-        axes.set_xticks(sorted({timesteps(experiment, row) for row in experiment.rows}))
+        for row in experiment.rows:
+            if row.name in controls and row.name in cells:
+                axes.axhline(cells[row.name].value or 0.0, label=row.label, color=GREY, linestyle=":", linewidth=1)
+        axes.set_xticks(sorted({timesteps(experiment, row) for row in experiment.rows if row.name not in controls}))
         title = "the paper's values" if head.group == "paper" else measured_with(table)
         axes.set(title=title, xlabel="iterations of the reverse process", ylabel=y_label(head, cells))
     if heads:
@@ -246,7 +250,8 @@ def two_curves(experiment: Experiment) -> list[tuple[str, list[Row], str, str, s
 
     Where a re-spaced run makes all of its steps it belongs to both.
     """
-    trained = [row for row in experiment.rows if not row.evaluation]
+    controls = {row.control for row in experiment.rows}
+    trained = [row for row in experiment.rows if not row.evaluation and row.name not in controls]
     respaced = [row for row in experiment.rows if row.evaluation]
     sources = [row.overrides for row in respaced]
     respaced += [row for row in trained if row.overrides is not None and row.overrides in sources]

@@ -17,7 +17,10 @@ READING = {
     "paper": "The paper's values: its data, its training, its hardware.",
     "here": "Measured here: mean over seeds ± their standard deviation (number of images, of seeds).",
 }
-GAIN = "Prior dependence: how much better the main score is with an image's own prior than with another image's."
+GAIN = (
+    "Prior dependence: how much better the main score is with an image's own prior than with another image's. Prior "
+    "worth: how much better it is than that of the same network trained as long without a prior."
+)
 MARKS = "Bold: the best of a column; underlined: the second."
 
 
@@ -42,6 +45,8 @@ def rest(cell: Cell) -> str:
     if cell.value is None or not cell.seeds:
         return ""
     spread = "" if cell.sd is None else f" ± {cell.sd:.{cell.digits}f}"
+    if cell.interval is not None:
+        spread = f" [{cell.interval[0]:+.{cell.digits}f}, {cell.interval[1]:+.{cell.digits}f}]"
     images = [] if cell.images is None else [counted(cell.images, "image")]
     return f"{spread} ({', '.join([*images, counted(cell.seeds, 'seed')])}){' †' * cell.few}"
 
@@ -54,7 +59,15 @@ def ordering_rows(found: Ordering) -> list[list[str]]:
     """The pairs of an ordering as a table, head first; nothing where none was measured."""
     if all(pair.verdict == NOT_MEASURED for pair in found.pairs):
         return []
-    head = ["better in the paper", "worse", f"better − worse here, {found.heading}", "95 % interval", "the order here"]
+    head = [
+        "better in the paper, or expected so",
+        "worse",
+        f"better − worse here, {found.heading}",
+        "95 % interval",
+        "sign test, p",
+        "steps of the networks",
+        "the order here",
+    ]
     return [head, *(pair_row(pair, found.digits + 1) for pair in found.pairs)]
 
 
@@ -64,7 +77,11 @@ def pair_row(pair: Pair, digits: int) -> list[str]:
     if pair.interval is not None:
         counts = f"{counted(pair.images, 'image')}, {counted(pair.seeds, 'seed')}"
         interval = f"[{pair.interval[0]:.{digits}f}, {pair.interval[1]:.{digits}f}] ({counts})"
-    return [pair.better, pair.worse, difference, interval, pair.verdict]
+    p = "" if pair.p is None else f"{pair.p:.2g}"
+    steps = "" if pair.steps is None else str(pair.steps[0])
+    if pair.steps is not None and pair.steps[0] != pair.steps[1]:
+        steps = f"unequal: {pair.steps[0]} and {pair.steps[1]}"
+    return [pair.better, pair.worse, difference, interval, p, steps, pair.verdict]
 
 
 def ordering_text(found: Ordering) -> str:
@@ -76,7 +93,8 @@ def ordering_text(found: Ordering) -> str:
 
 
 INTERVALS = (
-    "Intervals: bootstrap over the images of the difference image by image, each image averaged over the seeds. They "
+    "Intervals: bootstrap over the images of the difference image by image, each image averaged over the seeds; p: the "
+    "sign test's over the same images. There is a verdict only where both see a difference, on ten images or more. They "
     "say nothing about other seeds, data or budgets."
 )
 NO_CLAIM = "No two rows that the paper puts in order are run here: nothing to check."
@@ -151,7 +169,11 @@ def csv_fields(head: Head, cell: Cell) -> dict[str, Any]:
     shown = cell.word if cell.value is None else repr(cell.value)
     if head.group == "paper":
         return {name: shown}
-    return {name: shown, f"{name}, sd": cell.sd, f"{name}, images": cell.images, f"{name}, seeds": cell.seeds or None}
+    counts = {f"{name}, images": cell.images, f"{name}, seeds": cell.seeds or None}
+    if head.metric == "prior_worth":
+        low, high = cell.interval or (None, None)
+        return {name: shown, f"{name}, low": low, f"{name}, high": high} | counts
+    return {name: shown, f"{name}, sd": cell.sd} | counts
 
 
 LATEX = {
@@ -242,14 +264,21 @@ def restored(plain: dict[str, Any]) -> Table:
 
 
 def read_line(plain: dict[str, Any]) -> Line:
-    cells = [Cell(**cell | {"value": number_or_none(cell["value"])}) for cell in plain["cells"]]
+    cells = [
+        Cell(**cell | {"value": number_or_none(cell["value"]), "interval": interval_or_none(cell["interval"])})
+        for cell in plain["cells"]
+    ]
     baseline = {metric: float(value) for metric, value in plain["baseline"].items()}
     return Line(**plain | {"cells": cells, "baseline": baseline})
 
 
 def read_pair(plain: dict[str, Any]) -> Pair:
-    interval = None if plain["interval"] is None else tuple(map(float, plain["interval"]))
-    return Pair(**plain | {"difference": number_or_none(plain["difference"]), "interval": interval})
+    parts = {"difference": number_or_none(plain["difference"]), "interval": interval_or_none(plain["interval"])}
+    return Pair(**plain | parts | {"steps": None if plain["steps"] is None else tuple(plain["steps"])})
+
+
+def interval_or_none(value: Sequence[float | str] | None) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
 
 
 def number_or_none(value: float | str | None) -> float | None:

@@ -1,17 +1,19 @@
 """Whether the paper's ordering of rows holds here, pair by pair."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
 from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
-from diffi2i.metrics.intervals import paired_difference
+from diffi2i.metrics.intervals import PairedDifference, paired_difference
 from diffi2i.tables.compare import check_same_images
 from diffi2i.tables.experiment import ALL_TASKS, COSTS, Experiment, paper_units
 from diffi2i.tables.plan import scored_apart
 from diffi2i.tables.records import Filled, Record
-from diffi2i.tables.values import heading, places, records_of, value_of
+from diffi2i.tables.values import common_seeds, heading, of_images, places, records_of, value_of
 
+FEWEST = 10  # images for a verdict: a bootstrap over three decides nothing
+SIGNIFICANT = 0.05
 HOLDS, NOT, OPEN, NOT_MEASURED = "holds", "does not hold", "undecided", "not measured"
 
 
@@ -20,7 +22,8 @@ class Pair:
     """Two rows that the paper has in this order.
 
     `difference` is the better row's score minus the worse one's, with its paired 95 % `interval` over `images`; both in
-    the units of `paper_units`. `verdict` begins with holds, does not hold, undecided or not measured.
+    the units of `paper_units`. `p` is the sign test's. `steps` are those that the two networks have been trained.
+    `verdict` begins with holds, does not hold, undecided or not measured.
     """
 
     better: str
@@ -30,6 +33,8 @@ class Pair:
     interval: tuple[float, float] | None = None
     images: int = 0
     seeds: int = 0
+    p: float | None = None
+    steps: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def ordering(experiment: Experiment, filled: Filled, metric: str, dataset: str, 
                 metric,
                 (labels[better], labels[worse]),
             )
-            for better, worse in zip(experiment.claim, experiment.claim[1:], strict=False)
+            for better, worse in (*zip(experiment.claim, experiment.claim[1:], strict=False), *experiment.pairs)
         ],
         why,
     )
@@ -87,39 +92,39 @@ def pair(better: Mapping[int, Record], worse: Mapping[int, Record], metric: str,
     Raises:
         UserError: their images differ.
     """
-    seeds = [
-        seed
-        for seed in better
-        if seed in worse and None not in (value_of(better[seed], metric), value_of(worse[seed], metric))
-    ]
+    seeds = common_seeds(better, worse, metric)
     if not seeds:
         return Pair(*labels, verdict=NOT_MEASURED)
+    steps = (better[seeds[0]]["network_steps"], worse[seeds[0]]["network_steps"])
     unit = paper_units(metric)
     images = [of_images([side[seed] for seed in seeds], metric) for side in (better, worse)]
     if metric in (*SET_LEVEL, *COSTS) or not all(images):
         means = [fmean(value_of(side[seed], metric) or 0.0 for seed in seeds) for side in (better, worse)]
         difference = means[0] - means[1]
-        verdict = f"{direction(difference, metric)} (by the means alone: this score has no interval)"
-        return Pair(*labels, verdict, difference, seeds=len(seeds))
+        verdict = f"{OPEN} (a score of the set: there are means, but no test)"
+        return Pair(*labels, verdict, difference, seeds=len(seeds), steps=steps)
     check_same_images(set(images[0]), set(images[1]), labels, f"images with {metric}")
     names = list(images[0])
     paired = paired_difference([images[1][n] for n in names], [images[0][n] for n in names], metric in LOWER_IS_BETTER)
+    interval = None if paired.interval is None else (unit * paired.interval[0], unit * paired.interval[1])
+    verdict = decided(paired, len(names), metric)
+    return Pair(*labels, verdict, unit * paired.mean, interval, len(names), len(seeds), paired.p, steps)
+
+
+def decided(paired: PairedDifference, images: int, metric: str) -> str:
+    """The verdict; none on few images, nor where interval and sign test do not agree that there is a difference."""
+    if images < FEWEST:
+        return f"{OPEN} (fewer than {FEWEST} images)"
     if paired.interval is None:
-        verdict = f"{OPEN} (no interval: {'a single image' if len(names) == 1 else 'infinite scores'})"
-        return Pair(*labels, verdict, unit * paired.mean, None, len(names), len(seeds))
-    low, high = (unit * end for end in paired.interval)
-    verdict = f"{OPEN} (interval contains 0)" if low <= 0 <= high else direction(low, metric)
-    return Pair(*labels, verdict, unit * paired.mean, (low, high), len(names), len(seeds))
-
-
-def of_images(records: Sequence[Record], metric: str) -> dict[str, float]:
-    """Each image's score, averaged over the records; empty where they hold none."""
-    scores: dict[str, list[float]] = {}
-    for record in records:
-        for image in record["per_image"]:
-            if metric in image:
-                scores.setdefault(str(image["name"]), []).append(float(image[metric]))
-    return {name: fmean(values) for name, values in scores.items()}
+        return f"{OPEN} (infinite scores)"
+    low, high = paired.interval
+    if low <= 0 <= high:
+        return f"{OPEN} (interval contains 0)"
+    if paired.p > SIGNIFICANT:
+        return f"{OPEN} (sign test)"
+    if (paired.better > paired.worse) != (direction(paired.mean, metric) == HOLDS):
+        return f"{OPEN} (most images say otherwise than the mean)"
+    return direction(paired.mean, metric)
 
 
 def direction(difference: float, metric: str) -> str:

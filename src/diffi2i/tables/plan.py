@@ -20,6 +20,7 @@ from diffi2i.tables.experiment import ALL_TASKS, Column, Experiment, Row
 
 # Relative, as `stage.init` in the runs' configurations is: so a record's hash does not depend on where the user works.
 RUNS = Path("outputs") / "runs"
+GAN = "stage.budget=gan"
 # What a table decides for each of its runs, and what to write instead.
 OWN_KEYS = {
     "seed": "write seeds=<how many>",
@@ -131,12 +132,13 @@ def cell(
 ) -> Cell:
     """A row's runs under one seed."""
     assert row.overrides is not None
-    stage1 = None
-    if row.stage1 is not None:
-        own = (*experiment.overrides, *row.stage1, "stage=pretrain")
-        stage1 = training((*own, f"scale={scale}", *extra), seed, None, experiment.name, "stage1")
-    own = (*experiment.overrides, *row.overrides)
-    run = training((*own, f"scale={scale}", *extra), seed, stage1, experiment.name, row.name)
+    chain = [(*experiment.overrides, *link, f"scale={scale}", *extra) for link in (*row.before, row.overrides)]
+    if not has_gan(chain[0], scale):
+        chain = [link for link in chain if GAN not in link]
+    run = None
+    for number, link in enumerate(chain, start=1):
+        run = training(link, seed, run, experiment.name, row.name if number == len(chain) else f"before-{number}")
+    assert run is not None
     hardware = tuple(text for text in extra if text.startswith(("trainer=", "trainer.")))
     record = evaluation(run, "own", tuple(row.evaluation), hardware) if row.evaluation else run
     columns = {
@@ -162,16 +164,20 @@ def fits(experiment: Experiment, row: Row, column: int) -> bool:
     return experiment.task != ALL_TASKS or row.paper[column] is not None
 
 
-def training(overrides: tuple[str, ...], seed: int, stage1: Run | None, table: str, row: str) -> Run:
-    """The run of these overrides. `stage1` is the run that it starts from, None for a stage 1."""
+def has_gan(overrides: tuple[str, ...], scale: str) -> bool:
+    """Whether the task's recipe ends with a stage of its own under the discriminator's losses."""
+    return composed(overrides).task.scales[scale].gan is not None
+
+
+def training(overrides: tuple[str, ...], seed: int, before: Run | None, table: str, row: str) -> Run:
+    """The run of these overrides. `before` is the run that it starts from, None for one that starts from nothing."""
     made = replace(composed(overrides), seed=seed)
-    named_by, own = made, []
-    if stage1 is not None:
-        own = [f"stage.init={stage1.directory}"]
-        # Named by what the stage 1 is, not by where it lies.
-        named_by = replace(made, stage=replace(made.stage, init=stage1.config_hash))
-        made = replace(made, stage=replace(made.stage, init=str(stage1.directory)))
-    key = f"{made.task.name}-{made.stage.name}-{config_hash(named_by)}"
+    own = [] if before is None else [f"stage.init={before.directory}"]
+    # By what it starts from, not by where that lies; folders by their last name, wherever they lie. What is in them is
+    # compared when a run goes on, and between the records of a table.
+    roots = [Path(root).name for key in ("root", "val_root") if (root := made.dataset.source.get(key))]
+    identity = "-".join([config_hash(made), before.key if before else "", *roots])
+    key = f"{made.task.name}-{made.stage.name}-{sha256(identity.encode()).hexdigest()[:8]}"
     directory = RUNS / made.scale / key
     if "group" in (made.logger or {}):
         own += [f"logger.group={table}", f"logger.job_type={row}"]
@@ -184,7 +190,7 @@ def training(overrides: tuple[str, ...], seed: int, stage1: Run | None, table: s
         stage=made.stage.name,
         scale=made.scale,
         seed=seed,
-        needs=stage1,
+        needs=before,
         config_hash=config_hash(made),
     )
 
@@ -220,13 +226,17 @@ def in_order(cells: Iterable[Cell]) -> list[Run]:
     trainings: dict[Path, Run] = {}
     evaluations: dict[Path, Run] = {}
     for each in cells:
-        for run in (each.run.needs, each.run):
-            if run is not None:
-                trainings.setdefault(run.directory, run)
+        for run in lineage(each.run):
+            trainings.setdefault(run.directory, run)
         for run in (each.record, *each.columns.values()):
             if run.command == "eval":
                 evaluations.setdefault(run.directory, run)
     return [*trainings.values(), *evaluations.values()]
+
+
+def lineage(run: Run) -> list[Run]:
+    """The run and all that it starts from, first things first."""
+    return [*(lineage(run.needs) if run.needs else []), run]
 
 
 def row_run(overrides: Sequence[str]) -> Run:

@@ -1,14 +1,14 @@
 """What the runs of a plan have left on disk: records, checked to be their own, or the reason why there is none."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diffi2i.errors import UserError
-from diffi2i.results import read_result
+from diffi2i.results import read_result, why_not_comparable
 from diffi2i.tables.experiment import Experiment
 from diffi2i.tables.plan import RUNS, Cell, Run, fits, in_order, scored_apart
 
@@ -76,6 +76,9 @@ def read_record(run: Run, directory: Path) -> Record | Failure:
         return Failure(f"damaged record: {file}")
     if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in NEEDED.items()):
         return Failure(f"damaged record: {file}")
+    started_from = (record.get("init") or {}).get("config_hash")
+    if run.command == "train" and run.needs is not None and started_from != run.needs.config_hash:
+        return Failure(f"record of another run: it started from {started_from}, not {run.needs.config_hash}, in {file}")
     for key, expected in (("config_hash", run.config_hash), ("scale", run.scale), ("seed", run.seed)):
         if expected is not None and record[key] != expected:
             return Failure(f"record of another run: {key} is {record[key]}, not {expected}, in {file}")
@@ -111,31 +114,33 @@ def without_folder(experiment: Experiment, cells: Sequence[Cell]) -> dict[tuple[
 
 
 def without_strays(entries: Mapping[K, Entry], runs: Mapping[K, Run]) -> dict[K, Entry]:
-    """Refuses, by name, the records whose protocol or images are not those of most records of their task."""
-    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    """Refuses, by name, the records that do not compare with most records of their task."""
+    alike: dict[str, list[list[K]]] = defaultdict(list)
     for key, entry in entries.items():
         if isinstance(entry, dict):
-            for aspect, value in aspects(entry).items():
-                counts[runs[key].task, aspect][value] += 1
+            groups = alike[runs[key].task]
+            group = next((one for one in groups if why_apart(entries[one[0]], entry) is None), None)
+            if group is None:
+                groups.append(group := [])
+            group.append(key)
     result = dict(entries)
-    for key, entry in entries.items():
-        if not isinstance(entry, dict):
-            continue
-        for aspect, value in aspects(entry).items():
-            # Of equally many, those that come first in the table.
-            if value != counts[runs[key].task, aspect].most_common(1)[0][0]:
-                file = runs[key].directory / "result.json"
-                result[key] = Failure(f"does not compare: {aspect} differs from the other rows' in {file}")
+    for groups in alike.values():
+        # Of equally many, those that come first in the table.
+        most = max(groups, key=len)
+        for key in (key for group in groups if group is not most for key in group):
+            file = runs[key].directory / "result.json"
+            reason = why_apart(entries[most[0]], entries[key])
+            result[key] = Failure(f"does not compare with the other rows: {reason}: {file}")
     return result
 
 
-def aspects(record: Record) -> dict[str, str]:
-    """What records must share to stand in one table."""
-    return {
-        "protocol": json.dumps(record["protocol"], sort_keys=True),
-        "dataset.train": str(record["dataset"].get("train")),
-        "dataset.val": str(record["dataset"].get("val")),
-    }
+def why_apart(one: Entry, other: Entry) -> str | None:
+    """Why two records do not belong in one table, None where they do: there all rows have the same training data."""
+    assert isinstance(one, dict)
+    assert isinstance(other, dict)
+    if one["dataset"].get("train") != other["dataset"].get("train"):
+        return "it was trained on other images"
+    return why_not_comparable(one, other)
 
 
 def disagreements(cells: Sequence[Cell], folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from diffi2i.tables.values import records_of, value_of
 
 
 def prior_warnings(experiment: Experiment, filled: Filled) -> list[str]:
-    """A warning where networks do not use their prior."""
+    """A warning where networks do not depend on their prior. That they do does not say that it is worth anything."""
     use: dict[str, bool] = {}
     for row in experiment.rows:
         gains = [
@@ -28,8 +28,8 @@ def prior_warnings(experiment: Experiment, filled: Filled) -> list[str]:
         return []
     which = "any row" if len(without) == len(use) else ", ".join(without)
     return [
-        f"Here the prior is of no use in {which}: its gain is below 0.05 dB (below 1 % of a score that is not in dB). "
-        "What such rows say about the prior means nothing."
+        f"Here {which} hardly depends on its prior: another image's costs less than 0.05 dB (1 % of a score that is not "
+        "in dB). What such rows say about the prior means nothing."
     ]
 
 

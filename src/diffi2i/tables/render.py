@@ -14,7 +14,7 @@ from textwrap import shorten
 from diffi2i.metrics import FEW_IMAGES, LOWER_IS_BETTER
 from diffi2i.schema import SET_METRICS
 from diffi2i.tables.compare import check_comparable
-from diffi2i.tables.experiment import ALL_TASKS, COSTS, Experiment
+from diffi2i.tables.experiment import ALL_TASKS, COSTS, GAINS, Experiment
 from diffi2i.tables.ordering import orderings
 from diffi2i.tables.plan import scored_apart
 from diffi2i.tables.records import Entry, Failure, Filled, Record
@@ -28,6 +28,7 @@ from diffi2i.tables.remarks import (
 )
 from diffi2i.tables.table import Cell, Head, Line, Table
 from diffi2i.tables.values import arrow, heading, places, states_of, value_of
+from diffi2i.tables.worth import worth
 
 # Keys of a record without which its scores cannot be shown.
 NEEDED = ("task", "stage", "metrics", "n_images", "per_image", "main_metric", "baseline", "protocol", "dataset")
@@ -117,10 +118,14 @@ def decimals(value: float) -> int:
 def measured_heads(experiment: Experiment, filled: Filled, scale: str) -> list[Head]:
     """What is measured: at scale=paper the paper's columns; below it what these name, and the task's main metric.
 
-    The prior dependence is the last, in the units of the main metric.
+    The gains are the last, in the units of the main metric.
     """
     mains = list(dict.fromkeys(record["main_metric"] for record in filled_records(filled)))
-    gain = Head("here", heading("prior_dependence"), "prior_dependence", max((places(main) for main in mains), default=4))
+    decimals = max((places(main) for main in mains), default=4)
+    controlled = any(row.control for row in experiment.rows)
+    gains = [
+        Head("here", heading(gain), gain, decimals) for gain in GAINS if controlled or gain == "prior_dependence"
+    ]
     if scale == "paper":
         columns = [
             Head(
@@ -135,7 +140,7 @@ def measured_heads(experiment: Experiment, filled: Filled, scale: str) -> list[H
     else:
         metrics = dict.fromkeys([*(column.metric for column in experiment.columns), *mains])
         columns = [Head("here", heading(metric), metric, places(metric)) for metric in metrics]
-    return [*columns, gain]
+    return [*columns, *gains]
 
 
 def line(experiment: Experiment, number: int, heads: Sequence[Head], filled: Filled) -> Line:
@@ -147,6 +152,8 @@ def line(experiment: Experiment, number: int, heads: Sequence[Head], filled: Fil
             paper = row.paper[index]
             # Costs of different sizes are printed with different decimals.
             cells.append(Cell(paper, head.digits if head.metric not in COSTS or paper is None else decimals(paper)))
+        elif head.metric == "prior_worth":
+            cells.append(worth(experiment, row, head, filled))
         else:
             cells.append(measured(states_of(filled, row.name, head.dataset), head, experiment.task == ALL_TASKS))
     cells = said_once(cells)
@@ -157,7 +164,7 @@ def line(experiment: Experiment, number: int, heads: Sequence[Head], filled: Fil
     if not records:
         failed = any(isinstance(state, Failure) and state.word == "failed" for state in states)
         return Line(row.name, row.label, cells, "failed" if failed else "not run")
-    metrics = [head.metric for head in heads if head.group == "here" and head.metric not in (*COSTS, "prior_dependence")]
+    metrics = [head.metric for head in heads if head.group == "here" and head.metric not in (*COSTS, *GAINS)]
     baseline = {metric: value_of(records[0], metric, "baseline") for metric in metrics}
     known = {metric: value for metric, value in baseline.items() if value is not None}
     return Line(row.name, row.label, cells, "measured", records[0]["main_metric"], known)
@@ -189,7 +196,7 @@ def measured(states: Mapping[int, Entry], head: Head, mixed: bool, scores: str =
     values = [value_of(record, head.metric, scores) or 0.0 for record in having]
     images = None
     if head.metric not in COSTS:
-        counts = [r["n_images"].get(r["main_metric"] if head.metric == "prior_dependence" else head.metric) for r in having]
+        counts = [r["n_images"].get(r["main_metric"] if head.metric in GAINS else head.metric) for r in having]
         images = min((count for count in counts if count is not None), default=None)
     return Cell(
         fmean(values),
@@ -211,7 +218,7 @@ def baseline_line(experiment: Experiment, heads: Sequence[Head], filled: Filled)
     cells, label = [], ""
     for head in heads:
         cell = Cell()
-        if head.group == "here" and head.metric not in (*COSTS, "prior_dependence"):
+        if head.group == "here" and head.metric not in (*COSTS, *GAINS):
             for row in experiment.rows:
                 states = states_of(filled, row.name, head.dataset)
                 if records := [state for state in states.values() if isinstance(state, dict)]:
@@ -229,7 +236,7 @@ def marked(lines: Sequence[Line], heads: Sequence[Head]) -> list[Line]:
     """
     cells = [list(each.cells) for each in lines]
     for index, head in enumerate(heads):
-        if head.metric in (*COSTS, "prior_dependence"):
+        if head.metric in (*COSTS, *GAINS):
             continue
         values = [row[index].value for row in cells]
         printed = [None if value is None else round(value, head.digits) for value in values]

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffi2i.errors import UserError
 from diffi2i.metrics import FEW_IMAGES
-from diffi2i.results import read_result
+from diffi2i.results import read_result, why_not_comparable
 from diffi2i.schema import SET_METRICS
 from diffi2i.tables.experiment import names
 from diffi2i.tables.markdown import markdown
@@ -31,13 +31,29 @@ SCORES = {
     "log10": "log10 ↓",
     "delta1": "δ1 ↑",
     "prior_dependence": "prior dependence",
+    "prior_worth": "prior worth",
+}
+
+
+NAMES = {
+    "truth": "stage 1 (sees GT)",
+    "zero": "no prior",
+    "joint": "stage 2",
+    "none": "stage 2, no diffusion",
+    "traditional": "stage 2, traditional",
 }
 
 
 def label(record: dict[str, Any]) -> str:
-    if record["stage"] == "pretrain":
-        return "stage 1 (sees GT)"
-    return {"joint": "stage 2", "none": "stage 2, no diffusion", "traditional": "stage 2, traditional"}[record["prior"]]
+    """What the method is called, and under which settings of its own it was scored."""
+    settings = []
+    if record["stage"] == "pretrain" and record["init"]:
+        settings.append("trained on")
+    if record["timesteps"]:
+        settings.append(f"time steps {','.join(map(str, record['timesteps']))}")
+    if record.get("tlc_window"):
+        settings.append(f"TLC {record['tlc_window']}")
+    return ", ".join([NAMES[record["prior"]], *settings])
 
 
 def row(name: str, metrics: dict[str, Any], keys: Sequence[str], main: str, cost: Sequence[str]) -> list[str]:
@@ -58,15 +74,12 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: the baseline, then a row per record.
 
     Raises:
-        UserError: the records' tasks, validation images or protocols differ: their numbers do not compare.
+        UserError: the records do not compare; see `results.why_not_comparable`.
     """
     first = records[0]
     for record in records[1:]:
-        for key in ("task", "protocol"):
-            if record[key] != first[key]:
-                raise UserError(f"these runs do not compare: {key} is {first[key]} in one, {record[key]} in another")
-        if record["dataset"]["val"] != first["dataset"]["val"]:
-            raise UserError("these runs do not compare: they were scored on different validation images")
+        if why := why_not_comparable(first, record):
+            raise UserError(f"these runs do not compare: {why}")
     # What was asked for is shown also where it could not be had; earlier versions did not record what was asked.
     asked = first["protocol"].get("metrics", [])
     keys = [

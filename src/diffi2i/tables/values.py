@@ -1,7 +1,10 @@
 """A value of a record as tables print it: its unit, its decimals, its heading."""
 
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
 from diffi2i.metrics import LOWER_IS_BETTER
-from diffi2i.tables.experiment import COSTS, paper_units
+from diffi2i.tables.experiment import COSTS, GAINS, paper_units
 from diffi2i.tables.records import Entry, Filled, Record
 from diffi2i.tables.runs import SCORES, digits
 
@@ -20,16 +23,33 @@ def records_of(filled: Filled, row: str, dataset: str) -> dict[int, Record]:
     return {seed: state for seed, state in states_of(filled, row, dataset).items() if isinstance(state, dict)}
 
 
+def common_seeds(one: Mapping[int, Record], other: Mapping[int, Record], metric: str) -> list[int]:
+    """The seeds under which both rows have the score."""
+    return [
+        seed
+        for seed in one
+        if seed in other and None not in (value_of(one[seed], metric), value_of(other[seed], metric))
+    ]
+
+
+def of_images(records: Sequence[Record], metric: str) -> dict[str, float]:
+    """Each image's score, averaged over the records; empty where they hold none."""
+    scores: dict[str, list[float]] = {}
+    for record in records:
+        for image in record["per_image"]:
+            if metric in image:
+                scores.setdefault(str(image["name"]), []).append(float(image[metric]))
+    return {name: fmean(values) for name, values in scores.items()}
+
+
 def value_of(record: Record, metric: str, scores: str = "metrics") -> float | None:
     """A cost or a score of a record in the units of `paper_units`; `scores` may also be `baseline`.
 
-    The prior dependence has the main metric's unit.
+    The gains have the main metric's unit.
     """
     raw = record.get(metric) if metric in COSTS else record[scores].get(metric)
     # Records hold infinite values as words.
-    return (
-        None if raw is None else float(raw) * paper_units(record["main_metric"] if metric == "prior_dependence" else metric)
-    )
+    return None if raw is None else float(raw) * paper_units(record["main_metric"] if metric in GAINS else metric)
 
 
 def places(metric: str) -> int:
@@ -51,5 +71,5 @@ def heading(metric: str) -> str:
 
 
 def arrow(metric: str) -> str:
-    """Which way a score is better. Costs and the prior dependence have none."""
-    return "" if metric in (*COSTS, "prior_dependence") else " ↓" if metric in LOWER_IS_BETTER else " ↑"
+    """Which way a score is better. Costs and gains have none."""
+    return "" if metric in (*COSTS, *GAINS) else " ↓" if metric in LOWER_IS_BETTER else " ↑"

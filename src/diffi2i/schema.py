@@ -171,7 +171,8 @@ class DiffusionConfig:
 class StageConfig:
     """`pretrain` (stage 1) or `joint` (stage 2).
 
-    `budget` names the scale's budget that this run has: `pretrain`, `joint` or `gan`. `init` is the stage-1 run that stage 2 starts from, or a stage-2 run whose training goes on under another loss.
+    `budget` names the scale's budget that this run has: `pretrain`, `joint` or `gan`. `init` is the stage-1 run
+    that stage 2 starts from, or a stage-2 run whose training goes on under another loss.
     `prior` says where stage 2 takes Z from and how it learns it: `joint` (the paper's: diffusion, all steps, trained
     with the DI2Iformer), `none` (no diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer
     stays as it was; Table 7, V2). `prior_only` is the fraction of steps that train the prior alone before the

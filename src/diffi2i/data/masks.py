@@ -9,7 +9,7 @@ square crops of 4:3 photos narrow strokes are thinner on the ground, since they 
 0.241 of a 512-pixel crop, not 0.285 (wide: 0.263 and 0.267).
 
 LaMa's strokes are lines of OpenCV, which are wider than asked for: a line of width w covers w + 1 pixels, w + 2 where w
-is odd, with round ends. `draw_segment` draws such lines; OpenCV itself would be a dependency of 50 MB for this alone.
+is odd, with round ends. `draw_segment` draws such lines; OpenCV itself would be 160 MB on disk for this alone.
 """
 
 import math

@@ -123,6 +123,27 @@ def test_crops_come_from_the_image_in_all_eight_orientations(tmp_path: Path) -> 
     assert seen == {(a, b) for x in (1, -1) for y in (60, -60) for a, b in ((x, y), (y, x))}
 
 
+def test_crops_of_faces_stay_upright(tmp_path: Path) -> None:
+    gradient = np.arange(40)[:, None] * 6 + np.arange(60) * [1]
+    Image.fromarray(np.stack([gradient] * 3, 2).astype(np.uint8)).save(tmp_path / "a.png")
+    items, draws = [Item("a", tmp_path / "a.png")], some_draws(40, patch=8)
+
+    def directions(augment: str) -> set[tuple[int, int]]:
+        crops = [train_set(items, Inpaint(narrow()), augment=augment)[draw]["target"][0] * 255 for draw in draws]
+        return {(round(float(c[0, 1] - c[0, 0])), round(float(c[1, 0] - c[0, 0]))) for c in crops}
+
+    assert directions("none") == {(1, 6)}
+    assert directions("flips") == {(1, 6), (-1, 6)}
+    assert len(directions("flips_and_turns")) == 8
+
+
+def test_the_hole_is_the_same_whatever_the_crop_is_turned_to(items: list[Item]) -> None:
+    upright, turned = (train_set(items, Inpaint(wide()), augment=how) for how in ("none", "flips_and_turns"))
+    for draw in some_draws(12):
+        assert torch.equal(upright[draw]["mask"], turned[draw]["mask"])
+        assert float(upright[draw]["target"].sum()) == pytest.approx(float(turned[draw]["target"].sum()), rel=1e-5)
+
+
 def test_small_images_are_mirrored_up_to_the_patch(tmp_path: Path) -> None:
     Image.fromarray(np.array([[[10] * 3, [20] * 3]], np.uint8)).save(tmp_path / "a.png")
     dataset = train_set([Item("a", tmp_path / "a.png")], Bicubic(1))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from kornia.color import ColorMap
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
@@ -227,7 +228,7 @@ def test_uneven_shards_and_a_rank_without_images(tmp_path):
 
 
 def test_depth_colours_are_viridis_and_black_where_there_is_none():
-    colormap = pytest.importorskip("kornia.color").ColorMap("viridis", 256)
+    colormap = ColorMap("viridis", 256)
     depth = torch.linspace(2, 6, 256, dtype=torch.float64)[None, None]
     picture = colour_depth(depth, 2, 6)
     assert picture.shape == (3, 1, 256)

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from diffi2i.data.constant import constant_depth, constant_label
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.dataset import (
+    Augment,
     EvalImages,
     Phase,
     TrainImages,
@@ -64,9 +65,16 @@ def image_samples(config: Config) -> dict[str, Any]:
     """What `ImageDataModule` makes of photos: crops, degraded, or with their recorded input."""
     assert config.task.degrade is not None
     degrade = build(config.task.degrade, "task.degrade")
+    train_degrade = build(config.train.degrade, "train.degrade") if config.train.degrade else degrade
+    if train_degrade.scale != degrade.scale:
+        raise UserError(
+            f"train.degrade works at scale {train_degrade.scale}, task.degrade at {degrade.scale}: write the same"
+        )
     seed, on_error = config.seed, cast(OnError, config.dataset.on_error)
+    augment = cast(Augment, config.dataset.augment)
+    on_device = partial(degrade_batch, degrade=train_degrade, seed=seed) if degrades_on_device(train_degrade) else None
     return {
-        "train_samples": partial(TrainImages, degrade=degrade, seed=seed, on_error=on_error),
+        "train_samples": partial(TrainImages, degrade=train_degrade, seed=seed, augment=augment, on_error=on_error),
         "val_samples": partial(
             EvalImages,
             degrade=degrade,
@@ -76,7 +84,7 @@ def image_samples(config: Config) -> dict[str, Any]:
             crops=config.train.val_crops,
         ),
         "check_item": partial(check_image, degrade=degrade),
-        "on_device": partial(degrade_batch, degrade=degrade, seed=seed) if degrades_on_device(degrade) else None,
+        "on_device": on_device,
     }
 
 

@@ -52,6 +52,7 @@ CHOICES = {
     "task.kind": ("image", "labels", "depth"),
     "task.fill": ("black", "smooth"),
     "task.protocol.crop": ("eigen",),
+    "dataset.augment": ("flips_and_turns", "flips", "none"),
     "dataset.on_error": ("error", "skip"),
     "train.schedule": ("constant", "cosine", "poly"),
     "trainer.precision": ("auto", "fp32", "bf16"),
@@ -198,6 +199,8 @@ def explain(error: BaseException, name: str) -> str:
 
 def unknown_key(key: str, name: str) -> str:
     """The line for a key that no schema has, with the nearest one that exists."""
+    if re.match(r"(train\.|task\.)?degrade\.", key):  # its keys are its class's arguments, which no schema knows
+        return f"unknown key '{key}': to add it, write a plus sign before it, +{key.removesuffix('._target_')}=..."
     known = known_keys(SCHEMAS.get(name, Config))
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     near = near or [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]][:1]
@@ -328,6 +331,11 @@ def check_train(config: Config) -> None:
         )
     if not 0 <= train.warmup < 1 or not 0 <= train.lr_end <= 1 or not 0 <= train.ema_decay < 1:
         raise UserError("train.warmup and train.ema_decay lie in [0, 1), train.lr_end in [0, 1]")
+    if train.ema_decay == 0 and train.ema_every != 1:
+        raise UserError(
+            f"train.ema_decay=0 keeps no average, only the weights of every {train.ema_every} steps: "
+            "write train.ema_every=1"
+        )
     if not 0 <= config.stage.prior_only < 1:
         raise UserError(f"stage.prior_only={config.stage.prior_only} is a fraction of the steps in [0, 1)")
     if not 0 <= train.adversarial_from <= 1:
@@ -430,6 +438,15 @@ def check_data(config: Config) -> None:
         )
     if kind == "image" and config.task.degrade is None:
         raise UserError(f"task={config.task.name} needs task.degrade, which makes its input")
+    if kind != "image" and config.train.degrade:
+        raise UserError(f"train.degrade belongs to images, not to task={config.task.name}: write train.degrade=null")
+    if config.train.degrade and "_target_" not in config.train.degrade:
+        raise UserError(
+            "train.degrade names no degradation: write '+train.degrade={_target_: diffi2i.data.degrade.Inpaint, ...}', "
+            "or train.degrade=null for task.degrade's"
+        )
+    if kind != "image" and config.dataset.augment != "flips_and_turns":
+        raise UserError(f"dataset.augment belongs to images, not to task={config.task.name}: leave it out")
     low_high = config.task.scenes.scales
     if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
         raise UserError(f"task.scenes.scales={low_high} must be the smallest and the largest zoom: [0.5,2.0]")

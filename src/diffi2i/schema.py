@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 
 @dataclass
@@ -14,6 +14,9 @@ class StageBudget:
     lr: float = MISSING
     loss: str = MISSING
     adversarial_from: float = 0.0
+    schedule: str = II("task.schedule")
+    warmup: float = II("task.warmup")
+    lr_end: float = II("task.lr_end")
 
 
 @dataclass
@@ -31,10 +34,13 @@ class ScaleConfig:
 
     `model` is the scale's own model, where it differs from the task's default; `model=<name>` comes before it.
     `pretrain`, `joint` and `gan` are the budgets that `stage.budget` names; `gan` is None where the recipe ends with
-    the joint stage.
+    the joint stage. `train_degrade` is `TrainConfig.degrade`; `betas` are for a task whose `optimizer` takes them from
+    here.
     """
 
     model: str | None = None
+    train_degrade: dict[str, Any] | None = None
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     batch: int = MISSING
     patch: int = MISSING
     val_crop: int | None = None
@@ -123,13 +129,15 @@ class DatasetConfig:
 
     `source` is a partial that maps a split to its items. `target` reads label or depth files; None means photos.
     `expected` counts the items of each split in the literature. `on_error` says what a file that breaks during
-    training does: `error` stops, `skip` draws another and warns.
+    training does: `error` stops, `skip` draws another and warns. `augment` says how an image task's training crops are
+    varied: `flips_and_turns` (all eight), `flips` (left to right) or `none`.
     """
 
     name: str = MISSING
     source: dict[str, Any] = MISSING
     target: dict[str, Any] | None = None
     expected: dict[str, int] = field(default_factory=dict)
+    augment: str = "flips_and_turns"
     on_error: str = "error"
     cache_mb: int = 2048
     workers: int = 0
@@ -180,7 +188,8 @@ class StageConfig:
 
     `prior` says where Z comes from. Stage 1: the ground `truth`, or `zero`: Z = 0 and no CPEN, the control that tells
     what a prior is worth. Stage 2: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none` (no
-    diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; Table 7, V2). `prior_only` is the fraction of steps that train the prior alone before the
+    diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; Table 7, V2).
+    `prior_only` is the fraction of steps that train the prior alone before the
     DI2Iformer joins.
     """
 
@@ -199,10 +208,12 @@ class TrainConfig:
 
     `patch` is the side of the target's crops in pixels. Validation sees whole images, or their central `val_crop`
     pixels where a network trained on small crops could not fairly be asked for more; with `val_crops` above 1 up to so
-    many such crops, spread evenly over each image without overlap, every one scored as an image of its own. The rate rises linearly over the
-    first `warmup` (a fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An
+    many such crops, spread evenly over each image without overlap, every one scored as an image of its own. The rate rises
+    linearly over the first `warmup` (a fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An
     epoch is `epoch_steps` steps: after each a checkpoint is written.
-    The averaged weights are updated every `ema_every` steps with `ema_decay`.
+    The averaged weights are updated every `ema_every` steps with `ema_decay`; 0 means no average, the weights as they
+    are. `degrade` makes an image task's inputs in training, in place of `task.degrade`, which then makes those that are
+    scored.
 
     `loss` names one of the task's losses; where it has a discriminator, that joins after the fraction
     `adversarial_from` of the steps. `phases` change patch and batch as training goes on.
@@ -222,6 +233,8 @@ class TrainConfig:
     lr_end: float = 0.01
     ema_decay: float = MISSING
     ema_every: int = 1
+    # Not None: OmegaConf would look up the interpolation of `conf/common.yaml` before its target is there.
+    degrade: dict[str, Any] | None = field(default_factory=dict)
     clip: float | None = 1.0
     epoch_steps: int = MISSING
 

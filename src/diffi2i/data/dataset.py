@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from diffi2i.errors import UserError
 
 Sample = dict[str, Any]
 Pixels = npt.NDArray[np.uint8]
+Augment = Literal["flips_and_turns", "flips", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,10 @@ class ImageCache:
 class TrainImages(Dataset[Sample]):
     """Random square crops. A sample is a pure function of the seed and its Draw, in whatever process it is made.
 
-    A draw picks an image uniformly, then a crop of `patch` target pixels, then one of the eight flips and
-    turns; then it degrades the crop, or takes the same crop of the recorded input. An image smaller than
-    the patch is first mirrored (edge pixel repeated) at its right and bottom up to the patch.
+    A draw picks an image uniformly, then a crop of `patch` target pixels, then, as `augment` says, one of the eight
+    flips and turns, whether to mirror left to right, or nothing; then it degrades the crop, or takes the same crop
+    of the recorded input. An image smaller than the patch is first mirrored (edge pixel repeated) at its right and
+    bottom up to the patch.
 
     A degradation that works on the batch's device leaves the sample without `input` and with its `draw`; the
     DataModule then degrades the batch with generators of these draws.
@@ -83,6 +85,7 @@ class TrainImages(Dataset[Sample]):
         degrade: Degradation,
         seed: int,
         cache: ImageCache,
+        augment: Augment = "flips_and_turns",
         on_error: OnError = "error",
     ) -> None:
         """`seed` >= 0; `on_error="skip"` draws another image in place of one that cannot be read, and warns.
@@ -92,6 +95,7 @@ class TrainImages(Dataset[Sample]):
         """
         require_usable(items, degrade)
         self.items, self.degrade, self.seed, self.cache = items, degrade, seed, cache
+        self.augment = augment
         self.skipped: set[str] | None = set() if on_error == "skip" else None
 
     def __len__(self) -> int:
@@ -110,7 +114,9 @@ class TrainImages(Dataset[Sample]):
         step = 1 if recorded is None else scale
         side = patch // step
         top, left = (int(rng.integers(max(1, n // step - side + 1))) for n in target.shape[:2])
+        # Drawn in any case, so that crop and degradation are the same whatever `augment` says.
         flip, turns = bool(rng.integers(2)), int(rng.integers(4))
+        flip, turns = flip and self.augment != "none", turns if self.augment == "flips_and_turns" else 0
 
         crop = to_tensor(_cut(target, top * step, left * step, patch, flip, turns))
         sample: Sample = {"target": crop, "name": item.name}

@@ -3,17 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 
 @dataclass
 class StageBudget:
-    """Optimiser steps, peak learning rate and loss of one stage; see `TrainConfig`."""
+    """Optimiser steps, peak learning rate, its schedule and loss of one stage; see `TrainConfig` and `StageConfig`."""
 
     steps: int = MISSING
     lr: float = MISSING
     loss: str = MISSING
     adversarial_from: float = 0.0
+    schedule: str = II("task.schedule")
+    warmup: float = II("task.warmup")
+    lr_end: float = II("task.lr_end")
+    milestones: list[float] = field(default_factory=list)
+    prior_only: float = 0.0
 
 
 @dataclass
@@ -31,13 +36,19 @@ class ScaleConfig:
 
     `model` is the scale's own model, where it differs from the task's default; `model=<name>` comes before it.
     `pretrain`, `joint` and `gan` are the budgets that `stage.budget` names; `gan` is None where the recipe ends with
-    the joint stage.
+    the joint stage. `short_side`, `long_side` and `rotate` are those of `SceneConfig`.
     """
 
     model: str | None = None
     batch: int = MISSING
     patch: int = MISSING
     val_crop: int | None = None
+    short_side: int | None = None
+    long_side: int | None = None
+    rotate: float = 0.0
+    clip: float | None = 1.0
+    head_lr: float = 1.0
+    decay_norms: bool = True
     ema_decay: float = MISSING
     epoch_steps: int = MISSING
     phases: list[PhaseConfig] = field(default_factory=list)
@@ -76,12 +87,17 @@ class SceneConfig:
 
     The crop is `train.patch` high and `aspect` times as wide, after resizing by a factor drawn from `scales`.
     `input_scale` is the size at which the network sees an image over its stored size; it is scored at the latter.
+    In place of one factor for all, `short_side` brings the shorter side of each image to so many pixels, or to fewer
+    where the longer one would exceed `long_side`. Half of the crops are turned, by up to `rotate` degrees either way.
     """
 
     aspect: float = 1.0
     scales: list[float] = field(default_factory=lambda: [1.0, 1.0])
     jitter: float = 0.0
     input_scale: float = 1.0
+    short_side: int | None = None
+    long_side: int | None = None
+    rotate: float = 0.0
 
 
 @dataclass
@@ -120,13 +136,15 @@ class DatasetConfig:
 
     `source` is a partial that maps a split to its items. `target` reads label or depth files; None means photos.
     `expected` counts the items of each split in the literature. `on_error` says what a file that breaks during
-    training does: `error` stops, `skip` draws another and warns.
+    training does: `error` stops, `skip` draws another and warns. Labels and depth: training sees the part of each photo
+    between the rows and columns [top, bottom, left, right] of `train_box` alone, evaluation all of it.
     """
 
     name: str = MISSING
     source: dict[str, Any] = MISSING
     target: dict[str, Any] | None = None
     expected: dict[str, int] = field(default_factory=dict)
+    train_box: list[int] | None = None
     on_error: str = "error"
     cache_mb: int = 2048
     workers: int = 0
@@ -162,6 +180,7 @@ class DiffusionConfig:
     steps: int = 4
     beta_1: float = 0.1
     beta_T: float = 0.99
+    schedule: str = "linear"
     prediction: str = "x0"
     variance_noise: bool = False
     timesteps: list[int] | None = None
@@ -171,7 +190,8 @@ class DiffusionConfig:
 class StageConfig:
     """`pretrain` (stage 1) or `joint` (stage 2).
 
-    `budget` names the scale's budget that this run has: `pretrain`, `joint` or `gan`. `init` is the stage-1 run that stage 2 starts from, or a stage-2 run whose training goes on under another loss.
+    `budget` names the scale's budget that this run has: `pretrain`, `joint` or `gan`. `init` is the stage-1 run that
+    stage 2 starts from, or a stage-2 run whose training goes on under another loss.
     `prior` says where stage 2 takes Z from and how it learns it: `joint` (the paper's: diffusion, all steps, trained
     with the DI2Iformer), `none` (no diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer
     stays as it was; Table 7, V2). `prior_only` is the fraction of steps that train the prior alone before the
@@ -193,9 +213,14 @@ class TrainConfig:
 
     `patch` is the side of the target's crops in pixels. Validation sees whole images, or their central `val_crop`
     pixels where a network trained on small crops could not fairly be asked for more. The rate rises linearly over the
-    first `warmup` (a fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An
+    first `warmup` (a fraction of `steps`), then follows `schedule`: cosine and poly go down to `lr * lr_end`, multistep
+    takes `gamma` times the rate at each of the `milestones` (rising fractions of `steps`), constant leaves it. An
     epoch is `epoch_steps` steps: after each a checkpoint is written.
     The averaged weights are updated every `ema_every` steps with `ema_decay`.
+
+    `clip` is the largest norm of the gradient. Labels and depth: the head, which is what follows the encoder, has
+    `head_lr` times the rate. Without `decay_norms` the optimiser's weight decay leaves out normalisation layers and
+    tables of positions.
 
     `loss` names one of the task's losses; where it has a discriminator, that joins after the fraction
     `adversarial_from` of the steps. `phases` change patch and batch as training goes on.
@@ -212,9 +237,13 @@ class TrainConfig:
     schedule: str = "cosine"
     warmup: float = 0.05
     lr_end: float = 0.01
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.5
     ema_decay: float = MISSING
     ema_every: int = 1
     clip: float | None = 1.0
+    head_lr: float = 1.0
+    decay_norms: bool = True
     epoch_steps: int = MISSING
 
 

@@ -7,11 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from diffi2i.config import conf_dir
 from diffi2i.data.dataset import Draw, ImageCache
 from diffi2i.data.images import read_rgb
-from diffi2i.data.scenes import EvalScenes, TrainScenes, check_scene, color_jitter, resize_map, resize_photo
+from diffi2i.data.scenes import (
+    EvalScenes,
+    TrainScenes,
+    check_scene,
+    color_jitter,
+    network_size,
+    resize_map,
+    resize_photo,
+    turned,
+)
 from diffi2i.data.sources import Item, pairs
 from diffi2i.data.targets import IGNORED, Depth, Labels
 from diffi2i.errors import UserError
@@ -295,3 +306,109 @@ def test_sevenscenes() -> None:
     valid = sample["valid"] > 0
     assert valid.float().mean() > 0.3
     assert 0.2 < sample["target"][valid].min() < sample["target"].max() < 10
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        ((480, 640), (512, 683)),
+        ((683, 512), (683, 512)),
+        ((256, 256), (512, 512)),
+        ((1000, 500), (1024, 512)),
+        ((300, 3000), (205, 2048)),  # the longer side decides
+        ((1, 5000), (1, 2048)),
+    ],
+)
+def test_the_short_side_decides_unless_the_long_one_grows_too_long(size: tuple[int, int], seen: tuple[int, int]):
+    """mmseg's (2048, 512) with the ratio kept."""
+    assert network_size(size, 1.0, 512, 2048) == seen
+    assert network_size(size, 1.0, 512, None) == tuple(round(n * 512 / min(size)) for n in size)
+    assert network_size(size, 0.5, None, None) == tuple(max(1, round(0.5 * n)) for n in size)
+
+
+def test_evaluation_sees_the_short_side_and_keeps_the_target(tmp_path: Path) -> None:
+    items = scenes(tmp_path, "labels")
+    dataset = EvalScenes(items, Labels(100), ImageCache(10), short_side=20, long_side=80)
+    shapes = [(20, 30), (24, 20), (10, 80)]
+    for index, (shape, size) in enumerate(zip(shapes, SIZES, strict=True)):
+        sample = dataset[index]
+        assert sample["input"].shape == (3, *shape)
+        assert sample["target"].shape == size
+    other = EvalScenes(items, Labels(100), ImageCache(10), short_side=20, long_side=80, partner=True)[0]["other"]
+    assert other["input"].shape == (3, 24, 20)
+
+
+def test_training_zooms_from_the_short_side(tmp_path: Path) -> None:
+    """Scenes of two sizes are brought to one, then zoomed; photo and labels stay together."""
+    dataset = labelled(tmp_path, [(40, 60), (80, 84)], scales=(0.8, 1.25), short_side=40, long_side=160)
+    zooms: dict[str, list[float]] = {"0": [], "1": []}
+    for draw in DRAWS:
+        sample = dataset[draw]
+        column, labels = sample["input"][1] * 255 / 3, sample["target"]
+        inside = (labels > 4) & (labels < 56)
+        assert (column - labels).abs()[inside].max() <= 0.5 + 1 / 6 + 1e-3
+        zooms[sample["name"]].append(1 / abs(float(column[0, 12] - column[0, 3]) / 9))
+    assert 0.75 < min(zooms["0"]) < max(zooms["0"]) < 1.3
+    assert 0.37 < min(zooms["1"]) < max(zooms["1"]) < 0.66
+
+
+def test_training_stays_inside_its_box_and_evaluation_sees_everything(tmp_path: Path) -> None:
+    items = scenes(tmp_path, "depth", [(40, 60)])
+    dataset = TrainScenes(items, Depth(), 3, ImageCache(10), box=[5, 35, 10, 50])
+    rows, columns = set(), set()
+    for draw in DRAWS:
+        red, green, _ = (dataset[draw]["input"] * 255).round().int()
+        rows |= set((red[:, 0] // 3).tolist())
+        columns |= set((green[0] // 3).tolist())
+    assert rows >= {5, *range(7, 33)}
+    assert columns >= {*range(12, 48)}
+    assert rows <= {*range(5, 35)}
+    assert columns <= {*range(10, 50)}
+    assert EvalScenes(items, Depth(), ImageCache(10))[0]["input"].shape == (3, 40, 60)
+
+    with pytest.raises(UserError, match=r"\(60x40\) is too small for dataset.train_box=\[0, 41, 0, 10\]: write"):
+        TrainScenes(items, Depth(), 3, ImageCache(10), box=[0, 41, 0, 10])[DRAWS[0]]
+
+
+def test_nyus_box_is_the_crop_that_its_networks_train_on() -> None:
+    node: Any = OmegaConf.load(conf_dir() / "dataset" / "nyu.yaml")
+    top, bottom, left, right = node.train_box
+    assert (bottom - top, right - left) == (427, 565)
+    assert bottom - top >= 416
+    assert right - left >= 544
+
+
+@pytest.mark.parametrize("kind", ["labels", "depth"])
+def test_half_of_the_crops_are_turned_photo_and_target_alike(tmp_path: Path, kind: str) -> None:
+    target: Any = Labels(100) if kind == "labels" else Depth()
+    items = scenes(tmp_path, kind, [(60, 64)])
+    straight = TrainScenes(items, target, 3, ImageCache(10))
+    dataset = TrainScenes(items, target, 3, ImageCache(10), rotate=10.0)
+    assert all(same(straight[draw], TrainScenes(items, target, 3, ImageCache(10), rotate=0.0)[draw]) for draw in DRAWS)
+    angles = []
+    for draw in [Draw(step, index, 16) for step in range(20) for index in range(5)]:
+        sample = dataset[draw]
+        column = sample["input"][1] * 255 / 3
+        labels = sample["target"] if kind == "labels" else sample["target"][0] * 1000 - 1000
+        if sample["input"][:2].min() == 0:  # what came from outside, or the photo's own first row or column
+            continue
+        # Half a column off at most for the nearest pixel, and a little for the 8 bits of the photo.
+        assert (column - labels).abs().max() <= 1 + 1 / 3
+        dy, dx = torch.gradient(column)
+        angles.append(abs(float(torch.rad2deg(torch.atan2(dy.mean(), dx.mean().abs())))))
+    turned_by = [angle for angle in angles if angle > 0.3]
+    assert len(angles) > 60
+    assert 0.3 < len(turned_by) / len(angles) < 0.6
+    assert 8 < max(turned_by) <= 10.5
+
+
+def test_what_a_turn_brings_in_from_outside_does_not_count() -> None:
+    photo, labels = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40), np.uint8)
+    image, turned_labels = turned(photo, labels, 30.0, IGNORED)
+    corner = np.s_[:2, :2]
+    assert (image[corner] == 0).all()
+    assert (turned_labels[corner] == IGNORED).all()
+    assert (turned_labels[15:25, 15:25] == 0).all()
+    _, depth = turned(photo, np.ones((40, 40), np.float32), 30.0, 0)
+    assert depth.dtype == np.float32
+    assert (depth[corner] == 0).all()

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffi2i.models.diffusion import Prediction, PriorDiffusion
+from diffi2i.models.diffi2i import build_diffusion
+from diffi2i.models.diffusion import Prediction, PriorDiffusion, Schedule
+from diffi2i.schema import DiffusionConfig
 from tests import reference as ref
 
 DIM = 6
@@ -54,6 +56,42 @@ def test_alpha_bar_of_four_steps_has_the_papers_numbers():
     bars = diffusion(4).alpha_bar
     assert bars[0] == 1.0
     np.testing.assert_allclose(bars[1:], [0.9, 0.54300, 0.16652, 0.0016652], rtol=5e-5)
+
+
+def test_sqrt_linear_is_linear_in_the_square_roots():
+    """Against numpy in float64, and the numbers that the authors' code computes for 0.1 and 0.99."""
+    process = PriorDiffusion(4, 0.1, 0.99, "x0", schedule="sqrt_linear")
+    np.testing.assert_allclose(process.alpha_bar[1:], [0.9, 0.63514, 0.25980, 0.0025980], rtol=2e-5)
+    for T in (2, 3, 4, 9, 50):
+        betas = np.linspace(np.sqrt(0.1), np.sqrt(0.99), T) ** 2
+        bars = PriorDiffusion(T, 0.1, 0.99, "x0", schedule="sqrt_linear").alpha_bar
+        np.testing.assert_allclose(bars, np.concatenate([[1.0], np.cumprod(1 - betas)]), rtol=1e-12)
+        linear = np.cumprod(1 - np.linspace(0.1, 0.99, T))
+        np.testing.assert_allclose(diffusion(T).alpha_bar[1:], linear, rtol=1e-12)
+        assert diffusion(T).alpha_bar == PriorDiffusion(T, 0.1, 0.99, "x0", schedule="linear").alpha_bar
+
+
+@pytest.mark.parametrize("schedule", ["linear", "sqrt_linear"])
+def test_a_single_step_goes_almost_to_noise_under_either_schedule(schedule: Schedule):
+    np.testing.assert_allclose(PriorDiffusion(1, 0.1, 0.99, "x0", schedule=schedule).alpha_bar, [1, 0.01], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reverse_process_follows_its_schedule(kind: Prediction):
+    betas = [0.0, *(np.linspace(np.sqrt(0.1), np.sqrt(0.99), 4) ** 2)]
+    x, guess = normal(0, DIM), normal(1, DIM)
+    process = PriorDiffusion(4, 0.1, 0.99, kind, schedule="sqrt_linear")
+    for t in range(1, 5):
+        expected = ref.noise_mean(x, guess, t, betas) if kind == "eps" else ref.posterior(x, guess, t, betas)[0]
+        np.testing.assert_allclose(process.step(tensor(x), tensor(guess), t), expected, rtol=1e-10)
+
+
+def test_an_unknown_schedule_is_refused_and_the_configuration_reaches_the_diffusion():
+    with pytest.raises(ValueError, match="write one of linear, sqrt_linear"):
+        PriorDiffusion(4, 0.1, 0.99, "x0", schedule="cosine")  # type: ignore[arg-type]
+    built = [build_diffusion(DiffusionConfig(schedule=schedule)).alpha_bar[4] for schedule in ("linear", "sqrt_linear")]
+    np.testing.assert_allclose(built, [0.0016652, 0.0025980], rtol=2e-5)
+    assert build_diffusion(DiffusionConfig()).alpha_bar[4] == built[0]
 
 
 @given(T=st.integers(2, 50), first=st.floats(0.01, 0.5), rise=st.floats(0, 0.49))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from diffi2i.models.axial import AxialBlock, AxialLayer, AxisAttention, SeaEncoder, SqueezeAxialAttention
@@ -308,3 +309,46 @@ def test_hydra_builds_it_from_a_configuration():
     }
     net = instantiate(OmegaConf.create(node), prior_dim=PRIOR).eval()
     assert net(torch.rand(1, 3, 40, 40), torch.rand(1, PRIOR)).shape == (1, 7, 40, 40)
+
+
+def test_drop_path_rises_within_each_stage_from_nothing() -> None:
+    encoder = SeaEncoder(**TINY | {"attention": [0, 1, 2, 3]}, prior_dim=PRIOR, drop_path=0.1)
+    stages: Any = encoder.blocks
+    rates = [
+        [(block.attention.drop_path.drop_prob, block.feed_forward.drop_path.drop_prob) for block in blocks]
+        for blocks in stages
+    ]
+    assert rates == [[], [(0, 0)], [(0, 0), (0.1, 0.1)], [(0, 0), (0.05, 0.05), (0.1, 0.1)]]
+    plain = SeaEncoder(**TINY, prior_dim=PRIOR)
+    assert {m.drop_prob for m in plain.modules() if isinstance(m, DropPath)} == {0.0}
+    assert plain.state_dict().keys() == SeaEncoder(**TINY, prior_dim=PRIOR, drop_path=0.1).state_dict().keys()
+
+
+def test_a_dropped_path_leaves_the_map_and_zs_shift() -> None:
+    block = randomise(AxialBlock(8, PRIOR, 2, 3, 1.5, drop_path=0.5))
+    x, z = pictures(64, 8, 4, 4), pictures(64, PRIOR, seed=1)
+    whole = block(x, z)  # evaluation: nothing is dropped
+    assert torch.equal(whole, randomise(AxialBlock(8, PRIOR, 2, 3, 1.5))(x, z))
+    shift = (block.attention.W_l(z) + block.feed_forward.W_l(z))[:, :, None, None]
+    for module in block.modules():
+        if isinstance(module, DropPath):
+            module.train()
+    torch.manual_seed(0)
+    trained = block(x, z)
+    bare = [bool(torch.isclose(trained[i], (x + shift)[i]).all()) for i in range(64)]
+    assert 5 < sum(bare) < 28  # both branches of an image, a quarter of the time
+    assert not torch.equal(trained, block(x, z))
+    # Kept branches count for more, so that the mean stays: here of the first layer, the one that is linear in it.
+    layer = block.attention
+    many = torch.stack([layer(x, z) for _ in range(400)]).mean(0)
+    block.eval()
+    assert (many - layer(x, z)).abs().mean() < 0.1 * (layer(x, z) - x).abs().mean()
+
+
+def test_every_weight_gets_a_gradient_under_drop_path() -> None:
+    torch.manual_seed(0)
+    encoder = partial(SeaEncoder, **TINY, drop_path=0.1)
+    network = Segmenter(encoder, classes=3, head_width=8, prior_dim=PRIOR)
+    logits = network(torch.rand(8, 3, 64, 64), torch.randn(8, PRIOR))
+    logits.square().mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -92,6 +92,7 @@ def scene_samples(config: Config) -> dict[str, Any]:
     """What `ImageDataModule` makes of photos with labels or depth."""
     assert config.dataset.target is not None
     target, scenes = build(config.dataset.target, "dataset.target"), config.task.scenes
+    sizes = {key: getattr(scenes, key) for key in ("input_scale", "short_side", "long_side")}
     return {
         "train_samples": partial(
             TrainScenes,
@@ -100,10 +101,12 @@ def scene_samples(config: Config) -> dict[str, Any]:
             scales=scenes.scales,
             aspect=scenes.aspect,
             jitter=scenes.jitter,
-            input_scale=scenes.input_scale,
+            rotate=scenes.rotate,
+            box=config.dataset.train_box,
+            **sizes,
             on_error=cast(OnError, config.dataset.on_error),
         ),
-        "val_samples": partial(EvalScenes, target=target, input_scale=scenes.input_scale, partner=True),
+        "val_samples": partial(EvalScenes, target=target, partner=True, **sizes),
         "check_item": check_scene,
     }
 

@@ -29,8 +29,10 @@ from diffi2i.schema import (
     EvalConfig,
     ModelConfig,
     PredictConfig,
+    SceneConfig,
     ScoreConfig,
     TaskConfig,
+    TrainConfig,
 )
 
 
@@ -49,12 +51,13 @@ CHOICES = {
     "stage.prior": ("truth", "zero", "joint", "none", "traditional"),
     "stage.prior_loss": ("l1", "l2", "kl"),
     "stage.diffusion.prediction": ("eps", "x0"),
+    "stage.diffusion.schedule": ("linear", "sqrt_linear"),
     "task.kind": ("image", "labels", "depth"),
     "task.fill": ("black", "smooth"),
     "task.protocol.crop": ("eigen",),
     "dataset.augment": ("flips_and_turns", "flips", "none"),
     "dataset.on_error": ("error", "skip"),
-    "train.schedule": ("constant", "cosine", "poly"),
+    "train.schedule": ("constant", "cosine", "poly", "multistep"),
     "trainer.precision": ("auto", "fp32", "bf16"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
 }
@@ -66,6 +69,9 @@ POSITIVE = (
     "train.val_crop",
     "train.val_crops",
     "train.lr",
+    "train.gamma",
+    "train.head_lr",
+    "train.clip",
     "train.epoch_steps",
     "validation.every_epochs",
     "train.ema_every",
@@ -76,6 +82,7 @@ POSITIVE = (
     "stage.diffusion.steps",
     "task.scenes.aspect",
     "task.scenes.input_scale",
+    "task.scenes.short_side",
     "model.cpen.channels",
     "dataset.max_val_images",
     "validation.max_images",
@@ -151,7 +158,7 @@ def keep_for_scoring(task: dict[str, Any], dataset: dict[str, Any] | None) -> No
     Raises:
         UserError: a dataset that does not hold what the task predicts, or no number of classes.
     """
-    task["optimizer"] = {}
+    task["optimizer"] = task["scenes"] = {}
     if dataset is not None:
         check_held(task["kind"], task["name"], held_kind(dataset["target"]), dataset["name"])
         dataset["source"] = {}
@@ -274,6 +281,9 @@ def check_model(model: ModelConfig) -> None:
     if model.denoiser_layers < 0:
         raise UserError(f"model.denoiser_layers={model.denoiser_layers} must not be negative")
     network = model.network
+    drop_path = (network.get("encoder") or {}).get("drop_path", 0.0)
+    if not isinstance(drop_path, (int, float)) or not 0 <= drop_path < 1:
+        raise UserError(f"model.network.encoder.drop_path={drop_path} is a probability in [0, 1): write 0.1")
     if not network["_target_"].endswith(".DI2Iformer"):
         return
     width, blocks, expansion = network["width"], network["blocks"], network["expansion"]
@@ -345,14 +355,38 @@ def check_train(config: Config) -> None:
     if config.stage.prior_only and "adversary" in task.losses[train.loss]:
         raise UserError(
             f"stage.prior_only cannot be joined with the discriminator of train.loss={train.loss}: train the prior "
-            "with another loss first, then go on with stage.init=<that run>"
+            "with another loss first, then go on with stage.prior_only=0 stage.init=<that run>"
         )
+    check_schedule(train)
+    if train.head_lr != 1 and task.kind == "image":
+        raise UserError(f"train.head_lr={train.head_lr} belongs to labels and depth: write train.head_lr=1")
     check_phases(config)
     check_protocol(task)
     check_data(config)
     check_source(config.dataset)
     if config.run_dir is not None and Path(config.run_dir).is_file():
         raise UserError(f"run_dir={config.run_dir} is a file: name a folder")
+
+
+def check_schedule(train: TrainConfig) -> None:
+    """Milestones rise within the run, and stand where the schedule that has them does."""
+    milestones = train.milestones
+    if train.schedule == "multistep" and not milestones:
+        raise UserError(
+            "train.schedule=multistep needs its steps: write train.milestones=[0.5,0.7], fractions of the run"
+        )
+    if train.schedule != "multistep" and milestones:
+        raise UserError(
+            f"train.milestones={milestones} belong to train.schedule=multistep, not to {train.schedule}: "
+            "write train.milestones=[] too"
+        )
+    if milestones != sorted(set(milestones)) or not all(train.warmup <= milestone < 1 for milestone in milestones):
+        raise UserError(
+            f"train.milestones={milestones} must rise within [train.warmup={train.warmup}, 1), as fractions of "
+            f"train.steps={train.steps}: [0.5,0.7]"
+        )
+    if train.gamma > 1:
+        raise UserError(f"train.gamma={train.gamma} multiplies the rate at a milestone: write 1 or less, say 0.5")
 
 
 def check_phases(config: Config) -> None:
@@ -447,9 +481,32 @@ def check_data(config: Config) -> None:
         )
     if kind != "image" and config.dataset.augment != "flips_and_turns":
         raise UserError(f"dataset.augment belongs to images, not to task={config.task.name}: leave it out")
-    low_high = config.task.scenes.scales
+    check_scenes(config.task.scenes)
+    box = config.dataset.train_box
+    if box is not None and kind == "image":
+        raise UserError(f"dataset.train_box belongs to labels and depth, not to task={config.task.name}: leave it out")
+    if box is not None and (len(box) != 4 or not (0 <= box[0] < box[1] and 0 <= box[2] < box[3])):
+        raise UserError(f"dataset.train_box={box} must be rows and columns [top,bottom,left,right]: [45,472,43,608]")
+
+
+def check_scenes(scenes: SceneConfig) -> None:
+    """The size at which the network sees a scene is said in one way."""
+    low_high, short, long = scenes.scales, scenes.short_side, scenes.long_side
     if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
         raise UserError(f"task.scenes.scales={low_high} must be the smallest and the largest zoom: [0.5,2.0]")
+    if short is not None and scenes.input_scale != 1:
+        raise UserError(
+            f"task.scenes has both short_side={short} and input_scale={scenes.input_scale}: "
+            "write task.scenes.input_scale=1 or task.scenes.short_side=null task.scenes.long_side=null"
+        )
+    if long is not None and short is None:
+        raise UserError(
+            f"task.scenes.long_side={long} bounds a short_side: write task.scenes.short_side={long // 4} too"
+        )
+    if long is not None and short is not None and long < short:
+        raise UserError(f"task.scenes.long_side={long} is below short_side={short}: write {4 * short}, or null")
+    if not 0 <= scenes.rotate <= 45:
+        raise UserError(f"task.scenes.rotate={scenes.rotate} is an angle in degrees from 0 to 45: write 2.5")
 
 
 def check_source(dataset: DatasetConfig) -> None:
@@ -491,6 +548,13 @@ def check_init(config: Config) -> None:
             )
     if saved.task.name != config.task.name:
         raise UserError(f"stage.init={init} was trained for task={saved.task.name}: write task={saved.task.name}")
+    if saved.stage.name == "joint" and saved.stage.prior != "none":
+        for key in ("steps", "beta_1", "beta_T", "schedule", "prediction"):
+            their = getattr(saved.stage.diffusion, key)
+            if getattr(config.stage.diffusion, key) != their:
+                raise UserError(
+                    f"stage.init={init} learnt to denoise with {key}={their}: write stage.diffusion.{key}={their}"
+                )
     if saved.task.fill != config.task.fill:
         raise UserError(f"stage.init={init} was trained with task.fill={saved.task.fill}: write the same")
     ours, theirs = asdict(config.model), asdict(saved.model)

@@ -24,7 +24,6 @@ from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 
-
 # What an evaluation's record says of the training, as the run's own does.
 TRAINING = ("steps", "network_steps", "wall_time_s", "loss", "changed")
 

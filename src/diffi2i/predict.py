@@ -13,6 +13,7 @@ from torch import Tensor
 from diffi2i.callbacks.colours import colour_labels
 from diffi2i.callbacks.panels import as_picture
 from diffi2i.data.images import read_rgb, to_tensor
+from diffi2i.data.scenes import network_size
 from diffi2i.data.sources import images_by_name
 from diffi2i.errors import UserError
 from diffi2i.runs import load_stage
@@ -55,7 +56,8 @@ def restore(
     image = to_tensor(read_rgb(file))[None].to(stage.device)
     size = image.shape[-2:]
     if stage.config.task.kind != "image":
-        seen = [max(1, round(n * stage.config.task.scenes.input_scale)) for n in size]
+        scenes = stage.config.task.scenes
+        seen = network_size(size, scenes.input_scale, scenes.short_side, scenes.long_side)
         image = F.interpolate(image, seen, mode="bilinear", antialias=True, align_corners=False)
     batch = {"input": image, "name": [name]}
     if mask_file is not None:

@@ -78,7 +78,9 @@ def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str
         before = read_json(run_dir / "origin.json") if (run_dir / "origin.json").is_file() else {}
         known["changed"] = [*before.get("changed", []), *changed]
         for change in changed:
-            print(f"{change['key']} is {change['to']} from step {change['step']} on, it was {change['from']}", flush=True)
+            print(
+                f"{change['key']} is {change['to']} from step {change['step']} on, it was {change['from']}", flush=True
+            )
     elif run_dir.is_dir() and not (run_dir / "config.yaml").is_file() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     try:

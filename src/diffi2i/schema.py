@@ -8,7 +8,7 @@ from omegaconf import II, MISSING
 
 @dataclass
 class StageBudget:
-    """Optimiser steps, peak learning rate and loss of one stage; see `TrainConfig`."""
+    """Optimiser steps, peak learning rate, its schedule and loss of one stage; see `TrainConfig` and `StageConfig`."""
 
     steps: int = MISSING
     lr: float = MISSING
@@ -17,6 +17,8 @@ class StageBudget:
     schedule: str = II("task.schedule")
     warmup: float = II("task.warmup")
     lr_end: float = II("task.lr_end")
+    milestones: list[float] = field(default_factory=list)
+    prior_only: float = 0.0
 
 
 @dataclass
@@ -35,7 +37,7 @@ class ScaleConfig:
     `model` is the scale's own model, where it differs from the task's default; `model=<name>` comes before it.
     `pretrain`, `joint` and `gan` are the budgets that `stage.budget` names; `gan` is None where the recipe ends with
     the joint stage. `train_degrade` is `TrainConfig.degrade`; `betas` are for a task whose `optimizer` takes them from
-    here.
+    here. `short_side`, `long_side` and `rotate` are those of `SceneConfig`.
     """
 
     model: str | None = None
@@ -45,6 +47,12 @@ class ScaleConfig:
     patch: int = MISSING
     val_crop: int | None = None
     val_crops: int = 1
+    short_side: int | None = None
+    long_side: int | None = None
+    rotate: float = 0.0
+    clip: float | None = 1.0
+    head_lr: float = 1.0
+    decay_norms: bool = True
     ema_decay: float = MISSING
     epoch_steps: int = MISSING
     phases: list[PhaseConfig] = field(default_factory=list)
@@ -85,12 +93,17 @@ class SceneConfig:
 
     The crop is `train.patch` high and `aspect` times as wide, after resizing by a factor drawn from `scales`.
     `input_scale` is the size at which the network sees an image over its stored size; it is scored at the latter.
+    In place of one factor for all, `short_side` brings the shorter side of each image to so many pixels, or to fewer
+    where the longer one would exceed `long_side`. Half of the crops are turned, by up to `rotate` degrees either way.
     """
 
     aspect: float = 1.0
     scales: list[float] = field(default_factory=lambda: [1.0, 1.0])
     jitter: float = 0.0
     input_scale: float = 1.0
+    short_side: int | None = None
+    long_side: int | None = None
+    rotate: float = 0.0
 
 
 @dataclass
@@ -130,7 +143,9 @@ class DatasetConfig:
     `source` is a partial that maps a split to its items. `target` reads label or depth files; None means photos.
     `expected` counts the items of each split in the literature. `on_error` says what a file that breaks during
     training does: `error` stops, `skip` draws another and warns. `augment` says how an image task's training crops are
-    varied: `flips_and_turns` (all eight), `flips` (left to right) or `none`.
+    varied: `flips_and_turns` (all eight), `flips` (left to right) or `none`. Labels and
+    depth: training sees the part of each photo between the rows and columns [top, bottom, left, right] of `train_box`
+    alone, evaluation all of it.
     """
 
     name: str = MISSING
@@ -138,6 +153,7 @@ class DatasetConfig:
     target: dict[str, Any] | None = None
     expected: dict[str, int] = field(default_factory=dict)
     augment: str = "flips_and_turns"
+    train_box: list[int] | None = None
     on_error: str = "error"
     cache_mb: int = 2048
     workers: int = 0
@@ -173,6 +189,7 @@ class DiffusionConfig:
     steps: int = 4
     beta_1: float = 0.1
     beta_T: float = 0.99
+    schedule: str = "linear"
     prediction: str = "x0"
     variance_noise: bool = False
     timesteps: list[int] | None = None
@@ -208,12 +225,18 @@ class TrainConfig:
 
     `patch` is the side of the target's crops in pixels. Validation sees whole images, or their central `val_crop`
     pixels where a network trained on small crops could not fairly be asked for more; with `val_crops` above 1 up to so
-    many such crops, spread evenly over each image without overlap, every one scored as an image of its own. The rate rises
-    linearly over the first `warmup` (a fraction of `steps`), then follows `schedule` (constant, cosine, poly) down to `lr * lr_end`. An
+    many such crops, spread evenly over each image without overlap, every one scored as an image of its own. The rate
+    rises linearly over the first `warmup` (a fraction of `steps`), then follows `schedule`: cosine and poly go down to
+    `lr * lr_end`, multistep takes `gamma` times the rate at each of the `milestones` (rising fractions of `steps`),
+    constant leaves it. An
     epoch is `epoch_steps` steps: after each a checkpoint is written.
     The averaged weights are updated every `ema_every` steps with `ema_decay`; 0 means no average, the weights as they
     are. `degrade` makes an image task's inputs in training, in place of `task.degrade`, which then makes those that are
     scored.
+
+    `clip` is the largest norm of the gradient. Labels and depth: the head, which is what follows the encoder, has
+    `head_lr` times the rate. Without `decay_norms` the optimiser's weight decay leaves out normalisation layers and
+    tables of positions.
 
     `loss` names one of the task's losses; where it has a discriminator, that joins after the fraction
     `adversarial_from` of the steps. `phases` change patch and batch as training goes on.
@@ -231,11 +254,15 @@ class TrainConfig:
     schedule: str = "cosine"
     warmup: float = 0.05
     lr_end: float = 0.01
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.5
     ema_decay: float = MISSING
     ema_every: int = 1
     # Not None: OmegaConf would look up the interpolation of `conf/common.yaml` before its target is there.
     degrade: dict[str, Any] | None = field(default_factory=dict)
     clip: float | None = 1.0
+    head_lr: float = 1.0
+    decay_norms: bool = True
     epoch_steps: int = MISSING
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from diffi2i.build import build
 from diffi2i.callbacks.scores import Scores, new_scores
 from diffi2i.data.images import IMAGE_SUFFIXES, read_rgb, to_tensor
-from diffi2i.data.resize import imresize
 from diffi2i.data.manifest import manifest_hash
+from diffi2i.data.resize import imresize
 from diffi2i.data.sources import Item, files_below
 from diffi2i.data.targets import IGNORED, Depth, Labels, read_npy
 from diffi2i.errors import UserError

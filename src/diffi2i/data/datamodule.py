@@ -11,8 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from diffi2i.data.dataset import EvalImages, ImageCache, Phase, Sample, StepSampler
-from diffi2i.data.scenes import EvalScenes
 from diffi2i.data.manifest import Manifest, hash_of_manifest, manifest
+from diffi2i.data.scenes import EvalScenes
 from diffi2i.data.sources import Item, Split
 from diffi2i.errors import UserError
 

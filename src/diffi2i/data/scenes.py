@@ -6,6 +6,7 @@ A sample: `input` (3, h, w) float32 RGB in [0, 1]; `name` str; and
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,13 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels o
 class TrainScenes(Dataset[Sample]):
     """Random crops of resized scenes. A sample is a pure function of the seed and of its Draw.
 
-    A draw picks a scene uniformly, resizes it by `input_scale` times a random zoom, cuts a crop of `patch` x
-    round(patch * aspect) pixels out of it, mirrors it left to right at even odds, and shifts the photo's
-    colours. Where the resized scene is smaller than the crop, its right and bottom are padded: the photo with
-    its last pixels, labels with `IGNORED`, depth with 0 (invalid).
+    A draw picks a scene uniformly, takes the part of it inside `box`, turns that at even odds, resizes it to
+    `network_size` times a random zoom, cuts a crop of `patch` x round(patch * aspect) pixels out of it, mirrors it
+    left to right at even odds, and shifts the photo's colours. Where the resized scene is smaller than the crop, its
+    right and bottom are padded: the photo with its last pixels, labels with `IGNORED`, depth with 0 (invalid).
 
     Depth is divided by the zoom: seen through the same lens, a thing looks z times larger at 1/z of the
-    distance. It is not divided by `input_scale`, which is the same in training and evaluation.
+    distance. It is not divided by the factor of `network_size`, which is the same in training and evaluation.
     """
 
     def __init__(
@@ -49,6 +50,10 @@ class TrainScenes(Dataset[Sample]):
         jitter: float = 0.0,
         input_scale: float = 1.0,
         on_error: OnError = "error",
+        short_side: int | None = None,
+        long_side: int | None = None,
+        rotate: float = 0.0,
+        box: Sequence[int] | None = None,
     ) -> None:
         """Store the settings; nothing is read yet.
 
@@ -60,8 +65,10 @@ class TrainScenes(Dataset[Sample]):
             scales: the smallest and largest zoom, > 0; uniform in its logarithm.
             aspect: a crop's width over its height.
             jitter: strength of the colour shifts, 0 = none; see `color_jitter`.
-            input_scale: the network's resolution over the stored one, > 0.
+            input_scale, short_side, long_side: see `network_size`.
             on_error: "skip" draws another scene in place of one that cannot be read, and warns.
+            rotate: the largest turn in degrees, either way; see `turned`.
+            box: top, bottom, left and right of the part to train on, in stored pixels; None means all.
 
         Raises:
             UserError: an item without a photo, or a zoom range that is none.
@@ -71,7 +78,8 @@ class TrainScenes(Dataset[Sample]):
             raise UserError(f"scales is {list(scales)}; write the smallest and the largest zoom, such as [0.5, 2.0]")
         self.items, self.seed, self.cache = items, seed, SceneCache(target, cache)
         self.log_zooms = (np.log(scales[0]), np.log(scales[1]))
-        self.aspect, self.jitter, self.input_scale = aspect, jitter, input_scale
+        self.aspect, self.jitter, self.rotate, self.box = aspect, jitter, rotate, box
+        self.network_size = partial(network_size, input_scale=input_scale, short_side=short_side, long_side=long_side)
         self.skipped: set[str] | None = set() if on_error == "skip" else None
 
     def __len__(self) -> int:
@@ -82,13 +90,19 @@ class TrainScenes(Dataset[Sample]):
         """The sample of one draw; `draw.patch` is the crop's height, at the network's resolution.
 
         Raises:
-            UserError: a file cannot be read, or a scene's two sizes differ (unless such scenes are skipped).
+            UserError: a file cannot be read, a scene's two sizes differ (unless such scenes are skipped), or a scene
+                is smaller than `box`.
         """
         rng = np.random.default_rng([self.seed, draw.step, draw.index])
         item, (photo, target) = read_or_skip(self.items, rng, self.cache.read, self.skipped)
         zoom = float(np.exp(rng.uniform(*self.log_zooms)))
+        if self.box is not None:
+            photo, target = boxed(item, photo, target, self.box)
+        padding = IGNORED if self.cache.target.kind == "labels" else 0
+        if self.rotate and rng.integers(2):
+            photo, target = turned(photo, target, float(rng.uniform(-self.rotate, self.rotate)), padding)
 
-        whole = _scaled(photo.shape[:2], self.input_scale * zoom)
+        whole = self.network_size(photo.shape[:2], zoom=zoom)
         crop = (draw.patch, max(1, round(draw.patch * self.aspect)))
         height, width = (min(n, m) for n, m in zip(whole, crop, strict=True))  # what the scene can fill
         top, left = int(rng.integers(whole[0] - height + 1)), int(rng.integers(whole[1] - width + 1))
@@ -97,7 +111,6 @@ class TrainScenes(Dataset[Sample]):
 
         missing = ((0, crop[0] - height), (0, crop[1] - width))
         photo = np.pad(resize_photo(photo, box, (height, width)), (*missing, (0, 0)), mode="edge")
-        padding = IGNORED if self.cache.target.kind == "labels" else 0
         target = np.pad(resize_map(target, box, (height, width)), missing, constant_values=padding)
         if rng.integers(2):
             photo, target = photo[:, ::-1], target[:, ::-1]
@@ -111,7 +124,7 @@ class TrainScenes(Dataset[Sample]):
 
 
 class EvalScenes(Dataset[Sample]):
-    """Whole scenes: the photo resized by `input_scale`, the target as it is stored.
+    """Whole scenes: the photo resized to `network_size`, the target as it is stored.
 
     The target is never resized, so a score does not depend on the network's resolution: the network's output
     is resized to the target instead.
@@ -124,11 +137,13 @@ class EvalScenes(Dataset[Sample]):
         cache: ImageCache,
         input_scale: float = 1.0,
         partner: bool = False,
+        short_side: int | None = None,
+        long_side: int | None = None,
     ) -> None:
         """Store the settings; nothing is read yet.
 
         Args:
-            items, target, cache, input_scale: as for `TrainScenes`.
+            items, target, cache, input_scale, short_side, long_side: as for `TrainScenes`.
             partner: each sample also holds, as `other`, the sample half the list away (if there is one): the next
                 one may be the next frame of a video.
 
@@ -137,7 +152,8 @@ class EvalScenes(Dataset[Sample]):
         """
         require_photos(items)
         self.items, self.cache = items, SceneCache(target, cache)
-        self.input_scale, self.partner = input_scale, partner
+        self.partner = partner
+        self.network_size = partial(network_size, input_scale=input_scale, short_side=short_side, long_side=long_side)
 
     @property
     def names(self) -> list[str]:
@@ -162,7 +178,7 @@ class EvalScenes(Dataset[Sample]):
         item = self.items[index]
         photo, target = self.cache.read(item)
         height, width = photo.shape[:2]
-        image = resize_photo(photo, (0, 0, width, height), _scaled((height, width), self.input_scale))
+        image = resize_photo(photo, (0, 0, width, height), self.network_size((height, width)))
         return {"input": to_tensor(image), **_target_tensors(target, self.cache.target), "name": item.name}
 
 
@@ -218,6 +234,44 @@ def check_scene(item: Item) -> None:
         _require_one_size(item, size, read_size(item.target))
 
 
+def network_size(
+    size: Sequence[int], input_scale: float, short_side: int | None, long_side: int | None, zoom: float = 1.0
+) -> tuple[int, int]:
+    """(height, width) at which the network sees a scene of `size`, at least one pixel each.
+
+    With `short_side`, the shorter side becomes that, or the longer one `long_side` where it would exceed it; without,
+    both sides are `input_scale` times those of the file. `zoom` times that.
+    """
+    if short_side is not None:
+        input_scale = short_side / min(size)
+        if long_side is not None:
+            input_scale = min(input_scale, long_side / max(size))
+    height, width = (max(1, round(n * (input_scale * zoom))) for n in size)
+    return height, width
+
+
+def boxed(item: Item, photo: Pixels, target: Map, box: Sequence[int]) -> tuple[Pixels, Map]:
+    """The rows and columns [top, bottom, left, right] of both. Raises `UserError` where the scene has not so many."""
+    top, bottom, left, right = box
+    height, width = photo.shape[:2]
+    if height < bottom or width < right:
+        raise UserError(
+            f"{item.input} ({width}x{height}) is too small for dataset.train_box={list(box)}: "
+            "write dataset.train_box=null"
+        )
+    return photo[top:bottom, left:right], target[top:bottom, left:right]
+
+
+def turned(photo: Pixels, target: Map, degrees: float, padding: int) -> tuple[Pixels, Map]:
+    """Both turned about their centre, counter-clockwise; what comes from outside is black, in the map `padding`.
+
+    The photo is interpolated, the map takes the nearest stored pixel, as in `resize_map`.
+    """
+    image = Image.fromarray(photo).rotate(degrees, Image.Resampling.BILINEAR)
+    nearest = Image.fromarray(target).rotate(degrees, Image.Resampling.NEAREST, fillcolor=padding)
+    return np.asarray(image), np.asarray(nearest)
+
+
 def resize_photo(photo: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
     """The part `box` of a photo (H, W, 3), resized to `size` (height, width): bilinear, antialiased.
 
@@ -262,12 +316,6 @@ def _require_one_size(item: Item, photo: Sequence[int], target: Sequence[int]) -
     if tuple(photo) != tuple(target):
         (h, w), (H, W) = photo, target
         raise UserError(f"{item.input} ({w}x{h}) and {item.target} ({W}x{H}) must be of one size; replace one of them")
-
-
-def _scaled(size: Sequence[int], factor: float) -> tuple[int, int]:
-    """(height, width) times `factor`, rounded, at least one pixel each."""
-    height, width = (max(1, round(n * factor)) for n in size)
-    return height, width
 
 
 def _target_tensors(array: Map, target: Target) -> dict[str, Tensor]:

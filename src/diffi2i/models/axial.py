@@ -9,6 +9,7 @@ Symbols: C-hat = `channels`; Z (B, 4C') the IPR; W_l linear; q, k, v queries, ke
 from collections.abc import Sequence
 
 import torch
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,28 +89,36 @@ class SqueezeAxialAttention(nn.Module):
 
 
 class AxialLayer(nn.Module):
-    """DA with SEA in the place of the channel attention: F-hat = SEA(Norm(F)) + W_l Z + F (Eq. 8)."""
+    """DA with SEA in the place of the channel attention: F-hat = SEA(Norm(F)) + W_l Z + F (Eq. 8).
 
-    def __init__(self, channels: int, prior_dim: int, heads: int, key_dim: int) -> None:
+    `drop_path` is the probability by which training leaves SEA out for an image. Z's shift stays, as it does in the
+    depth encoder, where it is added between the stages.
+    """
+
+    def __init__(self, channels: int, prior_dim: int, heads: int, key_dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm = LayerNorm(channels)
         self.attention = SqueezeAxialAttention(channels, heads, key_dim)
         self.W_l = nn.Linear(prior_dim, channels, bias=False)
         start_small(self.W_l)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """`x` (B, C-hat, H, W), `z` (B, 4C') -> (B, C-hat, H, W)."""
-        out: Tensor = self.attention(self.norm(x)) + self.W_l(z)[:, :, None, None] + x
+        out: Tensor = self.drop_path(self.attention(self.norm(x))) + self.W_l(z)[:, :, None, None] + x
         return out
 
 
 class AxialBlock(nn.Module):
     """DA with axial attention, then DFFN (Eq. 9)."""
 
-    def __init__(self, channels: int, prior_dim: int, heads: int, key_dim: int, expansion: float) -> None:
+    def __init__(
+        self, channels: int, prior_dim: int, heads: int, key_dim: int, expansion: float, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
-        self.attention = AxialLayer(channels, prior_dim, heads, key_dim)
+        self.attention = AxialLayer(channels, prior_dim, heads, key_dim, drop_path)
         self.feed_forward = DynamicLayer(channels, prior_dim, expansion, "pointwise", attention=False)
+        self.feed_forward.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         out: Tensor = self.feed_forward(self.attention(x, z), z)
@@ -147,6 +156,8 @@ class SeaEncoder(nn.Module):
         heads, key_dim: see `SqueezeAxialAttention`.
         expansion: see `DynamicLayer`.
         prior_dim: 4C'.
+        drop_path: stochastic depth of the axial blocks, in [0, 1): in each stage it rises from 0 at the first block to
+            this at the last one, as in SeaFormer.
 
     `channels` are the widths of the returned maps; the sides of the image must be multiples of `multiple`.
     In training a batch needs more than one value per channel at the coarsest stride, as batch normalisation does.
@@ -162,6 +173,7 @@ class SeaEncoder(nn.Module):
         key_dim: int,
         expansion: float,
         prior_dim: int,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if not len(widths) - 1 == len(convs) == len(ratios) == len(attention):
@@ -186,8 +198,9 @@ class SeaEncoder(nn.Module):
                     )
                 )
             )
+            rates = [drop_path * i / max(1, attention[stage] - 1) for i in range(attention[stage])]
             self.blocks.append(
-                nn.ModuleList(AxialBlock(width, prior_dim, heads, key_dim, expansion) for _ in range(attention[stage]))
+                nn.ModuleList(AxialBlock(width, prior_dim, heads, key_dim, expansion, rate) for rate in rates)
             )
 
     def forward(self, image: Tensor, z: Tensor) -> list[Tensor]:

@@ -80,6 +80,7 @@ class DynamicLayer(nn.Module):
         attention: multiply by the global average pool (Eq. 7).
 
     `window` replaces that pool by means over windows of so many pixels, for test time; see `DI2Iformer.use_tlc`.
+    `drop_path` is what stochastic depth puts in place of the projection's output; as it is here, the output itself.
     """
 
     window: int | None = None
@@ -99,6 +100,7 @@ class DynamicLayer(nn.Module):
         start_small(self.project)
         self.W_l = nn.Linear(prior_dim, channels, bias=False)
         start_small(self.W_l)
+        self.drop_path: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """`x` (B, C-hat, H, W), `z` (B, 4C') -> (B, C-hat, H, W)."""
@@ -107,7 +109,7 @@ class DynamicLayer(nn.Module):
         if self.attention:
             pooled = gated.mean(dim=(2, 3), keepdim=True) if self.window is None else local_mean(gated, self.window)
             gated = gated * pooled  # Eq. 7
-        out: Tensor = self.project(gated) + self.W_l(z)[:, :, None, None] + x  # Eqs. 8, 9
+        out: Tensor = self.drop_path(self.project(gated)) + self.W_l(z)[:, :, None, None] + x  # Eqs. 8, 9
         return out
 
 

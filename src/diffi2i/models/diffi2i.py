@@ -73,6 +73,7 @@ def build_diffusion(diffusion: DiffusionConfig) -> PriorDiffusion:
         prediction=diffusion.prediction,  # type: ignore[arg-type]
         variance_noise=diffusion.variance_noise,
         timesteps=diffusion.timesteps,
+        schedule=diffusion.schedule,  # type: ignore[arg-type]
     )
 
 

@@ -60,12 +60,20 @@ def rate_factor(step: int, train: TrainConfig) -> float:
     progress = min(1.0, (step - warmup) / max(1, train.steps - warmup))
     if train.schedule == "constant":
         return 1.0
+    if train.schedule == "multistep":
+        # Whole steps, as torch's MultiStepLR takes them: in floats a fraction of the steps may be a little off.
+        return float(train.gamma ** sum(step >= round(milestone * train.steps) for milestone in train.milestones))
     falling = 1 - progress if train.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * progress))
     return train.lr_end + (1 - train.lr_end) * falling
 
 
-def optimisation(parameters: Iterable[nn.Parameter], config: Config, lr_factor: float = 1.0) -> dict[str, Any]:
-    """The task's optimiser (a Hydra partial) with the schedule, stepped once per optimiser step."""
+def optimisation(
+    parameters: Iterable[nn.Parameter] | list[dict[str, Any]], config: Config, lr_factor: float = 1.0
+) -> dict[str, Any]:
+    """The task's optimiser (a Hydra partial) with the schedule, stepped once per optimiser step.
+
+    `parameters` may come in groups, see `stages.groups`: the schedule acts on each group's own rate.
+    """
     optimizer = instantiate(config.task.optimizer)(parameters)
     scheduler = LambdaLR(optimizer, lambda step: lr_factor * rate_factor(step, config.train))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -11,6 +11,7 @@ from diffi2i.build import micro_batches
 from diffi2i.losses.task import TaskLoss
 from diffi2i.schema import Config
 from diffi2i.stages.common import Batch, optimisation, step_generator
+from diffi2i.stages.groups import parameter_groups
 
 
 class TaskStage(L.LightningModule):
@@ -106,9 +107,10 @@ class TaskStage(L.LightningModule):
         theirs = list(adversary.parameters()) if adversary else []
         held = {id(parameter) for parameter in theirs}
         ours = [parameter for parameter in self.parameters() if parameter.requires_grad and id(parameter) not in held]
+        grouped = parameter_groups(self, ours, self.config.train)
         if adversary is None:
-            return [optimisation(ours, self.config)]
-        return [optimisation(ours, self.config), optimisation(theirs, self.config, adversary.lr_factor)]
+            return [optimisation(grouped, self.config)]
+        return [optimisation(grouped, self.config), optimisation(theirs, self.config, adversary.lr_factor)]
 
     def validation_step(self, batch: Batch) -> dict[str, Tensor]:
         """`output`, and where the batch holds another image, `exchanged`: the output under that image's prior."""

@@ -123,9 +123,7 @@ def measured_heads(experiment: Experiment, filled: Filled, scale: str) -> list[H
     mains = list(dict.fromkeys(record["main_metric"] for record in filled_records(filled)))
     decimals = max((places(main) for main in mains), default=4)
     controlled = any(row.control for row in experiment.rows)
-    gains = [
-        Head("here", heading(gain), gain, decimals) for gain in GAINS if controlled or gain == "prior_dependence"
-    ]
+    gains = [Head("here", heading(gain), gain, decimals) for gain in GAINS if controlled or gain == "prior_dependence"]
     if scale == "paper":
         columns = [
             Head(

@@ -58,7 +58,11 @@ def label(record: dict[str, Any]) -> str:
 
 def row(name: str, metrics: dict[str, Any], keys: Sequence[str], main: str, cost: Sequence[str]) -> list[str]:
     # The prior dependence is counted in the main score.
-    return [name, *(number(metrics.get(key), digits(main if key == "prior_dependence" else key)) for key in keys), *cost]
+    return [
+        name,
+        *(number(metrics.get(key), digits(main if key == "prior_dependence" else key)) for key in keys),
+        *cost,
+    ]
 
 
 def digits(key: str) -> int:

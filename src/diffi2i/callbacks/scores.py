@@ -21,7 +21,7 @@ from diffi2i.stages.common import Batch, with_known_pixels
 
 Scores = ImageScores | SegmentationScores | DepthScores
 # Without a network, or a look at the whole set.
-CHEAP = ("psnr", "psnr_y", "ssim", "ssim_y", "psnr_hole")
+CHEAP = ("psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole")
 
 
 def new_scores(task: TaskConfig, protocol: ProtocolConfig, statistics: Path | None = None) -> Scores:

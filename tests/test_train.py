@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffi2i import evaluate as evaluation
-from diffi2i import runs, train
+from diffi2i import config, runs, train
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
 from diffi2i.predict import predict
-from diffi2i.schema import EvalConfig, PredictConfig, TrainerConfig
+from diffi2i.schema import Config, EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
 from tests.conftest import Make
@@ -205,6 +205,15 @@ def test_eval_can_pool_over_windows(make: Make, stage1: Path, tmp_path: Path) ->
     other = train.train(make("segmentation", "task=segmentation"))
     with pytest.raises(UserError, match="tlc belongs to the DI2Iformer"):
         evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, tlc=True))
+
+
+def test_tlc_windows_follow_the_training_crops() -> None:
+    def window(*overrides: str) -> int:
+        return evaluation.tlc_window(config.load(Config, "train", overrides))
+
+    assert window("task=deblur", "train.patch=256") == 384
+    assert window("task=deblur", "scale=paper") == 384  # of crops that grow to 384, as Restormer's
+    assert window("task=sisr", "train.patch=256") == 96
 
 
 def test_batch_normalisation_of_a_single_value_is_explained(make: Make) -> None:

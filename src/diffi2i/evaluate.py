@@ -69,9 +69,13 @@ def score(
 
 
 def tlc_window(config: Config) -> int:
-    """In pixels of the input; the factor is that of TLC's authors for NAFNet."""
-    last = config.train.phases[-1] if config.train.phases else config.train
-    return last.patch * 3 // 2 // config.task.scale
+    """In pixels of the input, as TLC's authors choose.
+
+    Half as large again as crops of one size (NAFNet, MPRNet: 384 for 256), and the size of the last where they grow
+    (Restormer: 384 for 384).
+    """
+    phases = config.train.phases
+    return (phases[-1].patch if phases else config.train.patch * 3 // 2) // config.task.scale
 
 
 def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
@@ -79,7 +83,7 @@ def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
     if not set(config.task.protocol.metrics) & set(SET_METRICS):
         return None
     crop = config.train.val_crop or "whole"
-    return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}-border{config.task.protocol.border}.safetensors"
+    return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"
 
 
 def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[str, Any]:

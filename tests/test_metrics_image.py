@@ -116,7 +116,7 @@ def test_ssim_3d_filters_the_colours_too(border):
 
 def test_ssim_3d_does_not_split_into_channels():
     # Noise that is the same in red and blue, the other way round in green: three channels agree, the volume does not.
-    pred, target = pair(24, 24, 0, 0.0)
+    target = pair(24, 24, 0, 0.0)[1]
     sign = torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1)
     noise = 0.1 * torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(1)) * sign
     scores = ImageScores(ProtocolConfig(metrics=["ssim", "ssim_3d"]))

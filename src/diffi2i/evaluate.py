@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
-from diffi2i.build import build_data
+from diffi2i.build import build_data, check_depth
 from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.callbacks.targets import TargetsSeen
 from diffi2i.config import check_diffusion, check_held, check_protocol, check_source, held_kind, read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
@@ -39,9 +40,10 @@ def score(
     sheet = ValidationScores(
         config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
     )
+    targets = TargetsSeen(config)
     trainer = new_trainer(
         config.trainer,
-        callbacks=[sheet],
+        callbacks=[sheet, targets],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -63,6 +65,9 @@ def score(
         **({"iou": sheet.own.per_class()} if isinstance(sheet.own, SegmentationScores) else {}),
         **size_and_speed(config, stage, data),
     }
+    if trainer.is_global_zero:
+        for line in targets.lines:
+            print(line, flush=True)
     if trainer.is_global_zero and sheet.pictures.rows:
         sheet.pictures.panel().save(output / "panel.png")
     return record
@@ -163,6 +168,7 @@ def evaluate(config: EvalConfig) -> Path:
     quiet()
     data = build_data(settings)
     data.check(splits=("val",))
+    check_depth(data.val_items, settings)
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
     trained = read_result(run_dir)

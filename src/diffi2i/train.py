@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffi2i.build import build, build_data, constant_target, micro_batches
+from diffi2i.build import build, build_data, check_depth, constant_target, micro_batches
 from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
@@ -46,6 +46,7 @@ def train(config: Config) -> Path:
     data = build_data(config)
     stage = build_stage(config)
     data.check()
+    check_depth(data.val_items, config)
     last = run_dir / "checkpoints" / "last.ckpt"
     say(f"{'resuming' if last.is_file() else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
 

@@ -122,6 +122,39 @@ def test_depth(tmp_path: Path) -> None:
     assert "wrong dtype for depth" in broken
 
 
+def test_contents_of_labels_are_printed(tmp_path: Path) -> None:
+    for name, value in [("a", 3), ("b", 3), ("c", 11), ("d", 0)]:
+        save(tmp_path / f"val/lq/{name}.png")
+        save(tmp_path / f"val/gt/{name}.png", value=value, channels=1)
+    source = partial(layout, root=tmp_path, target="SPLIT/gt/NAME", input="SPLIT/lq/NAME")
+    lines = list(check_dataset(dataset(), source, Labels(5, ignore=[11]), ["val"]).lines())
+    assert lines[1] == "  classes: 0: 25.0 %, 3: 50.0 %; ignored: 25.0 % of the pixels; absent of 5: 1, 2, 4"
+
+
+def test_contents_of_depth_are_printed_and_an_odd_unit_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    metres = np.where(rng.random((40, 60)) < 0.2, rng.uniform(3, 80, (40, 60)), 0)
+    (tmp_path / "val/gt").mkdir(parents=True)
+    for name in "abc":
+        save(tmp_path / f"val/lq/{name}.png", (60, 40))
+        Image.fromarray((metres * 256).astype(np.uint16)).save(tmp_path / f"val/gt/{name}.png")
+    source = partial(layout, root=tmp_path, target="SPLIT/gt/NAME", input="SPLIT/lq/NAME")
+
+    def printed(unit: float, workers: int = 0) -> list[str]:
+        report = check_dataset(dataset(workers=workers), source, Depth(unit), ["val"])
+        assert not report.broken
+        return list(report.lines())[1:]
+
+    right, (range_, odd) = printed(1 / 256), printed(0.001)
+    assert len(right) == 1
+    assert right[0].startswith("  depth: 3.")
+    assert " / 80 m (min / median / max), " in right[0]
+    assert " / 20.5 m (min / median / max), " in range_
+    assert "as by a laser" in odd
+    assert "write dataset.target.unit=<metres per stored number>, 0.001 now" in odd
+    assert printed(0.001, workers=1) == [range_, odd]
+
+
 def test_a_split_that_cannot_be_listed_does_not_hide_the_other(tmp_path: Path) -> None:
     save(tmp_path / "val/1.png")
     source = partial(layout, root=tmp_path, target="SPLIT/NAME", train=["train"])

@@ -99,7 +99,7 @@ TREES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "realsrset": (
         [f"{camera}/Test/4/{camera}_001_{role}.png" for camera in ("Canon", "Nikon") for role in ("HR", "LR4")],
         [],
-        ["Canon/Canon_001", "Nikon/Nikon_001"],
+        ["Canon_001"],
     ),
     "set14": (["HR/baboon.png"], [], ["baboon"]),
     "set5": (["HR/baby.png", "HR/bird.png"], [], ["baby", "bird"]),

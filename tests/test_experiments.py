@@ -193,6 +193,39 @@ def test_inpainting_tables_share_their_runs(compose: Compose) -> None:
     assert all(other == loaded[0] for other in loaded)
 
 
+def test_real_sr_is_scored_by_the_authors_scripts(compose: Compose) -> None:
+    for name, row in [("table2", "diffi2i"), ("table9", "diffi2i"), ("table10", "both"), ("figure1", "realsr")]:
+        protocol = compose(name, row_of(name, row), "scale=smoke").task.protocol
+        assert protocol.border == 4
+        columns = [column for column in experiment.load(name).columns if column.dataset == "ntire2020_track1"]
+        assert {column.metric for column in columns} - {"dists"} == {"lpips_vgg", *(["psnr_y"] * (len(columns) > 1))}
+    assert {column.metric for column in experiment.load("table2").columns} == {"lpips_vgg", "dists", "psnr_y"}
+    held = config.load(EvalConfig, "eval", ["run=somewhere", "dataset=realsrset", "root=."]).dataset
+    assert held is not None
+    assert (held.source["val"], held.expected) == (["Canon"], {"val": 50})
+
+
+def test_deblurring_has_matlabs_ssim() -> None:
+    assert [column.metric for column in experiment.load("table4").columns] == ["psnr", "ssim_3d"] * 2
+
+
+def test_depth_is_averaged_over_mirrored_inputs(compose: Compose) -> None:
+    table, figure = (
+        compose(*of, "scale=smoke")
+        for of in (("table6", row_of("table6", "diffi2i")), ("figure1", row_of("figure1", "depth")))
+    )
+    assert table.task.protocol.flip
+    assert table.task == figure.task
+    stage1 = config.read_run_config(Path(str(table.stage.init)))
+    assert stage1.task.protocol.flip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_names_where_the_protocol_comes_from(name: str) -> None:
+    head = (experiment.experiments_dir() / f"{name}.yaml").read_text(encoding="utf-8").partition("\nname:")[0]
+    assert re.search(r"\w+\.(py|m)\b|Metric/|configs/|Sec\. 5\.\d|their files name", head)
+
+
 def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations(compose: Compose) -> None:
     found = experiment.load("figure6")
     default = build_diffusion(config.load(Config, "train", []).stage.diffusion).alpha_bar[-1]
@@ -239,8 +272,8 @@ def test_segmentation_sizes_differ_at_paper_scale_alone(compose: Compose) -> Non
 # What the paper's text says about its tables: row, column (dataset and metric), other row, the difference it names.
 GAINS = [
     ("table1", "diffi2i", "celebahq-wide", "fid", "lama", -1.001),
-    ("table2", "diffi2i", "ntire2020_track1", "psnr", "ldm", 1.84),
-    ("table2", "diffi2i", "ntire2020_track1", "lpips_alex", "ldm", -0.182),
+    ("table2", "diffi2i", "ntire2020_track1", "psnr_y", "ldm", 1.84),
+    ("table2", "diffi2i", "ntire2020_track1", "lpips_vgg", "ldm", -0.182),
     ("table3", "diffi2i", "general100", "lpips_alex", "bebygan", -0.0112),
     ("table3", "diffi2i", "div2k100", "lpips_alex", "bebygan", -0.0093),
     ("table4", "diffi2i", "gopro", "psnr", "ipt", 0.73),
@@ -286,7 +319,7 @@ def test_costs_are_those_of_the_papers_text() -> None:
                 ("table9", "ldm", "ldm"),
                 ("table10", "both", "diffi2i"),
             )
-            for metric in ("lpips_alex", "dists", "psnr")
+            for metric in ("lpips_vgg", "dists", "psnr_y")
         ),
         (("figure1", "inpainting", "celebahq-wide", "fid"), ("table1", "diffi2i", "celebahq-wide", "fid")),
         (("figure1", "inpainting", "", "seconds_per_image"), ("table7", "v3", "", "seconds_per_image")),
@@ -297,7 +330,7 @@ def test_costs_are_those_of_the_papers_text() -> None:
                 ("realsr-ldm", "ldm"),
                 ("realsr-ldm-dpm-solver", "ldm-dpm-solver"),
             )
-            for dataset, metric in (("ntire2020_track1", "lpips_alex"), ("", "seconds_per_image"))
+            for dataset, metric in (("ntire2020_track1", "lpips_vgg"), ("", "seconds_per_image"))
         ),
         (("figure1", "sisr", "div2k100", "lpips_alex"), ("table3", "diffi2i", "div2k100", "lpips_alex")),
         (("figure1", "deblur", "gopro", "psnr"), ("table4", "diffi2i", "gopro", "psnr")),
@@ -372,7 +405,7 @@ HEADS = {
     "LPIPS": ["lpips_alex", "lpips_vgg"],
     "DISTS": ["dists"],
     "PSNR": ["psnr", "psnr_y"],
-    "SSIM": ["ssim"],
+    "SSIM": ["ssim_3d"],
     "mIOU": ["miou"],
     "Rel.": ["abs_rel"],
     "RMSE": ["rmse"],

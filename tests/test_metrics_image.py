@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
@@ -83,6 +84,60 @@ def test_means_are_of_per_image_scores(border):
     assert [record["name"] for record in scores.per_image] == ["img0", "img1", "img2"]
     assert [record["psnr"] for record in scores.per_image] == pytest.approx(expected["psnr"], abs=1e-5)
     assert scores.counts() == {"psnr": 3, "psnr_y": 3, "ssim": 3, "ssim_y": 3, "psnr_hole": 0}
+
+
+def ssim_volume(a: np.ndarray, b: np.ndarray) -> float:
+    """SSIM of two (H, W, 3) volumes, axis by axis, the edge repeated."""
+
+    def smooth(x: np.ndarray) -> np.ndarray:
+        for axis in range(3):
+            x = ndimage.gaussian_filter1d(x, 1.5, axis=axis, mode="nearest", radius=5)
+        return x
+
+    mean_a, mean_b = smooth(a), smooth(b)
+    variances = smooth(a**2) - mean_a**2 + smooth(b**2) - mean_b**2
+    covariance = smooth(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
+    return float(np.mean(luminance * (2 * covariance + 9e-4) / (variances + 9e-4)))
+
+
+@pytest.mark.parametrize("border", [0, 3])
+def test_ssim_3d_filters_the_colours_too(border):
+    scores = ImageScores(ProtocolConfig(border=border, metrics=["ssim", "ssim_3d"]))
+    # Also smaller than the window: MATLAB's takes any size.
+    for i, (pred, target) in enumerate([*SET, pair(9, 14, 3, 0.1)]):
+        scores.update(pred, target, names=[f"img{i}"])
+        height, width = target.shape[-2:]
+        crop = (slice(border, height - border), slice(border, width - border))
+        expected = ssim_volume(as_png(pred)[crop], as_png(target)[crop])
+        assert scores.per_image[-1]["ssim_3d"] == pytest.approx(expected, abs=5e-6)
+    assert scores.counts() == {"ssim": 3, "ssim_3d": 4}
+
+
+def test_ssim_3d_does_not_split_into_channels():
+    # Noise that is the same in red and blue, the other way round in green: three channels agree, the volume does not.
+    target = pair(24, 24, 0, 0.0)[1]
+    sign = torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1)
+    noise = 0.1 * torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(1)) * sign
+    scores = ImageScores(ProtocolConfig(metrics=["ssim", "ssim_3d"]))
+    scores.update(target + noise, target, names=["a"])
+    found = scores.compute()
+    assert found["ssim"] is not None
+    assert found["ssim_3d"] is not None
+    assert found["ssim_3d"] - found["ssim"] > 0.1
+    scores.reset()
+    scores.update(target, target, names=["same"])
+    assert scores.compute()["ssim_3d"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.skipif(not (DATA / "gopro_sample").is_dir(), reason="shared/data/gopro_sample is not here")
+def test_ssim_of_a_gopro_pair():
+    blurred, sharp = (read(next((DATA / "gopro_sample" / side).iterdir())) for side in ("blur", "sharp"))
+    scores = ImageScores(ProtocolConfig(metrics=["ssim", "ssim_3d"]))
+    scores.update(blurred, sharp, names=["a"])
+    assert scores.compute() == {"ssim": pytest.approx(0.8210, abs=5e-5), "ssim_3d": pytest.approx(0.9114, abs=5e-5)}
+    expected = ssim_volume(as_png(blurred), as_png(sharp))
+    assert scores.compute()["ssim_3d"] == pytest.approx(expected, abs=2e-6)
 
 
 def test_rgb_to_y():
@@ -206,7 +261,20 @@ def test_scores_are_those_asked_for_in_one_order():
     assert reasons["psnr_hole"] == "no image came with a mask that has a hole"
 
 
-def test_scores_of_the_whole_set_see_the_same_rounded_and_cropped_images(monkeypatch):
+@pytest.mark.parametrize("key", NETWORKS)
+def test_networks_see_the_border_that_psnr_leaves_out(key):
+    pred, target = pair(48, 48, 0, 0.1)
+    found = []
+    for border in (0, 4):
+        network_scores(key)
+        scores = ImageScores(ProtocolConfig(border=border, metrics=["psnr", key]))
+        scores.update(pred, target, names=["a"])
+        found.append(scores.compute())
+    assert found[0][key] == found[1][key]
+    assert found[0]["psnr"] != found[1]["psnr"]
+
+
+def test_scores_of_the_whole_set_see_the_same_rounded_images(monkeypatch):
     pytest.importorskip("torch_fidelity")
     seen = []
     monkeypatch.setattr(DistributionScores, "update", lambda self, *pair, names: seen.append((*pair, names)))
@@ -216,7 +284,7 @@ def test_scores_of_the_whole_set_see_the_same_rounded_and_cropped_images(monkeyp
     ((one, other, names),) = seen
     assert names == ["a"]
     for given, kept in ((pred, one), (target, other)):
-        expected = (given[..., 2:-2, 2:-2].clamp(0, 1) * 255).round() / 255
+        expected = (given.clamp(0, 1) * 255).round() / 255
         torch.testing.assert_close(kept, expected.double(), atol=1e-7, rtol=0)
 
 

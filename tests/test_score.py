@@ -363,6 +363,34 @@ def test_depth_that_cannot_be_is_named(
     assert str(tmp_path / side / "a.png") in line
 
 
+def test_targets_whose_unit_cannot_be_are_refused_and_the_advice_works(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    metres = np.arange(1, 9, dtype=np.uint16).repeat(15).reshape(10, 12)
+    save(tmp_path / "target" / "a.png", metres)
+    save(tmp_path / "pred" / "a.npy", metres.astype(np.float32))
+    line = refused(tmp_path, *DEPTH)
+    assert (
+        "depths from 0.001 to 0.008 m, median 0.004, all nearer than a thirtieth of task.protocol.max_depth=10" in line
+    )
+    assert "write dataset=nyu dataset.target.unit=<metres per stored number>, 0.001 now; 1 (metres) gives" in line
+    assert score(tmp_path, *DEPTH, "dataset=nyu", "dataset.target.unit=1")["metrics"]["rmse"] == 0
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1.0, ""), (1000.0, "near 1000:"), (0.256, "near 256/1000:")])
+def test_the_range_is_printed_and_predictions_in_another_unit_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float, words: str
+) -> None:
+    depth = np.random.default_rng(0).uniform(1, 8, (10, 12)).astype(np.float32)
+    save(tmp_path / "target" / "a.npy", depth)
+    save(tmp_path / "pred" / "a.npy", depth * np.float32(factor))
+    score(tmp_path, *DEPTH)
+    printed = capsys.readouterr().out
+    assert "targets, depth: 1" in printed
+    assert ("times their targets" in printed) == bool(words)
+    assert words in printed
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
 def test_a_predicted_depth_that_is_none_is_named(tmp_path: Path, refused: Callable[..., str], value: float) -> None:
     depth = np.full((10, 12), 2, np.float32)

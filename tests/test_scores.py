@@ -19,7 +19,7 @@ from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.schema import IMAGE_METRICS, ProtocolConfig, TaskConfig
 
-PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "psnr_hole"]
+PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole"]
 IMAGE = TaskConfig(name="deblur", main_metric="psnr", protocol=ProtocolConfig(metrics=PLAIN))
 LABELS = TaskConfig(name="segmentation", kind="labels", classes=3, main_metric="miou")
 DEPTH = TaskConfig(name="depth", kind="depth", main_metric="rmse")

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from diffi2i import config, runs, train
 from diffi2i import evaluate as evaluation
-from diffi2i import runs, train
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
 from diffi2i.predict import predict
-from diffi2i.schema import EvalConfig, PredictConfig, TrainerConfig
+from diffi2i.schema import Config, EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
 from tests.conftest import Make
@@ -205,6 +205,41 @@ def test_eval_can_pool_over_windows(make: Make, stage1: Path, tmp_path: Path) ->
     other = train.train(make("segmentation", "task=segmentation"))
     with pytest.raises(UserError, match="tlc belongs to the DI2Iformer"):
         evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, tlc=True))
+
+
+def test_a_wrong_unit_of_depth_is_refused_before_any_step(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"depths from 2\d+ to \d+ m.*write dataset\.target\.unit=.*0\.001 \(millimetres\)"
+    ):
+        train.train(make("metres", "task=depth", "dataset.target.unit=1"))
+    assert not list((tmp_path / "metres").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("depth", "targets of motorcycle, depth: 2."), ("segmentation", "targets of shapes, classes: 0: ")],
+)
+def test_what_the_targets_hold_is_printed_with_the_scores(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, words: str
+) -> None:
+    run_dir = train.train(make("run", f"task={task}", "train.steps=2", "train.epoch_steps=2"))
+    assert capsys.readouterr().out.count(words) == 1
+    evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU))
+    assert capsys.readouterr().out.count(words) == 1
+    if task == "depth":
+        saved = (run_dir / "config.yaml").read_text()
+        (run_dir / "config.yaml").write_text(saved.replace("unit: 0.001", "unit: 1.0"))
+        with pytest.raises(UserError, match=r"none inside 0\.001 to 10 m"):
+            evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU))
+
+
+def test_tlc_windows_follow_the_training_crops() -> None:
+    def window(*overrides: str) -> int:
+        return evaluation.tlc_window(config.load(Config, "train", overrides))
+
+    assert window("task=deblur", "train.patch=256") == 384
+    assert window("task=deblur", "scale=paper") == 384  # of crops that grow to 384, as Restormer's
+    assert window("task=sisr", "train.patch=256") == 96
 
 
 def test_batch_normalisation_of_a_single_value_is_explained(make: Make) -> None:

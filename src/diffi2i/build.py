@@ -19,6 +19,7 @@ from diffi2i.data.dataset import (
     degrades_on_device,
 )
 from diffi2i.data.scenes import EvalScenes, TrainScenes, check_scene
+from diffi2i.data.seen import DepthSeen, impossible, unit_of
 from diffi2i.data.skip import OnError
 from diffi2i.data.sources import Item
 from diffi2i.errors import UserError, WeightsUnavailableError
@@ -109,6 +110,23 @@ def scene_samples(config: Config) -> dict[str, Any]:
         "val_samples": partial(EvalScenes, target=target, partner=True, **sizes),
         "check_item": check_scene,
     }
+
+
+def check_depth(items: Sequence[Item], config: Config) -> None:
+    """Looks at up to 16 depth files, evenly spaced, before any time is spent on a wrong unit; other tasks pass.
+
+    Raises:
+        UserError: a file cannot be read, or depths so far from the protocol's that their unit must be another.
+    """
+    if config.task.kind != "depth":
+        return
+    assert config.dataset.target is not None
+    target, seen = build(config.dataset.target, "dataset.target"), DepthSeen()
+    files = [item.target for item in items[:: -(-len(items) // 16)]]
+    for file in files:
+        seen.add(target.read(file))
+    if why := impossible(seen, config.task.protocol, unit_of(target, files), "dataset.target.unit"):
+        raise UserError(f"dataset={config.dataset.name}: {why}")
 
 
 def constant_target(items: Sequence[Item], config: Config) -> float:

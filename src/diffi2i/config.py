@@ -522,7 +522,7 @@ def check_source(dataset: DatasetConfig) -> None:
 
 
 def check_init(config: Config) -> None:
-    """What a run starts from is finished and of its task and model: a stage 1, or a run of the same stage to go on with.
+    """What a run starts from is finished and fits: a stage 1, or a run of the same stage to go on with.
 
     Stage 2 needs one.
     """
@@ -541,11 +541,9 @@ def check_init(config: Config) -> None:
         raise UserError(f"stage.init={init} is a stage 2, from which no stage 1 starts: write stage=joint")
     if saved.stage.prior == "zero" and config.stage.prior != "zero":
         raise UserError(f"stage.init={init} has no prior to go on with: name a run of stage=pretrain, not no_prior")
-    if saved.stage.name == config.stage.name and saved.stage.prior != config.stage.prior:
-        if {saved.stage.prior, config.stage.prior} & {"none", "zero"}:
-            raise UserError(
-                f"stage.init={init} has stage.prior={saved.stage.prior}: write stage.prior={saved.stage.prior}"
-            )
+    priors = {saved.stage.prior, config.stage.prior}
+    if saved.stage.name == config.stage.name and len(priors) > 1 and priors & {"none", "zero"}:
+        raise UserError(f"stage.init={init} has stage.prior={saved.stage.prior}: write stage.prior={saved.stage.prior}")
     if saved.task.name != config.task.name:
         raise UserError(f"stage.init={init} was trained for task={saved.task.name}: write task={saved.task.name}")
     if saved.stage.name == "joint" and saved.stage.prior != "none":

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
-from diffi2i.build import build_data
+from diffi2i.build import build_data, check_depth
 from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.callbacks.targets import TargetsSeen
 from diffi2i.config import check_diffusion, check_held, check_protocol, check_source, held_kind, read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
@@ -37,14 +38,16 @@ def score(
 
     Returns:
         `metrics` and their `intervals`, `baseline`, `constant`, `n_images`, `reasons` for what is n/a, a hash of the
-        `inputs` that were made of the images, `per_image` of all ranks, and the size and speed of the inference network. Collective under DDP.
+        `inputs` that were made of the images, `per_image` of all ranks, and the size and speed of the inference
+        network. Collective under DDP.
     """
     sheet = ValidationScores(
         config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
     )
+    targets = TargetsSeen(config)
     trainer = new_trainer(
         config.trainer,
-        callbacks=[sheet],
+        callbacks=[sheet, targets],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -67,15 +70,22 @@ def score(
         **({"iou": sheet.own.per_class()} if isinstance(sheet.own, SegmentationScores) else {}),
         **size_and_speed(config, stage, data),
     }
+    if trainer.is_global_zero:
+        for line in targets.lines:
+            print(line, flush=True)
     if trainer.is_global_zero and sheet.pictures.rows:
         sheet.pictures.panel().save(output / "panel.png")
     return record
 
 
 def tlc_window(config: Config) -> int:
-    """In pixels of the input; the factor is that of TLC's authors for NAFNet."""
-    last = config.train.phases[-1] if config.train.phases else config.train
-    return last.patch * 3 // 2 // config.task.scale
+    """In pixels of the input, as TLC's authors choose.
+
+    Half as large again as crops of one size (NAFNet, MPRNet: 384 for 256), and the size of the last where they grow
+    (Restormer: 384 for 384).
+    """
+    phases = config.train.phases
+    return (phases[-1].patch if phases else config.train.patch * 3 // 2) // config.task.scale
 
 
 def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
@@ -83,7 +93,7 @@ def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
     if not set(config.task.protocol.metrics) & set(SET_METRICS):
         return None
     crop = config.train.val_crop or "whole"
-    return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}-border{config.task.protocol.border}.safetensors"
+    return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"
 
 
 def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[str, Any]:
@@ -165,6 +175,7 @@ def evaluate(config: EvalConfig) -> Path:
     quiet()
     data = build_data(settings)
     data.check(splits=("val",))
+    check_depth(data.val_items, settings)
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
     trained = read_result(run_dir)

@@ -103,7 +103,7 @@ def hardware() -> dict[str, Any]:
 def write_result(path: Path, config: Config, origin: dict[str, Any], scores: dict[str, Any]) -> None:
     """Writes the record of a run: what it is, then `scores` as `evaluate.score` gives them, and its provenance.
 
-    `origin` holds the hashes of the images trained on (`train`) and scored (`val`), and of what it started from (`init`).
+    `origin` holds the hashes of the images trained on (`train`) and scored (`val`), and what it started from (`init`).
     """
     record = {
         "version": VERSION,
@@ -172,8 +172,8 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged ({error}): delete it and give the training command again") from error
     if isinstance(record, dict) and record.get("version") != VERSION:
         raise UserError(
-            f"{file} is a record of version {record.get('version', '0.1')}, whose inputs and scores were others: delete "
-            "it and give the same command again, which scores the run anew"
+            f"{file} is a record of version {record.get('version', '0.1')}, whose inputs and scores were others: "
+            "delete it and give its command again, which scores the run anew"
         )
     return record
 

@@ -63,7 +63,18 @@ class ScaleConfig:
 
 # What an image task may list in `protocol.metrics`, in the order of records: scores of each image, then of the set.
 SET_METRICS = ("fid", "kid", "fd_lite0")
-IMAGE_METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "lpips_alex", "lpips_vgg", "dists", "psnr_hole", *SET_METRICS)
+IMAGE_METRICS = (
+    "psnr",
+    "psnr_y",
+    "ssim",
+    "ssim_y",
+    "ssim_3d",
+    "lpips_alex",
+    "lpips_vgg",
+    "dists",
+    "psnr_hole",
+    *SET_METRICS,
+)
 
 
 @dataclass
@@ -71,10 +82,12 @@ class ProtocolConfig:
     """How outputs are scored.
 
     `seed` is the evaluation's own, not the training's: the random inputs (masks, blurs, degradations) and the noise of
-    Alg. 2 follow from it and each image's name, so they are the same for every training seed and method. Images: `border` pixels are left out on each side, and `metrics` names the scores, some of `IMAGE_METRICS`; labels
-    and depth always have all of theirs, and no list. Depth: counted between `min_depth` and `max_depth` metres, inside
-    `crop` (`eigen` or nothing). Labels and depth: the prediction may be averaged over `flip` and over `sizes`, factors
-    of the input's size; the default is neither.
+    Alg. 2 follow from it and each image's name, so they are the same for every training seed and method.
+
+    Images: PSNR and SSIM leave out `border` pixels on each side (networks see the whole image), and `metrics` names the
+    scores, some of `IMAGE_METRICS`; labels and depth always have all of theirs, and no list. Depth: counted between
+    `min_depth` and `max_depth` metres, inside `crop` (`eigen` or nothing). Labels and depth: the prediction may be
+    averaged over `flip` and over `sizes`, factors of the input's size; the default is neither.
     """
 
     seed: int = 0
@@ -317,8 +330,8 @@ class EvalConfig:
     """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset.
 
     `degrade` makes the inputs in place of the run's own. `tlc` is the test-time local converter of the
-    DI2Iformer, whose windows are half as large again as the crops that training ended with. `flip` and `sizes` average
-    labels and depth, as `ProtocolConfig` says; the result keeps that in its protocol.
+    DI2Iformer, whose windows are half as large again as the training crops, or as large as the last where crops grow.
+    `flip` and `sizes` average labels and depth, as `ProtocolConfig` says; the result keeps that in its protocol.
     """
 
     run: str = MISSING

@@ -18,6 +18,7 @@ from diffi2i.callbacks.scores import Scores, new_scores
 from diffi2i.data.images import IMAGE_SUFFIXES, read_rgb, to_tensor
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.resize import imresize
+from diffi2i.data.seen import DepthSeen, impossible, suspicious, unit_of, unit_of_predictions
 from diffi2i.data.sources import Item, files_below
 from diffi2i.data.targets import IGNORED, Depth, Labels, read_npy
 from diffi2i.errors import UserError
@@ -58,7 +59,7 @@ def score_folders(config: ScoreConfig) -> dict[str, Any]:
     """
     output = checked_output(config.output)
     pairing = paired(config)
-    sheet, baseline = scored(config, pairing)
+    sheet, baseline, depths = scored(config, pairing)
     metrics, n_images = sheet.compute(), sheet.counts()
     intervals, without = image_intervals(sheet.per_image, [key for key, count in n_images.items() if count])
     record = {
@@ -79,7 +80,7 @@ def score_folders(config: ScoreConfig) -> dict[str, Any]:
         **provenance(),
     }
     print(f"\n{config.task.name}, {len(pairing.names)} images of {config.pred} against {config.target}\n")
-    print("\n".join(report(record)))
+    print("\n".join([*report(record), *depths.remarks(config)]))
     if output:
         write_csv(output.with_suffix(".csv"), sheet.per_image, list(metrics))
         write_json(output, record)
@@ -151,8 +152,41 @@ def below(file: Path, folder: str) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None]:
-    """The filled score sheets of `pred`, and of `input` where there is one."""
+class Depths:
+    """What the depth files of both folders hold, to tell a wrong unit; other tasks leave it empty."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files, self.targets = files, DepthSeen()
+        self.ratios: list[float] = []
+
+    def add(self, pred: Tensor, target: Tensor) -> None:
+        """Counts an image, both (1, 1, H, W) in metres, the target 0 where it is not measured."""
+        self.targets.add(target.numpy())
+        valid = target > 0
+        self.ratios.append(float(pred[valid].median() / target[valid].median()))
+
+    def check(self, config: ScoreConfig) -> None:
+        """Raises `UserError` where the protocol shows that the targets' unit must be another."""
+        if why := impossible(self.targets, config.task.protocol, *self.unit(config)):
+            raise UserError(f"target={config.target}: {why}")
+
+    def remarks(self, config: ScoreConfig) -> list[str]:
+        """Lines to print: the range of the targets, and units that look wrong."""
+        if not self.targets.pixels:
+            return []
+        odd = suspicious(self.targets, config.task.protocol, *self.unit(config))
+        lines = [f"targets, {line}" for line in self.targets.lines()]
+        return ["", *lines, *(line for line in (odd, unit_of_predictions(self.ratios)) if line)]
+
+    def unit(self, config: ScoreConfig) -> tuple[float | None, str]:
+        """The unit that targets are read with, and the words that set it."""
+        if config.dataset is None or not config.dataset.target:
+            return unit_of(Depth(), self.files), "dataset=nyu dataset.target.unit"
+        return unit_of(build(config.dataset.target, "dataset.target"), self.files), "dataset.target.unit"
+
+
+def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None, Depths]:
+    """The filled score sheets of `pred`, and of `input` where there is one; and what depth files hold."""
     device = device_of(config.trainer)
     sheet = new_scores(config.task, config.task.protocol)
     baseline = new_scores(config.task, config.task.protocol) if config.input is not None else None
@@ -160,6 +194,7 @@ def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None
         if each:
             each.to(device)
     read_pred, read_target = readers(config)
+    depths = Depths(list(pairing.files["target"].values()))
     for name in track(pairing.names, description="scoring", disable=not sys.stdout.isatty()):
         files = {role: of_role[name] for role, of_role in pairing.files.items() if name in of_role}
         pred, target = read_pred(files["pred"]), read_target(files["target"])
@@ -167,6 +202,7 @@ def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None
         mask = None
         if config.task.kind == "depth":
             mask = (target > 0).float()
+            depths.add(pred, target)
         elif "mask" in files:
             mask = (read_image(files["mask"])[:, :1] > 0.5).float()
             check_size(files["mask"], mask, files["target"], target)
@@ -176,7 +212,8 @@ def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None
         if baseline:
             naive = enlarged(read_image(files["input"]), target, files["input"], files["target"])
             baseline.update(naive, target, names=[name], mask=mask)
-    return sheet, baseline
+    depths.check(config)
+    return sheet, baseline, depths
 
 
 def check_size(file: Path, image: Tensor, target_file: Path, target: Tensor) -> None:

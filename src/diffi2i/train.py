@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffi2i.build import build, build_data, constant_target, micro_batches
+from diffi2i.build import build, build_data, check_depth, constant_target, micro_batches
 from diffi2i.callbacks.counters import Counters
 from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
@@ -50,6 +50,7 @@ def train(config: Config) -> Path:
     quiet()
     data = build_data(config)
     data.check()
+    check_depth(data.val_items, config)
     # Before the training: what it is made of decides whose the directory is, and a file may be gone when it ends.
     origin = origin_of(config, data)
     run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config, origin)

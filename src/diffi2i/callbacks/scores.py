@@ -24,7 +24,7 @@ from diffi2i.stages.common import Batch, with_known_pixels
 
 Scores = ImageScores | SegmentationScores | DepthScores
 # Without a network, or a look at the whole set.
-CHEAP = ("psnr", "psnr_y", "ssim", "ssim_y", "psnr_hole")
+CHEAP = ("psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole")
 
 
 def new_scores(task: TaskConfig, protocol: ProtocolConfig, statistics: Path | None = None) -> Scores:
@@ -56,8 +56,8 @@ def naive_output(batch: Batch, task: TaskConfig, constant: float | None) -> Tens
 class ValidationScores(L.Callback):
     """Fills a score sheet from what the stages' `validation_step` returns, and logs it as `val/<dataset>/<key>`.
 
-    `prior_dependence` is how much better the main metric is with each image's own Z than with another image's: zero means
-    that the network ignores its prior.
+    `prior_dependence` is how much better the main metric is with each image's own Z than with another image's: zero
+    means that the network ignores its prior. What the prior is worth is another thing; see `tables.worth`.
 
     Args:
         task: the protocol, the scale and the main metric.

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from diffi2i.data.images import read_rgb
 from diffi2i.data.manifest import combined_hash, file_hash
+from diffi2i.data.seen import DepthSeen, Seen, new_seen, suspicious, unit_of
 from diffi2i.data.sources import IncompleteError, Item, Split, files
 from diffi2i.errors import UserError
 from diffi2i.schema import DataConfig, DatasetConfig
@@ -56,7 +57,8 @@ class File:
     error: str | None = None
 
 
-Run = Callable[[Callable[[Job], File], list[Job]], Iterable[File]]
+Read = tuple[File, Seen | None]
+Run = Callable[[Callable[[Job], Read], list[Job]], Iterable[Read]]
 """`map`, or one that works in other processes."""
 
 
@@ -74,6 +76,7 @@ class SplitReport:
     hash: str | None = None
     files: list[File] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    contents: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -92,6 +95,7 @@ class Report:
         """The report as printed: each fault by name, at most `SHOWN` of a kind."""
         for split in self.splits:
             yield f"{self.name} {split.split}: {split.items} items{_against(split)}, hash {split.hash or 'none'}"
+            yield from (f"  {line}" for line in split.contents)
             for kind, faults in split.faults.items():
                 if faults:
                     yield f"  {kind} ({len(faults)}):"
@@ -183,10 +187,15 @@ def _check_split(
 ) -> SplitReport:
     items, faults = _listed(source, split)
     jobs = [Job(item.name, role, path) for item in items for role, path in files(item).items()]
-    found = list(track(run(partial(_read, reader), jobs), description=f"reading {split}", total=len(jobs)))
+    found, seen = [], _empty(reader)
+    for file, share in track(run(partial(_read, reader), jobs), description=f"reading {split}", total=len(jobs)):
+        found.append(file)
+        if seen is not None and share is not None:
+            seen.merge(share)  # type: ignore[arg-type]  # both are of this reader's kind
     faults["broken"] = [file.error for file in found if file.error]
     faults["sizes"] = _misfits(items, found, "scale" if reader is None else "equal")
     report = SplitReport(split, len(items), dataset.expected.get(split), files=found, faults=faults)
+    report.contents = _contents(seen, reader, items)
     if not faults["source"] and not faults["unpaired"]:
         # As in training and evaluation, whose result carries the hash of the images that were used.
         used = {item.name for item in (items[: dataset.max_val_images] if split == "val" else items)}
@@ -220,16 +229,33 @@ def _mapping(workers: int) -> Iterator[Run]:
         yield lambda function, jobs: pool.map(function, jobs, chunksize=16)
 
 
-def _read(reader: TargetReader | None, job: Job) -> File:
+def _empty(reader: TargetReader | None) -> Seen | None:
+    return new_seen(getattr(reader, "kind", None), getattr(reader, "classes", None))
+
+
+def _contents(seen: Seen | None, reader: TargetReader | None, items: Sequence[Item]) -> list[str]:
+    """What the targets hold, and a line on depths that look as if their unit were another."""
+    if seen is None or not items:
+        return []
+    odd = None
+    if isinstance(seen, DepthSeen):
+        odd = suspicious(seen, None, unit_of(reader, [item.target for item in items]), "dataset.target.unit")
+    return [*seen.lines(), *([odd] if odd else [])]
+
+
+def _read(reader: TargetReader | None, job: Job) -> Read:
     """Decodes one file whole, since a header says nothing about a file cut short."""
     digest = size = None
     try:
         digest, size = file_hash(job.path), job.path.stat().st_size
         pixels = read_rgb(job.path) if reader is None or job.role == "input" else reader.read(job.path)
     except UserError as error:
-        return File(job.name, job.role, size, sha256=digest, error=str(error))
+        return File(job.name, job.role, size, sha256=digest, error=str(error)), None
     height, width = pixels.shape[:2]
-    return File(job.name, job.role, size, width, height, digest)
+    seen = None if job.role == "input" else _empty(reader)
+    if seen is not None:
+        seen.add(pixels)
+    return File(job.name, job.role, size, width, height, digest), seen
 
 
 def _misfits(items: list[Item], found: list[File], rule: Literal["scale", "equal"]) -> list[str]:

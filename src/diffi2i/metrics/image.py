@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.aggregation import MeanMetric, SumMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -32,6 +33,8 @@ _SSIM_WINDOW = 11
 # compares a layer's spread over the image, and VGG-16's deepest then is a single value.
 _MIN_SIDE = {"ssim": _SSIM_WINDOW, "ssim_y": _SSIM_WINDOW, "lpips_alex": 31, "lpips_vgg": 16, "dists": 16}
 _TRUNKS: dict[str, Net] = {"lpips_alex": "alex", "lpips_vgg": "vgg", "dists": "vgg"}
+# Scores of the plain pixels, which leave out the border; the networks see the whole image.
+_OF_PIXELS = ("psnr", "ssim")
 # A network may overshoot [0, 1] (the clamp is for that); beyond this the image has another range, say 0-255.
 _OVERSHOOT = 8.0
 
@@ -52,11 +55,13 @@ class ImageScores:
     saved PNGs. `psnr_y` and `ssim_y` are on `rgb_to_y`, with a data range of 1 as for RGB. SSIM has Wang's
     11x11 Gaussian window of sigma 1.5, averaged over the valid region and the channels; it equals
     scikit-image's with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False`, less 5 pixels of
-    border. `psnr_hole` is over the RGB values inside the mask. PSNR is not capped: one image equal to its
-    target makes the mean infinite. `lpips_alex` and `lpips_vgg` are LPIPS 0.1 (Zhang et al. 2018) on AlexNet and
-    VGG-16; `dists` is DISTS (Ding et al. 2020) with its published alpha and beta. All three see the image at its
-    own size, as the networks of the reference packages and of pyiqa do. The script beside DISTS' network shrinks
-    images to a short side of 256 pixels first (`prepare_image`; off in its package 0.1): its numbers are others.
+    border; `ssim_3d` is MATLAB's of an RGB array (see the function). `psnr_hole` is over the RGB values inside
+    the mask. PSNR is not capped: one image equal to its target makes the mean infinite. `lpips_alex` and
+    `lpips_vgg` are LPIPS 0.1 (Zhang et al. 2018) on AlexNet and VGG-16; `dists` is DISTS (Ding et al. 2020) with
+    its published alpha and beta. All three see the image at its own size, as the networks of the reference
+    packages and of pyiqa do, and whole: PSNR and SSIM alone leave out the protocol's border, as in the scripts
+    by which the paper's authors score DiffIR. The script beside DISTS' network shrinks images to a short side of
+    256 pixels first (`prepare_image`; off in its package 0.1): its numbers are others.
 
     An image too small for SSIM (11 pixels), LPIPS on AlexNet (31), LPIPS on VGG-16 or DISTS (16), or whose mask
     is empty or absent, is left out of that score; `counts()` tells.
@@ -123,7 +128,7 @@ class ImageScores:
         _check(pred, target, names, mask, self.protocol.border)
         with torch.autocast(self._device.type, enabled=False):
             pred, target = (self._prepare(image) for image in (pred, target))
-            hole = None if mask is None else self._crop(mask).to(self._device) > 0.5
+            hole = None if mask is None else mask.to(self._device) > 0.5
             self._whole_set.update(pred, target, names=names)
             for i, name in enumerate(names):
                 one = slice(i, i + 1)
@@ -176,22 +181,22 @@ class ImageScores:
 
     def _prepare(self, image: Tensor) -> Tensor:
         # The same rounding as the saved file's: ties at half a level fall differently in float32 and float64.
-        return to_uint8(self._crop(image).to(self._device)).double() / 255
+        return to_uint8(image.to(self._device)).double() / 255
 
     def _score(self, pred: Tensor, target: Tensor, hole: Tensor | None) -> dict[str, float]:
         """All scores that apply to one image, (1, 3, H, W) float64."""
-        side = min(pred.shape[-2:])
-        luma = (rgb_to_y(pred), rgb_to_y(target))
+        whole, rgb = (pred, target), (self._crop(pred), self._crop(target))
+        luma = (rgb_to_y(rgb[0]), rgb_to_y(rgb[1]))
+        inside = None if hole is None else self._crop(hole).expand_as(rgb[0])
         scores = {}
         for key in self._means:
-            if key in self._missing or side < _MIN_SIDE.get(key, 1):
+            images = luma if key.endswith("_y") else rgb if key.startswith(_OF_PIXELS) else whole
+            if key in self._missing or min(images[0].shape[-2:]) < _MIN_SIDE.get(key, 1):
                 continue
             if key == "psnr_hole":
-                if hole is not None and hole.any():
-                    inside = hole.expand_as(pred)
-                    scores[key] = _psnr(pred[inside], target[inside])
+                if inside is not None and inside.any():
+                    scores[key] = _psnr(rgb[0][inside], rgb[1][inside])
                 continue
-            images = luma if key.endswith("_y") else (pred, target)
             if key.startswith("psnr"):
                 scores[key] = _psnr(*images)
                 continue
@@ -199,7 +204,7 @@ class ImageScores:
             if key in _TRUNKS:
                 scores[key] = float(_network(key, self._device, self._conv_dtype)(a, b))
             else:
-                scores[key] = _ssim(a, b)
+                scores[key] = ssim_3d(a, b) if key == "ssim_3d" else _ssim(a, b)
         return scores
 
 
@@ -212,6 +217,36 @@ def _ssim(pred: Tensor, target: Tensor) -> float:
     # torchmetrics averages over reflected borders too; the valid region is the convention.
     edge = _SSIM_WINDOW // 2
     return float(full[..., edge:-edge, edge:-edge].double().mean())
+
+
+def ssim_3d(pred: Tensor, target: Tensor) -> float:
+    """SSIM of two (1, 3, H, W) float images in [0, 1] of any size, as MATLAB's `ssim` of two RGB arrays.
+
+    Without a `DataFormat` MATLAB takes height, width and colour for the three axes of a volume: its Gaussian of sigma
+    1.5 has 11 x 11 x 11 weights, edge voxels are repeated beyond the edge (also beyond red and blue), and the mean is
+    over all voxels. K1 is 0.01 and K2 0.03, as for images. GoPro and HIDE are scored so.
+    """
+    edge = _SSIM_WINDOW // 2
+    stack = torch.cat([pred, target, pred * pred, target * target, pred * target])
+    filtered = F.conv2d(F.pad(stack, [edge] * 4, mode="replicate"), _colour_gaussian().to(stack))
+    p, t, pp, tt, pt = filtered.unbind()
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * p * t + c1) * (2 * (pt - p * t) + c2) / ((p * p + t * t + c1) * (pp - p * p + tt - t * t + c2))
+    return float(similarity.double().mean())
+
+
+@cache
+@torch.inference_mode(False)  # kept for calls outside of Lightning's validation too
+def _colour_gaussian() -> Tensor:
+    """The 3-D Gaussian as a convolution (3, 3, 11, 11) over the plane: repeated edges leave three colours to mix."""
+    edge = _SSIM_WINDOW // 2
+    weights = torch.exp(-(torch.arange(-edge, edge + 1, dtype=torch.float64) ** 2) / (2 * 1.5**2))
+    weights /= weights.sum()
+    mix = torch.zeros(3, 3, dtype=torch.float64)
+    for colour in range(3):
+        seen = torch.arange(colour - edge, colour + edge + 1).clamp(0, 2)
+        mix[colour].index_add_(0, seen, weights)
+    return torch.einsum("ij,y,x->ijyx", mix, weights, weights)
 
 
 # Three sheets score a run's images, two scores have one trunk, and a network has no state: one of each is enough.

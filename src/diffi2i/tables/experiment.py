@@ -48,8 +48,8 @@ class Row:
     """One method or variant.
 
     `overrides` are those of its training, added to the experiment's; None means that it is not run here, and only the
-    paper's value is shown. `before` are those of the runs that come before it, likewise added, each of which starts from
-    the one before; runs with `stage.budget=gan` are left out at scales that have no such budget. `paper` holds one
+    paper's value is shown. `before` are those of the runs that come before it, likewise added, each of which starts
+    from the one before; runs with `stage.budget=gan` are left out at scales that have no such budget. `paper` holds one
     number a column, None where the paper prints none. `evaluation` is added to each column's. `control` names the row
     of the same network trained as long without a prior.
     """

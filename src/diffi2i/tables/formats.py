@@ -94,8 +94,8 @@ def ordering_text(found: Ordering) -> str:
 
 INTERVALS = (
     "Intervals: bootstrap over the images of the difference image by image, each image averaged over the seeds; p: the "
-    "sign test's over the same images. There is a verdict only where both see a difference, on ten images or more. They "
-    "say nothing about other seeds, data or budgets."
+    "sign test's over the same images. There is a verdict only where both see a difference, on ten images or more. "
+    "They say nothing about other seeds, data or budgets."
 )
 NO_CLAIM = "No two rows that the paper puts in order are run here: nothing to check."
 

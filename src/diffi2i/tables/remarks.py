@@ -28,8 +28,8 @@ def prior_warnings(experiment: Experiment, filled: Filled) -> list[str]:
         return []
     which = "any row" if len(without) == len(use) else ", ".join(without)
     return [
-        f"Here {which} hardly depends on its prior: another image's costs less than 0.05 dB (1 % of a score that is not "
-        "in dB). What such rows say about the prior means nothing."
+        f"Here {which} hardly depends on its prior: another image's costs less than 0.05 dB (1 % of a score that is "
+        "not in dB). What such rows say about the prior means nothing."
     ]
 
 

@@ -151,7 +151,7 @@ def line(experiment: Experiment, number: int, heads: Sequence[Head], filled: Fil
             # Costs of different sizes are printed with different decimals.
             cells.append(Cell(paper, head.digits if head.metric not in COSTS or paper is None else decimals(paper)))
         elif head.metric == "prior_worth":
-            cells.append(worth(experiment, row, head, filled))
+            cells.append(worth(row, head, filled))
         else:
             cells.append(measured(states_of(filled, row.name, head.dataset), head, experiment.task == ALL_TASKS))
     cells = said_once(cells)

@@ -17,6 +17,7 @@ SCORES = {
     "psnr_hole": "PSNR in hole ↑",
     "ssim": "SSIM ↑",
     "ssim_y": "SSIM-Y ↑",
+    "ssim_3d": "SSIM-3D ↑",
     "lpips_alex": "LPIPS ↓",
     "lpips_vgg": "LPIPS-VGG ↓",
     "dists": "DISTS ↓",

@@ -6,13 +6,13 @@ leans on its prior (`prior_dependence`) is another thing: one may lose 3 dB by a
 
 from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import paired_difference
-from diffi2i.tables.experiment import Experiment, Row, paper_units
+from diffi2i.tables.experiment import Row, paper_units
 from diffi2i.tables.records import Filled
 from diffi2i.tables.table import Cell, Head
 from diffi2i.tables.values import common_seeds, of_images, records_of
 
 
-def worth(experiment: Experiment, row: Row, head: Head, filled: Filled) -> Cell:
+def worth(row: Row, head: Head, filled: Filled) -> Cell:
     """The mean gain over the images, above zero where the prior helps, with its paired interval; each image averaged
     over the seeds that both rows have. Scores of a whole set have no interval, and none is given."""
     if row.control is None or row.overrides is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import default_collate
 
@@ -187,6 +188,31 @@ def test_saved_depth_is_the_networks_to_the_millimetre(tmp_path: Path) -> None:
     metres = torch.tensor([[[0.0014, 1.2345678], [70.0, 9.9996]]])
     save(metres, "depth", (2, 2), tmp_path / "a.png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), [[1, 1235], [65534, 10000]])
+
+
+def test_predict_and_eval_show_the_network_the_runs_short_side(telling: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    run_dir = tmp_path / "short"
+    shutil.copytree(telling, run_dir)
+    saved = OmegaConf.load(run_dir / "config.yaml")
+    saved.task.scenes.short_side, saved.task.scenes.long_side = 24, 60
+    OmegaConf.save(saved, run_dir / "config.yaml")
+    seen = []
+    restore = JointStage.restore
+
+    def watched(self: JointStage, batch: Any, z: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(batch["input"].shape[-2:]))
+        return restore(self, batch, z)
+
+    monkeypatch.setattr(JointStage, "restore", watched)
+    sizes = odd_photos(tmp_path / "in")
+    cli.main(["predict", f"run={run_dir}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *CPU])
+    assert set(seen) == {(24, 39), (2, 60), (35, 24)}
+    for name, (height, width) in sizes.items():
+        assert Image.open(tmp_path / "out" / f"{name}.png").size == (width, height)
+    seen.clear()
+    cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / 'scores'}"])
+    assert set(seen) == {(24, 24)}
+    assert result(tmp_path / "scores")["metrics"].keys() == result(telling)["metrics"].keys()
 
 
 @pytest.mark.parametrize("kind", ["labels", "depth"])

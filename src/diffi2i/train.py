@@ -67,7 +67,7 @@ def train(config: Config) -> Path:
         training["network_steps"] = network_steps(config, training["steps"], origin)
         constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
         record = score(config, stage, data, run_dir, constant) | training
-        if rank_zero_only.rank == 0:
+        if is_first_rank():
             write_result(run_dir / "result.json", config, origin, record)
             log_result(logger, record, run_dir)
     return run_dir
@@ -96,7 +96,7 @@ def finish_training(
     stage.load_state_dict(averaged_weights(last))
     changed = read_json(run_dir / "origin.json").get("changed", [])
     training = {"steps": made.steps, "wall_time_s": made.seconds, "loss": config.train.loss, "changed": changed}
-    if rank_zero_only.rank == 0:
+    if is_first_rank():
         write_json(run_dir / "training.json", training)
         save_weights(stage, weights)
     return training
@@ -128,6 +128,10 @@ def fit(config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logg
             "batch normalisation has a single value per channel (one image a batch, one pixel at the coarsest level): "
             f"write trainer.device_batch=2 or train.patch={2 * config.train.patch}"
         ) from error
+
+
+def is_first_rank() -> bool:
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 @rank_zero_only

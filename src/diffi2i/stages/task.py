@@ -88,7 +88,7 @@ class TaskStage(L.LightningModule):
 
     def on_train_start(self) -> None:
         """This configuration's rates: a checkpoint brings those that it was written under."""
-        schedulers = [each.scheduler for each in self.trainer.lr_scheduler_configs]
+        schedulers: list[Any] = [each.scheduler for each in self.trainer.lr_scheduler_configs]
         for scheduler, rates in zip(schedulers, self.base_rates, strict=True):
             scheduler.base_lrs = list(rates)
             groups = scheduler.optimizer.param_groups

@@ -17,7 +17,7 @@ class StopOnNonFinite(L.Callback):
         if not torch.isfinite(outputs["loss"]):
             names = ", ".join(sorted(set(batch["name"])))
             raise UserError(
-                f"the loss is {float(outputs['loss'])} at step {trainer.global_step} (images: {names}): check these, "
-                "or give the command again with a lower train.lr or train.clip, which goes on from the last checkpoint, "
-                "or where that is too late, name another run_dir"
+                f"the loss is {float(outputs['loss'])} at step {trainer.global_step} (images: {names}): check these; "
+                "or give the command again with a lower train.lr or train.clip, to go on from the last checkpoint, or "
+                "where that is too late name another run_dir"
             )

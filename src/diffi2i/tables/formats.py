@@ -32,6 +32,8 @@ def group_heading(table: Table, group: str) -> str:
 def scope(table: Table) -> list[str]:
     """How to read the two groups of columns."""
     apart = [] if table.scale == "paper" else [f"scale={table.scale} is not the paper's: the two do not compare."]
+    if not any(head.group == "paper" for head in table.heads):
+        return [READING["here"], GAIN, MARKS]
     return [READING["paper"], READING["here"], *apart, GAIN, MARKS]
 
 
@@ -86,10 +88,8 @@ def pair_row(pair: Pair, digits: int) -> list[str]:
 
 def ordering_text(found: Ordering) -> str:
     """The ordering, by which score and why by this one, and what came out."""
-    return (
-        f"From best to worst the paper has {' > '.join(found.rows)}. Neighbours here, by {found.heading} "
-        f"({found.why}): {summary(found)}."
-    )
+    claim = f"From best to worst the paper has {' > '.join(found.rows)}. " if found.rows else ""
+    return f"{claim}Pairs here, by {found.heading} ({found.why}): {summary(found)}."
 
 
 INTERVALS = (
@@ -202,6 +202,7 @@ def latex(text: str) -> str:
 def to_latex(table: Table) -> str:
     """A `table` environment for a document with \\usepackage{booktabs}; what stands below it included."""
     groups = [(group, sum(head.group == group for head in table.heads)) for group in ("paper", "here")]
+    groups = [(group, width) for group, width in groups if width]
     over, rules, column = [], [], 2
     for group, width in groups:
         over.append(f"\\multicolumn{{{width}}}{{c}}{{{latex(group_heading(table, group))}}}")

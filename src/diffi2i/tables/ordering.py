@@ -52,13 +52,15 @@ class Ordering:
 def orderings(experiment: Experiment, filled: Filled, scale: str) -> list[Ordering]:
     """By the score of the paper's claim; below scale=paper also by the task's main metric.
 
-    None where the paper's claim is over peers alone: there is nothing to order.
+    None where the paper's claim is over peers alone, and no other pairs are named: there is nothing to order.
     """
-    if len(experiment.claim) < 2 or experiment.task == ALL_TASKS:
+    if experiment.task == ALL_TASKS or (len(experiment.claim) < 2 and not experiment.pairs):
         return []
     column = experiment.columns[experiment.claim_column]
     dataset = column.dataset if scale == "paper" and scored_apart(column) else ""
-    found = [ordering(experiment, filled, column.metric, dataset, f"the paper orders by {column.heading}")]
+    found = []
+    if experiment.claim:
+        found.append(ordering(experiment, filled, column.metric, dataset, f"the paper orders by {column.heading}"))
     own = [state for state in filled.own.values() if isinstance(state, dict)]
     if scale != "paper" and own and (main := own[0]["main_metric"]) != column.metric:
         found.append(ordering(experiment, filled, main, "", "the main metric of the task here, not the paper's"))

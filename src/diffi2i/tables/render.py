@@ -100,7 +100,9 @@ def check_rows(experiment: Experiment, filled: Filled) -> None:
 
 
 def paper_heads(experiment: Experiment) -> list[Head]:
-    """The paper's columns, each with as many decimals as the paper prints at most."""
+    """The paper's columns, each with as many decimals as the paper prints at most; none where it prints nothing."""
+    if all(value is None for row in experiment.rows for value in row.paper) and experiment.x is None:
+        return []
     heads = []
     for number, column in enumerate(experiment.columns):
         printed = [row.paper[number] for row in experiment.rows]

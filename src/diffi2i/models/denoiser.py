@@ -20,10 +20,11 @@ class Denoiser(nn.Module):
         for _ in range(layers):
             stack += [nn.Linear(dim, dim), nn.LeakyReLU(0.1)]
         # The noise is symmetric about zero, so the last layer stays linear.
-        self.layers = nn.Sequential(*stack, nn.Linear(dim, dim))
+        last = nn.Linear(dim, dim)
+        self.layers = nn.Sequential(*stack, last)
         self.apply(keep_variance)
         # Stage 2 starts at Z-hat = 0 in the x0 form, near where stage 1 ended, and not at a Z of nothing's making.
-        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(last.weight)
 
     def forward(self, z_t: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """`z_t` (B, 4C'), `time` (B,) in (0, 1], `condition` D (B, 4C') -> (B, 4C')."""

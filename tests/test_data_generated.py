@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from diffi2i.data import generated, motorcycle
 from diffi2i.data.generated import SHAPES, made_once, shapes
 from diffi2i.data.images import read_rgb
-from diffi2i.data.sources import Item, Split, manifest_hash
+from diffi2i.data.manifest import manifest_hash
+from diffi2i.data.sources import Item, Split
 from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from diffi2i import config
 from diffi2i.data.images import read_size
-from diffi2i.data.sources import IncompleteError, Item, Split, layout, listed, manifest_hash, pairs
+from diffi2i.data.manifest import manifest_hash
+from diffi2i.data.sources import IncompleteError, Item, Split, layout, listed, pairs
 from diffi2i.errors import UserError
 from diffi2i.schema import EvalConfig
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from diffi2i.data.images import read_size
-from diffi2i.data.sources import PHOTOS, Item, folder, manifest_hash, pairs, photos
+from diffi2i.data.manifest import manifest_hash
+from diffi2i.data.sources import PHOTOS, Item, folder, pairs, photos
 from diffi2i.errors import UserError
 
 

@@ -132,11 +132,12 @@ def check_depth(items: Sequence[Item], config: Config) -> None:
 def constant_target(items: Sequence[Item], config: Config) -> float:
     """The best guess without looking: the most frequent class, or the mean depth in metres.
 
-    Taken over at most 1000 training items, evenly spaced.
+    Taken over at most 1000 training items, evenly spaced; those that cannot be read are left out where training skips
+    them too.
     """
     assert config.dataset.target is not None
     target = build(config.dataset.target, "dataset.target")
-    chosen = items[:: -(-len(items) // 1000)]
+    chosen, skip = [item.target for item in items[:: -(-len(items) // 1000)]], config.dataset.on_error == "skip"
     if config.task.kind == "depth":
-        return constant_depth([item.target for item in chosen], target)
-    return constant_label([item.target for item in chosen], target)
+        return constant_depth(chosen, target, skip)
+    return constant_label(chosen, target, skip)

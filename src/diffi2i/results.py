@@ -142,7 +142,7 @@ def provenance() -> dict[str, Any]:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes `path` whole or not at all. Infinite and NaN values become strings: JSON has none."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # other processes may write the same file
     temporary.write_text(json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
 

@@ -27,6 +27,7 @@ from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
 from diffi2i.results import PLACES, config_hash, first_difference, read_json, read_result, write_json
+from diffi2i.runtime import is_first_rank
 from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
@@ -77,12 +78,14 @@ def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str
             return False
         before = read_json(run_dir / "origin.json") if (run_dir / "origin.json").is_file() else {}
         known["changed"] = [*before.get("changed", []), *changed]
-        for change in changed:
+        for change in changed if is_first_rank() else []:
             print(
                 f"{change['key']} is {change['to']} from step {change['step']} on, it was {change['from']}", flush=True
             )
-    elif run_dir.is_dir() and not (run_dir / "config.yaml").is_file() and any(run_dir.iterdir()):
+    elif is_first_rank() and run_dir.is_dir() and not (run_dir / "config.yaml").is_file() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
+    if not is_first_rank():
+        return True
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_manifests(run_dir / "data.jsonl.gz", data.manifests)
@@ -115,8 +118,9 @@ def check_own(
         found
         for key in CHANGEABLE
         if (found := first_difference(saved, ours, tuple(other for other in (*PLACES, *CHANGEABLE) if other != key)))
-        if found[0] != "task.optimizer.lr"  # follows train.lr
     ]
+    if any(key == "train.lr" for key, _, _ in differing):  # which task.optimizer.lr follows
+        differing = [change for change in differing if change[0] != "task.optimizer.lr"]
     if not differing:
         return []
     key, before, now = differing[0]

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 
 from diffi2i.errors import UserError
 from diffi2i.schema import TrainerConfig
@@ -38,6 +39,11 @@ def new_trainer(trainer: TrainerConfig, unused_parameters: bool = False, **argum
         )
     except (ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes for all; true where there is only one."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def device_of(trainer: TrainerConfig) -> torch.device:

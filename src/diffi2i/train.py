@@ -18,6 +18,7 @@ from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase
 from diffi2i.data.datamodule import ImageDataModule
+from diffi2i.data.manifest import picture_role, shared_pictures
 from diffi2i.errors import UserError
 from diffi2i.evaluate import score
 from diffi2i.metrics import LOWER_IS_BETTER
@@ -34,7 +35,7 @@ from diffi2i.runs import (
     origin_of,
     save_weights,
 )
-from diffi2i.runtime import new_trainer, quiet
+from diffi2i.runtime import is_first_rank, new_trainer, quiet
 from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
@@ -58,6 +59,10 @@ def train(config: Config) -> Path:
         say(f"{run_dir} is finished: nothing to do (see {run_dir / 'result.json'})")
         return run_dir
 
+    say_shared(config, data)
+    # Also before: a record must not fail for a training file that has gone by the end.
+    constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
+
     L.seed_everything(config.seed, workers=True, verbose=False)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -65,7 +70,6 @@ def train(config: Config) -> Path:
     with tracking(config, run_dir) as logger:
         training = finish_training(config, stage, data, run_dir, logger)
         training["network_steps"] = network_steps(config, training["steps"], origin)
-        constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
         record = score(config, stage, data, run_dir, constant) | training
         if is_first_rank():
             write_result(run_dir / "result.json", config, origin, record)
@@ -130,8 +134,15 @@ def fit(config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logg
         ) from error
 
 
-def is_first_rank() -> bool:
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+def say_shared(config: Config, data: ImageDataModule) -> None:
+    """Says so where validation images are trained on too: their scores would flatter."""
+    shared = shared_pictures(data.manifests["train"], data.manifests["val"], picture_role(config.task.kind))
+    if shared:
+        name, other = shared[0]
+        say(
+            f"{len(shared)} of {len(data.val_items)} validation images are trained on too, such as {name} "
+            f"({other} in train): their scores say nothing about new images"
+        )
 
 
 @rank_zero_only

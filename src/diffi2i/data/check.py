@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from rich.progress import track
 
 from diffi2i.data.images import read_rgb
-from diffi2i.data.manifest import combined_hash, file_hash
+from diffi2i.data.manifest import combined_hash, file_hash, picture_role, shared_pictures
 from diffi2i.data.seen import DepthSeen, Seen, new_seen, suspicious, unit_of
 from diffi2i.data.sources import IncompleteError, Item, Split, files
 from diffi2i.errors import UserError
@@ -67,7 +67,8 @@ class SplitReport:
     """One split: its files, and the faults as lines to print.
 
     `hash` is the one that results carry, None where training would refuse the split's files. `faults` has the keys
-    `source` (the split cannot be listed), `unpaired`, `broken` and `sizes`.
+    `source` (the split cannot be listed), `unpaired`, `broken` and `sizes`, that of validation also `shared` (pictures
+    with the contents of one that is trained on).
     """
 
     split: Split
@@ -153,7 +154,18 @@ def check_dataset(
         splits: those to check.
     """
     with _mapping(dataset.workers) as run:
-        return Report(dataset.name, [_check_split(dataset, source, target_reader, split, run) for split in splits])
+        report = Report(dataset.name, [_check_split(dataset, source, target_reader, split, run) for split in splits])
+    found = {split.split: split for split in report.splits}
+    if found.keys() == {"train", "val"}:
+        train, val = (
+            {(file.name, file.role): str(file.sha256) for file in split.files if not file.error}
+            for split in (found["train"], found["val"])
+        )
+        role = picture_role("image" if target_reader is None else "labels or depth")
+        found["val"].faults["shared"] = [
+            f"{name}: the same picture as {other} in train" for name, other in shared_pictures(train, val, role)
+        ]
+    return report
 
 
 def write_manifest(report: Report, path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ UNREADABLE = "unreadable"
 SETTLED_NS = 3 * 10**9
 # Fewer files are read in a moment: no progress is shown.
 MANY = 2000
+# Hashes found are kept together, so that processes side by side seldom wait for each other's writing.
+KEPT_AT_ONCE = 500
 
 Manifest = dict[tuple[str, str], str]
 """The sha256 (hex) of each file by its item's name and its role, `target` or `input`."""
@@ -82,6 +85,7 @@ class HashCache:
 
     def __init__(self) -> None:
         self.database: sqlite3.Connection | None = None
+        self.found: list[tuple[bytes, int, int, str]] = []
 
     def __enter__(self) -> "HashCache":
         with suppress(OSError, sqlite3.Error):
@@ -96,9 +100,15 @@ class HashCache:
 
     def __exit__(self, *_: object) -> None:
         if self.database is not None:
-            with suppress(sqlite3.Error):
-                self.database.commit()
+            self.keep()
             self.database.close()
+
+    def keep(self) -> None:
+        """Writes what was found since the last time."""
+        assert self.database is not None
+        with suppress(sqlite3.Error), self.database:
+            self.database.executemany("insert or replace into files values (?, ?, ?, ?)", self.found)
+        self.found = []
 
     def hash_of(self, path: Path) -> str:
         """Sha256 (hex). Raises UserError when the file cannot be read."""
@@ -106,16 +116,19 @@ class HashCache:
             stat = path.stat()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the dataset") from error
-        key, state = os.fsencode(path.absolute()), (stat.st_size, stat.st_mtime_ns)
+        # Its own time of change too: a copy may bring the time of what it was copied from.
+        changed = max(stat.st_mtime_ns, stat.st_ctime_ns)
+        key, state = os.fsencode(path.absolute()), (stat.st_size, changed)
         if self.database is not None:
             with suppress(sqlite3.Error):
                 row = self.database.execute("select size, changed, sha256 from files where path = ?", (key,)).fetchone()
                 if row is not None and row[:2] == state:
                     return str(row[2])
         digest = file_hash(path)
-        if self.database is not None and time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
-            with suppress(sqlite3.Error):
-                self.database.execute("insert or replace into files values (?, ?, ?, ?)", (key, *state, digest))
+        if self.database is not None and time.time_ns() - changed > SETTLED_NS:
+            self.found.append((key, *state, digest))
+            if len(self.found) >= KEPT_AT_ONCE:
+                self.keep()
         return digest
 
 
@@ -138,7 +151,7 @@ def read_manifests(file: Path) -> dict[str, Manifest]:
         for line in gzip.decompress(file.read_bytes()).decode().splitlines():
             split, name, role, digest = json.loads(line)
             found.setdefault(split, {})[name, role] = digest
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{file} is damaged ({error}): name another run_dir") from error
     return found
 
@@ -159,3 +172,15 @@ def changes(before: Mapping[str, Manifest], now: Mapping[str, Manifest]) -> list
         elif before[was][key] != now[is_now][key]:
             lines.append(f"changed: {name}")
     return lines
+
+
+def picture_role(kind: str) -> str:
+    """Which file of an item is the picture: of labels and depth the input, since two of those may well be alike."""
+    return "target" if kind == "image" else "input"
+
+
+def shared_pictures(train: Manifest, val: Manifest, role: str) -> list[tuple[str, str]]:
+    """Validation items whose picture has the contents of one that is trained on: (its name, the other's), sorted."""
+    seen = {digest: name for (name, its), digest in sorted(train.items(), reverse=True) if its == role}
+    seen.pop(UNREADABLE, None)
+    return [(name, seen[digest]) for (name, its), digest in sorted(val.items()) if its == role and digest in seen]

@@ -6,6 +6,7 @@ Takes the same words as `diffi2i table` and reads outputs/runs of the working fo
 """
 
 import contextlib
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -28,8 +29,9 @@ def main() -> None:
         kept = RESULTS / run.directory.relative_to(RUNS)
         kept.mkdir(parents=True, exist_ok=True)
         # Reasons for n/a name files in the home folder of whoever ran it.
-        text = (run.directory / "result.json").read_text(encoding="utf-8")
-        (kept / "result.json").write_text(text.replace(str(Path.home()), "~"), encoding="utf-8")
+        text = (run.directory / "result.json").read_text(encoding="utf-8").replace(str(Path.home()), "~")
+        # On one line: half the size.
+        (kept / "result.json").write_text(json.dumps(json.loads(text), separators=(",", ":")) + "\n", encoding="utf-8")
     # Drawn from what is kept and nothing else.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         RUNS.parent.mkdir()

@@ -4,12 +4,11 @@ import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from diffi2i.tables.experiment import experiments_dir, load
+from diffi2i.tables.experiment import experiments_dir, load, read
 from diffi2i.tables.formats import to_csv, to_latex, to_markdown
 from diffi2i.tables.plan import RUNS
 from diffi2i.tables.records import Filled
@@ -31,7 +30,9 @@ def test_a_kept_table_follows_from_its_records(file: Path) -> None:
     scale = file.parent.name
     own = {(cell["row"], cell["seed"]): record(Path(cell["file"])) for cell in kept["cells"]}
     trained = {key: record(RUNS / scale / key / "result.json") for key in kept["table"]["compute"]}
-    found, rows = load(kept["experiment"]), {line["name"] for line in kept["table"]["lines"]}
+    small = experiments_dir() / "small" / f"{kept['experiment']}.yaml"
+    found = read(small) if small.is_file() else load(kept["experiment"])
+    rows = {line["name"] for line in kept["table"]["lines"]}
     experiment = replace(found, rows=[row for row in found.rows if row.name in rows])
     table = render(experiment, Filled({**own}), scale, trained)
     pictures = [f"{file.stem}.svg"] if experiment.x else []
@@ -48,16 +49,13 @@ def test_a_kept_record_says_where_it_comes_from(file: Path) -> None:
     assert not kept["commit"].endswith("+"), "made with uncommitted changes"
 
 
-def small_scale() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("small_scale", experiments_dir() / "small_scale.py")
+def test_the_readme_shows_the_small_scale_tables() -> None:
+    spec = importlib.util.spec_from_file_location("summary", experiments_dir() / "summary.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
-
-
-def test_the_readme_shows_the_small_scale_records() -> None:
-    shown = small_scale().table(json.loads((RESULTS / "small_scale.json").read_text()))
-    assert (RESULTS / "small_scale.md").read_text() == f"{shown}\n"
-    assert shown in README.read_text()
+    shown: str = module.summary()
+    assert (RESULTS / "demo" / "summary.md").read_text() == shown
+    for table in shown.strip().split("\n\n"):
+        assert table in README.read_text()

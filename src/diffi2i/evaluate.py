@@ -92,7 +92,7 @@ def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
     """Where the features of these very targets are kept for FID and its like; None where none is asked for."""
     if not set(config.task.protocol.metrics) & set(SET_METRICS):
         return None
-    crop = config.train.val_crop or "whole"
+    crop = "whole" if config.train.val_crop is None else f"{config.train.val_crop}x{config.train.val_crops}"
     return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"
 
 

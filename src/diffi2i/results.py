@@ -173,7 +173,7 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     if isinstance(record, dict) and record.get("version") != VERSION:
         raise UserError(
             f"{file} is a record of version {record.get('version', '0.1')}, whose inputs and scores were others: "
-            "delete it and give its command again, which scores the run anew"
+            "train the run anew, in another run_dir"
         )
     return record
 

@@ -153,6 +153,8 @@ def read_manifests(file: Path) -> dict[str, Manifest]:
             found.setdefault(split, {})[name, role] = digest
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{file} is damaged ({error}): name another run_dir") from error
+    if not found:
+        raise UserError(f"{file} is damaged (it is empty): name another run_dir")
     return found
 
 

@@ -1,6 +1,7 @@
 """`diffi2i data check`: every fault is reported, none is raised, and the manifest carries the hash of results."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,40 @@ def test_contents_of_depth_are_printed_and_an_odd_unit_is_told(tmp_path: Path) -
     assert "as by a laser" in odd
     assert "write dataset.target.unit=<metres per stored number>, 0.001 now" in odd
     assert printed(0.001, workers=1) == [range_, odd]
+
+
+def test_pictures_in_both_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(3):
+        save(tmp_path / f"d/train/{i}.png", value=i)
+        save(tmp_path / f"d/val/{i}.png", value=i + 10)
+    source = partial(folder, root=tmp_path / "d/train", val_root=tmp_path / "d/val")
+    assert not check_dataset(dataset(), source).broken
+    save(tmp_path / "d/val/copy.png", value=1)
+    for split in ("train", "val"):  # broken alike, which is said already
+        (tmp_path / "d" / split / "empty.png").write_bytes(b"")
+    report = check_dataset(dataset(), source)
+    assert report.broken
+    assert report.splits[1].faults["shared"] == ["copy: the same picture as 1 in train"]
+    assert "  shared (1):" in list(report.lines())
+    for split in ("train", "val"):
+        (tmp_path / "d" / split / "empty.png").unlink()
+    node = {"_target_": "diffi2i.data.sources.folder", "_partial_": True}
+    node |= {"root": str(tmp_path / "d/train"), "val_root": str(tmp_path / "d/val")}
+    config = DataConfig(dataset=DatasetConfig(name="mine", source=node), output=str(tmp_path / "m.json"))
+    assert data_check(config) == 1
+    assert "copy: the same picture as 1 in train" in capsys.readouterr().out
+
+
+def test_equal_label_maps_are_no_shared_picture(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("val", 10)):
+        for i in range(2):
+            save(tmp_path / f"{split}/lq/{i}.png", value=first + i)
+            save(tmp_path / f"{split}/gt/{i}.png", value=1, channels=1)
+    source = partial(layout, root=tmp_path, target="SPLIT/gt/NAME", input="SPLIT/lq/NAME", train=["train"])
+    assert not check_dataset(dataset(), source, Labels(11)).broken
+    shutil.copy(tmp_path / "train/lq/1.png", tmp_path / "val/lq/0.png")
+    report = check_dataset(dataset(), source, Labels(11))
+    assert report.splits[1].faults["shared"] == ["0: the same picture as 1 in train"]
 
 
 def test_a_split_that_cannot_be_listed_does_not_hide_the_other(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from diffi2i.data.dataset import (
 )
 from diffi2i.data.degrade import Bicubic, Degradation, Inpaint, Recorded
 from diffi2i.data.images import read_rgb, to_tensor
+from diffi2i.data.manifest import hash_of_manifest
 from diffi2i.data.masks import narrow, wide
 from diffi2i.data.resize import imresize, quantize
 from diffi2i.data.sources import Item, folder, pairs
@@ -199,11 +200,13 @@ def test_evaluation_images_are_whole_and_independent_of_their_order(items: list[
     assert not same(forwards[0], EvalImages(items, Inpaint(wide()), 6, ImageCache(1))[0])
 
 
-def test_partner_is_the_next_image(items: list[Item]) -> None:
-    dataset = EvalImages(items, Inpaint(narrow()), 0, ImageCache(1), partner=True)
-    alone = EvalImages(items, Inpaint(narrow()), 0, ImageCache(1))
-    for i in range(len(items)):
-        assert same(dataset[i]["other"], alone[(i + 1) % len(items)])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_partner_is_the_image_half_the_list_away(items: list[Item], count: int) -> None:
+    dataset = EvalImages(items[:count], Inpaint(narrow()), 0, ImageCache(1), partner=True)
+    alone = EvalImages(items[:count], Inpaint(narrow()), 0, ImageCache(1))
+    for i in range(count):
+        assert same(dataset[i]["other"], alone[(i + count // 2) % count])
+        assert dataset[i]["other"]["name"] != dataset[i]["name"]
         assert "other" not in alone[i]
     assert "other" not in EvalImages(items[:1], Inpaint(narrow()), 0, ImageCache(1), partner=True)[0]
 
@@ -451,9 +454,9 @@ def test_validation_loader(items: list[Item]) -> None:
     data.setup("validate")
     batches = list(data.val_dataloader())
     assert [batch["name"] for batch in batches] == [["0"], ["1"], ["2"]]
-    assert batches[2]["other"]["name"] == ["0"]
+    assert [batch["other"]["name"] for batch in batches] == [["1"], ["2"], ["0"]]
     assert batches[0]["input"].shape == (1, 3, *SIZES[0])
-    assert data.val_manifest != data.train_manifest
+    assert data.val_manifest == hash_of_manifest(data.manifests["val"]) != hash_of_manifest(data.manifests["train"])
     assert not hasattr(data, "train_set")
 
 

@@ -202,11 +202,13 @@ def test_evaluation_resizes_the_photo_only(tmp_path: Path) -> None:
     torch.testing.assert_close(deep["target"][0], (1 + torch.arange(60) / 1000).expand(40, 60))
 
 
-def test_partner_is_the_next_scene(tmp_path: Path) -> None:
-    items = scenes(tmp_path, "labels")
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_partner_is_the_scene_half_the_list_away(tmp_path: Path, count: int) -> None:
+    items = scenes(tmp_path, "labels", [*SIZES, (20, 30)][:count])
     alone, paired = (EvalScenes(items, Labels(100), ImageCache(1), partner=partner) for partner in (False, True))
-    for number in range(len(items)):
-        assert same(paired[number]["other"], alone[(number + 1) % len(items)])
+    for number in range(count):
+        assert same(paired[number]["other"], alone[(number + count // 2) % count])
+        assert paired[number]["other"]["name"] != paired[number]["name"]
         assert "other" not in alone[number]
     assert "other" not in EvalScenes(items[:1], Labels(100), ImageCache(1), partner=True)[0]
 

@@ -24,15 +24,17 @@ import pytest
 
 from diffi2i import cli
 from diffi2i.errors import UserError
+from diffi2i.results import read_json
 from diffi2i.tables import command, execute
 from diffi2i.tables.execute import duration, has_checkpoint, lock_file, log_file, total_duration, try_lock
 from diffi2i.tables.experiment import Column, Experiment, Row
-from diffi2i.tables.plan import RUNS, Cell, Run, row_run
+from diffi2i.tables.plan import RUNS, Cell, Run, lineage, row_run
 from diffi2i.tables.records import Failure, collect, disagreements, failure_file, read
 from tests.conftest import small
 from tests.test_cli import diffi2i
 
-# `behaviour.json` says by key: how long a run takes, in seconds, or how it ends.
+# `behaviour.json` says by key: how long a run takes, in seconds, or how it ends. `hashes.json` has the hash of each
+# configuration by key, where it is not the end of the key.
 FAKE = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -41,6 +43,7 @@ given = dict(text.split("=", 1) for text in sys.argv[2:])
 directory = Path(given["run_dir"])
 key = directory.name
 behaviour = json.loads(Path("behaviour.json").read_text()).get(key, 0)
+hashes = json.loads(Path("hashes.json").read_text()) if Path("hashes.json").is_file() else {}
 
 def note(what):
     with open("events.log", "a") as log:
@@ -66,9 +69,12 @@ if behaviour == "nothing":
     sys.exit()
 (directory / "checkpoints" / "last.ckpt").touch()
 time.sleep(behaviour)
+init = Path(given["stage.init"]).name if "stage.init" in given else None
 record = {
-    "task": "sisr", "stage": given["stage"], "scale": "smoke", "seed": int(given["seed"]), "config_hash": key[-8:],
-    "protocol": {"border": 4}, "dataset": {"name": "photos", "train": "t", "val": "v"}, "wall_time_s": 60.0,
+    "version": 2, "task": "sisr", "stage": given["stage"], "scale": "smoke", "seed": int(given["seed"]),
+    "config_hash": hashes.get(key, key[-8:]), "init": init and {"config_hash": hashes.get(init, init[-8:])},
+    "protocol": {"border": 4}, "inputs": "i", "dataset": {"name": "photos", "train": "t", "val": "v"},
+    "wall_time_s": 60.0,
     "metrics": {"psnr_y": 30.0 + int(given["seed"])}, "per_image": [],
 }
 temporary = directory / "result.tmp"
@@ -198,11 +204,14 @@ def test_a_run_refused_before_it_has_a_configuration_can_be_tried_again(behave: 
 def test_a_damaged_record_is_named_and_left_alone(behave: Set) -> None:
     STAGE1.directory.mkdir(parents=True)
     file = STAGE1.directory / "result.json"
-    for text in ('{"task": "si', "[]", '{"task": "sisr"}', '{"dataset": 3}', "\x00"):
+    texts = {'{"task": "si': "delete it", "\x00": "delete it", "[]": "", '{"version": 2, "dataset": 3}': ""}
+    for text, words in texts.items():
         file.write_text(text)
         execute.execute(FOUR)
-        assert read(STAGE1) == Failure(f"damaged record: {file}")
-        assert read(A) == Failure(f"{STAGE1.key}, which it starts from: damaged record: {file}")
+        failure = read(STAGE1)
+        assert isinstance(failure, Failure)
+        assert all(part in failure.reason for part in ("damaged", str(file), words))
+        assert read(A) == Failure(f"{STAGE1.key}, which it starts from: {failure.reason}")
         assert file.read_text() == text
     assert events("started") == Counter()
     file.unlink()
@@ -221,9 +230,31 @@ def test_a_record_of_another_run_is_refused_by_name(behave: Set, key: str, value
     assert str(STAGE1.directory / "result.json") in entry.reason
 
 
+def test_a_record_that_started_from_another_run_is_refused_by_name(behave: Set) -> None:
+    execute.execute([STAGE1, A])
+    change(A, init={"config_hash": "0a0a0a0a"})
+    change(STAGE1, init={"config_hash": "0a0a0a0a"})
+    for run, words in ((A, "it started from 0a0a0a0a, not from stage001"), (STAGE1, "from 0a0a0a0a, not anew")):
+        entry = read(run)
+        assert isinstance(entry, Failure)
+        assert words in entry.reason
+        assert str(run.directory / "result.json") in entry.reason
+
+
+def test_a_record_of_version_0_1_says_what_to_do(behave: Set) -> None:
+    execute.execute(FOUR)
+    file = A.directory / "result.json"
+    file.write_text(json.dumps({key: value for key, value in read_json(file).items() if key != "version"}))
+    entry = read(A)
+    assert isinstance(entry, Failure)
+    assert f"{file} is a record of version 0.1" in entry.reason
+    assert "train the run anew" in entry.reason
+    assert collect(TABLE, CELLS).own["a", 0] == entry
+
+
 def change(run: Run, **entries: object) -> None:
     file = run.directory / "result.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+    file.write_text(json.dumps(read_json(file) | entries))
 
 
 TABLE = Experiment(
@@ -232,28 +263,29 @@ TABLE = Experiment(
     "sisr",
     [],
     [Column("set14", "psnr_y", "Set14", ["dataset=set14"])],
-    [Row(name, name, [], [], [None]) for name in "abc"],
+    [Row(name, name, [], [None]) for name in "abc"],
 )
 CELLS = [Cell(name, 0, run, run) for name, run in zip("abc", (A, B, C), strict=True)]
 
 
 @pytest.mark.parametrize(
-    ("entries", "aspect"),
+    ("entries", "words"),
     [
-        ({"protocol": {"border": 0}}, "protocol"),
-        ({"dataset": {"name": "photos", "train": "t", "val": "other"}}, "dataset.val"),
-        ({"dataset": {"name": "photos", "train": "other", "val": "v"}}, "dataset.train"),
+        ({"protocol": {"border": 0}}, "the protocol's border is 4 in one, 0 in the other"),
+        ({"dataset": {"name": "photos", "train": "t", "val": "other"}}, "their images are different files"),
+        ({"dataset": {"name": "photos", "train": "other", "val": "v"}}, "it was trained on other images"),
+        ({"inputs": "other"}, "the inputs made of their images are different"),
     ],
 )
 def test_a_record_that_does_not_compare_with_the_others_is_refused(
-    behave: Set, entries: dict[str, Any], aspect: str
+    behave: Set, entries: dict[str, Any], words: str
 ) -> None:
     execute.execute(FOUR)
     change(A, **entries)
     filled = collect(TABLE, CELLS)
     stray = filled.own["a", 0]
     assert isinstance(stray, Failure)
-    assert f"{aspect} differs" in stray.reason
+    assert f"does not compare with the other rows: {words}" in stray.reason
     assert str(A.directory) in stray.reason
     assert all(isinstance(filled.own[row, 0], dict) for row in "bc")
     assert filled.columns == {}
@@ -429,9 +461,9 @@ columns:
   - {dataset: "", metric: parameters, heading: "Parameters (M)"}
   - {dataset: set14, metric: psnr_y, heading: "Set14, PSNR", evaluation: [dataset=set14]}
 rows:
-  - {name: s1, label: stage 1, overrides: [stage=pretrain], stage1: null, paper: [1, 2]}
-  - {name: s2, label: stage 2, overrides: [stage=joint], stage1: [], paper: [3, 4]}
-  - {name: peer, label: a peer, overrides: null, stage1: null, paper: [5, 6], note: "peer: the paper's value"}
+  - {name: s1, label: stage 1, overrides: [stage=pretrain], paper: [1, 2]}
+  - {name: s2, label: stage 2, overrides: [stage=joint], before: [[stage=pretrain]], paper: [3, 4]}
+  - {name: peer, label: a peer, overrides: null, paper: [5, 6], note: "peer: the paper's value"}
 """
 
 
@@ -477,10 +509,13 @@ def test_a_request_that_cannot_be_is_refused_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_row_trained_alone_gets_its_stage_1_first(behave: Set, tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_row_trained_alone_gets_what_comes_before_it_first(
+    behave: Set, tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     row = [f"experiment={tiny}", "variant=s2", "scale=smoke"]
     run = row_run(row)
     assert run.needs is not None
+    keep_hashes(lineage(run))
     behave(**{run.needs.key: "refuse"})
     with pytest.raises(UserError, match=r"from: train\.lr=-1 must be above 0"):
         execute.train_row(row)
@@ -493,6 +528,22 @@ def test_a_row_trained_alone_gets_its_stage_1_first(behave: Set, tiny: Path, cap
     assert events("finished") == Counter([run.needs.key, run.key])
     execute.train_row(row)
     assert events("started") == Counter({run.needs.key: 2, run.key: 2})
+
+
+def test_a_row_trained_alone_gets_the_whole_chain_before_it(behave: Set) -> None:
+    row = ["experiment=table3", "variant=diffi2i", "scale=smoke"]
+    runs = lineage(row_run(row))
+    keep_hashes(runs)
+    execute.train_row(row)
+    lines = [line.split()[:2] for line in Path("events.log").read_text().splitlines()]
+    assert lines == [[what, run.key] for run in runs for what in ("started", "finished")]
+    assert len(runs) == 3
+    assert all(isinstance(read(run), dict) for run in runs)
+
+
+def keep_hashes(runs: Sequence[Run]) -> None:
+    """Planned runs are named by more than their configuration."""
+    Path("hashes.json").write_text(json.dumps({run.key: run.config_hash for run in runs}))
 
 
 @pytest.mark.timeout(900)

@@ -11,14 +11,15 @@ from diffi2i.results import config_hash
 from diffi2i.schema import Config
 from diffi2i.tables import plan as planning
 from diffi2i.tables.experiment import Column, Experiment, Row
-from diffi2i.tables.plan import Run, in_order, plan, row_run
+from diffi2i.tables.plan import Run, in_order, lineage, plan, row_run
 
+S1, WIDE = "stage=pretrain", "model.denoiser_layers=2"
 ROWS = [
-    Row("s1", "stage 1", ["stage=pretrain"], None, [1.0]),
-    Row("v1", "no diffusion", ["stage=joint", "stage.prior=none"], [], [2.0]),
-    Row("v3", "ours", ["stage=joint"], [], [3.0]),
-    Row("wide", "another network", ["stage=joint", "model.denoiser_layers=2"], ["model.denoiser_layers=2"], [4.0]),
-    Row("peer", "a peer", None, None, [5.0]),
+    Row("s1", "stage 1", [S1], [1.0]),
+    Row("v1", "no diffusion", ["stage=joint", "stage.prior=none"], [2.0], [[S1]]),
+    Row("v3", "ours", ["stage=joint"], [3.0], [[S1]]),
+    Row("wide", "another network", ["stage=joint", WIDE], [4.0], [[S1, WIDE]]),
+    Row("peer", "a peer", None, [5.0]),
 ]
 SMALL = Experiment(
     name="small",
@@ -83,8 +84,66 @@ def test_a_directory_is_named_by_the_configuration_and_not_by_its_place(monkeypa
 def test_what_shapes_the_result_changes_the_name_of_all_that_starts_from_it() -> None:
     other = replace(SMALL, overrides=["task=sisr", "train.lr=0.1"])
     assert of_row("v3", experiment=other).key != of_row("v3").key
-    longer = [replace(row, stage1=["train.steps=9"]) if row.stage1 == [] else row for row in ROWS]
+    longer = [replace(row, before=[[S1, "train.steps=9"]]) if row.before == [[S1]] else row for row in ROWS]
     assert of_row("v3", experiment=replace(SMALL, rows=longer)).key != of_row("v3").key
+
+
+def made_by(experiment: Experiment, scale: str) -> list[Run]:
+    return in_order(plan(experiment, scale, [0], ["logger=wandb"]))
+
+
+CHAIN = replace(
+    SMALL,
+    rows=[Row("gan", "under the discriminator", ["stage=joint", "stage.budget=gan"], [6.0], [[S1], ["stage=joint"]])],
+)
+
+
+def test_a_chain_is_trained_from_its_first_link_each_from_the_one_before() -> None:
+    runs = made_by(CHAIN, "smoke")
+    assert runs == lineage(runs[-1])
+    stages = [config.draft(Config, "train", run.overrides).stage for run in runs]
+    assert [(stage.name, stage.budget) for stage in stages] == [
+        ("pretrain", "pretrain"),
+        ("joint", "joint"),
+        ("joint", "gan"),
+    ]
+    assert [stage.init for stage in stages] == [None, *(str(run.directory) for run in runs[:2])]
+    assert [run.needs for run in runs] == [None, *runs[:2]]
+    jobs = [text for run in runs for text in run.overrides if text.startswith("logger.job_type=")]
+    assert jobs == [f"logger.job_type={name}" for name in ("before-1", "before-2", "gan")]
+    # The links are those of other rows: nothing is trained twice.
+    assert [run.key for run in runs[:2]] == [of_row("s1").key, of_row("v3").key]
+    # What is changed in one link makes another run of all that follow.
+    first, *_ = CHAIN.rows
+    other = made_by(replace(CHAIN, rows=[replace(first, before=[[S1], ["stage=joint", "train.lr=0.1"]])]), "smoke")
+    assert [one.key == two.key for one, two in zip(runs, other, strict=True)] == [True, False, False]
+
+
+def test_the_gan_phase_is_left_out_where_the_scale_has_none() -> None:
+    runs = made_by(CHAIN, "demo")
+    assert [run.stage for run in runs] == ["pretrain", "joint"]
+    assert not any("stage.budget=gan" in run.overrides for run in runs)
+    assert runs[-1].key == of_row("v3", scale="demo").key
+    assert "logger.job_type=gan" in runs[-1].overrides
+
+
+def test_a_directory_is_named_by_what_the_data_are_and_not_by_where_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(root: object, seed: int = 0, row: str = "v3", *more: str) -> str:
+        cells = plan(SMALL, "smoke", [seed], ["dataset=folder", f"root={root}", *more])
+        return next(cell.run.key for cell in cells if cell.row == row)
+
+    here, there, other = (tmp_path / name for name in ("a/photos", "b/photos", "a/drawings"))
+    for folder in (here, there, other):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert {key(root) for root in (here, there, f"{here}/", ".", "../photos")} == {key(here)}
+    assert len({key(here), key(other), key(here, 1), key(here, 0, "v1"), key(here, 0, "v3", "train.lr=0.1")}) == 5
+    # The folder of the images held out, too.
+    held = "dataset.source.val_root"
+    assert key(here, 0, "v3", f"{held}={here}") == key(here, 0, "v3", f"{held}={there}")
+    assert len({key(here), *(key(here, 0, "v3", f"{held}={root}") for root in (here, other))}) == 3
 
 
 def test_the_overrides_compose_to_the_configuration_that_was_planned(tmp_path, monkeypatch) -> None:
@@ -105,7 +164,7 @@ def test_wandb_groups_the_runs_by_table_and_row() -> None:
 
 
 def test_a_row_scored_otherwise_shares_the_training(tmp_path: Path) -> None:
-    respaced = Row("v3-two", "ours in two steps", ["stage=joint"], [], [None], evaluation=["timesteps=[2,4]"])
+    respaced = Row("v3-two", "ours in two steps", ["stage=joint"], [None], [[S1]], evaluation=["timesteps=[2,4]"])
     cells = plan(replace(SMALL, rows=[*ROWS, respaced]), "smoke", [0])
     cell = cells[-1]
     assert cell.run.directory == of_row("v3").directory
@@ -129,8 +188,8 @@ def test_test_sets_are_scored_at_paper_scale_where_their_folder_is_given(images:
 def test_where_rows_have_tasks_of_their_own_each_is_scored_on_its_own_sets(images: Path) -> None:
     columns = [Column(name, "psnr", name, [f"dataset={name}"]) for name in ("set14", "gopro")]
     rows = [
-        Row("sr", "sr", ["task=sisr", "stage=pretrain"], None, [1.0, None]),
-        Row("deblur", "deblur", ["task=deblur", "stage=pretrain"], None, [None, 2.0]),
+        Row("sr", "sr", ["task=sisr", S1], [1.0, None]),
+        Row("deblur", "deblur", ["task=deblur", S1], [None, 2.0]),
     ]
     figure = Experiment("mixed", "two tasks", "all", [], columns, rows)
     roots = {"set14": str(images), "gopro": str(images)}
@@ -153,7 +212,8 @@ def test_folders_of_any_name_reach_the_evaluation(path: str) -> None:
         ("smoke", ["stage=joint"], {}, "rows name their stage"),
         ("smoke", ["run_dir=x"], {}, "below outputs/runs"),
         ("smoke", ["train.bach=3"], {}, "did you mean 'train.batch'"),
-        ("smoke", ["stage.prior=none"], {}, "makes rows v1 and v3 one and the same run"),
+        ("smoke", [WIDE], {}, "makes rows v3 and wide one and the same run"),
+        ("smoke", ["stage.prior=none"], {}, "stage.prior=none is not for stage=pretrain"),
         ("smoke", [], {"set14": "."}, "belongs to scale=paper"),
         ("huge", [], {}, "scale=huge"),
         ("paper", [], {}, "write dataset=<name> root=<folder>"),
@@ -172,13 +232,16 @@ def test_a_variant_is_the_run_of_its_table() -> None:
     (cell,) = plan(replace(table7, rows=rows), "smoke", [2], ["trainer=cpu"])
     assert run == cell.run
     assert row_run(["+experiment=table7", "+variant=v1", "scale=smoke", "seed=2", "trainer=cpu"]) == run
+    budgets = ["pretrain", "joint", "gan"]
+    links = lineage(row_run(["experiment=table3", "variant=diffi2i", "scale=smoke"]))
+    assert [config.draft(Config, "train", link.overrides).stage.budget for link in links] == budgets
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["variant=v1"], "write experiment=<name>"),
-        (["experiment=table7"], "write variant= one of s1, v1, v2, v3, v4"),
+        (["experiment=table7"], "write variant= one of s1, s1-on, none, none-on, v1, v2, v3, v4"),
         (["experiment=table1", "variant=lama"], "write variant= one of diffi2i"),
         (["experiment=table99", "variant=v1"], "no experiment 'table99'"),
         (["experiment=table7", "variant=v1", "seed=one"], "whole number"),

@@ -38,9 +38,9 @@ def small(**changes: Any) -> Experiment:
             Column("celebahq", "fid", "CelebA, FID", ["dataset=celebahq"]),
         ],
         "rows": [
-            Row("peer", "Peer_1", None, None, [22, 7.83], note="peer: the paper's value"),
-            Row("a", "Ours A", ["stage=joint"], [], [26.5, 4.7]),
-            Row("b", "Ours B", ["stage=joint", "stage.prior=none"], [], [27, None]),
+            Row("peer", "Peer_1", None, [22, 7.83], note="peer: the paper's value"),
+            Row("a", "Ours A", ["stage=joint"], [26.5, 4.7]),
+            Row("b", "Ours B", ["stage=joint", "stage.prior=none"], [27, None]),
         ],
         "claim": ["a", "b"],
         "claim_column": 1,
@@ -59,6 +59,12 @@ def column_of(table: Table, heading: str, group: str = "here") -> dict[str, Cell
 
 A = [scored([20.0, 22.0], 0), scored([20.4, 22.4], 1)]
 B = [scored([19.0, 20.0], 0), scored([19.0, 20.0], 1)]
+ZEROS = [20.0] * 12
+
+
+def above(differences: list[float]) -> list[float]:
+    """Scores of as many images, this much above `ZEROS`."""
+    return [20.0 + difference for difference in differences]
 
 
 def test_markdown_holds_the_whole_table() -> None:
@@ -102,7 +108,7 @@ def test_markdown_holds_the_whole_table() -> None:
         "scale=demo is not the paper's: the two do not compare",
         "* Peer_1: peer: the paper's value.",
         "* FID ↓ is n/a: no Inception weights.",
-        "From best to worst the paper has Ours A > Ours B.",
+        "From best to worst the paper has Ours A > Ours B. Pairs here, by FID ↓",
         "* scale: demo",
         "* dataset: photos (trained on aaaaaaaaaaaa, scored on bbbbbbbbbbbb)",
         "* commit: 0123456789+",
@@ -240,15 +246,47 @@ def verdicts(a: list[Any], b: list[Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("a", "b", "verdict"),
     [
-        ([20.0, 22.0, 24.0], [19.0, 21.5, 22.0], "holds"),
-        ([19.0, 21.5, 22.0], [20.0, 22.0, 24.0], "does not hold"),
-        ([19.0, 22.0, 24.0], [20.0, 21.0, 24.0], "undecided (interval contains 0)"),
-        ([20.0, 22.0], [20.0, 22.0], "undecided (interval contains 0)"),
-        ([20.0], [19.0], "undecided (no interval: a single image)"),
+        (above([1.0] * 12), ZEROS, "holds"),
+        (ZEROS, above([1.0] * 12), "does not hold"),
+        # However clear: three images decide nothing, and ten are the fewest that do.
+        (above([9.0] * 3), ZEROS[:3], "undecided (fewer than 10 images)"),
+        (above([9.0] * 9), ZEROS[:9], "undecided (fewer than 10 images)"),
+        (above([9.0] * 10), ZEROS[:10], "holds"),
+        (ZEROS, ZEROS, "undecided (interval contains 0)"),
+        (above([1.0, -1.0] * 6), ZEROS, "undecided (interval contains 0)"),
+        # 9 of 12 images: the mean is surely above 0, but p = 2 * (1 + 12 + 66 + 220) / 2^12 = 0.15.
+        (above([1.0] * 9 + [-0.1] * 3), ZEROS, "undecided (sign test)"),
+        # 10 of 12: p = 0.04.
+        (above([1.0] * 10 + [-0.1] * 2), ZEROS, "holds"),
+        # A few images far ahead make the mean, most images say otherwise.
+        (above([9.0] * 6 + [-0.1] * 20), ZEROS * 2 + ZEROS[:2], "undecided (most images say otherwise than the mean)"),
+        (above([float("inf")] * 12), ZEROS, "undecided (infinite scores)"),
     ],
 )
 def test_the_ordering_is_judged_image_by_image(a: list[float], b: list[float], verdict: str) -> None:
     assert verdicts([scored(a)], [scored(b)]) == ["not measured", verdict]
+
+
+def test_pairs_of_which_the_paper_says_nothing_are_compared_too() -> None:
+    entries = filled(a=[scored(ZEROS)], b=[scored(above([1.0] * 12))])
+    (found,) = rendered(entries, claim=[], pairs=[["b", "a"]]).orderings
+    assert [(pair.better, pair.worse, pair.verdict) for pair in found.pairs] == [("Ours B", "Ours A", "holds")]
+    # Also where the main metric is the column's.
+    columns = [Column("", "parameters", "Size"), Column("celebahq", "psnr_hole", "PSNR", ["dataset=celebahq"])]
+    table = rendered(entries, claim=[], pairs=[["b", "a"]], columns=columns)
+    assert [pair.verdict for each in table.orderings for pair in each.pairs] == ["holds"]
+    assert "the paper has" not in to_markdown(table).partition("## Does")[2]
+
+
+def test_unequal_steps_are_named() -> None:
+    longer = scored(above([1.0] * 12)) | {"network_steps": 500}
+    table = rendered(filled(a=[longer], b=[scored(ZEROS)]))
+    assert table.orderings[1].pairs[0].steps == (500, 300)
+    for text in (to_markdown(table), to_latex(table)):
+        assert "unequal: 500 and 300" in text
+    equal = to_markdown(rendered(filled(a=[scored(above([1.0] * 12))], b=[scored(ZEROS)])))
+    assert "unequal" not in equal
+    assert "| steps of the networks |" in equal
 
 
 def test_the_ordering_averages_an_image_over_the_seeds_that_both_rows_have() -> None:
@@ -260,13 +298,11 @@ def test_the_ordering_averages_an_image_over_the_seeds_that_both_rows_have() -> 
     assert (pair.images, pair.seeds) == (2, 2)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "word"), [(3.0, 4.0, "holds"), (4.0, 3.0, "does not hold"), (3.0, 3.0, "undecided")]
-)
-def test_scores_of_a_whole_set_are_ordered_by_their_means(a: float, b: float, word: str) -> None:
-    first, _ = verdicts([scored([20.0], fid=a)], [scored([20.0], fid=b)])
-    assert first.startswith(word)
-    assert first.endswith("(by the means alone: this score has no interval)")
+@pytest.mark.parametrize(("a", "b"), [(3.0, 40.0), (40.0, 3.0), (3.0, 3.0)])
+def test_scores_of_a_whole_set_decide_nothing(a: float, b: float) -> None:
+    found = rendered(filled(a=[scored(ZEROS, fid=a)], b=[scored(ZEROS, fid=b)])).orderings[0]
+    assert found.pairs[0].verdict == "undecided (a score of the set: there are means, but no test)"
+    assert (found.pairs[0].difference, found.pairs[0].p) == (a - b, None)
 
 
 def test_lower_is_better_in_orderings_too() -> None:
@@ -275,7 +311,7 @@ def test_lower_is_better_in_orderings_too() -> None:
         mean = {"lpips_alex": float(np.mean(values))}
         return record(values, metrics=mean, baseline={}, n_images={}, per_image=images, main_metric="lpips_alex")
 
-    table = rendered(filled(a=[lpips([0.1, 0.2])], b=[lpips([0.3, 0.25])]))
+    table = rendered(filled(a=[lpips([0.1, 0.2] * 6)], b=[lpips([0.3, 0.25] * 6)]))
     assert [pair.verdict for found in table.orderings for pair in found.pairs] == ["not measured", "holds"]
     assert table.orderings[1].pairs[0].difference == pytest.approx(-0.125)
 
@@ -337,9 +373,9 @@ def test_distances_of_few_images_are_marked() -> None:
     ("gains", "words"),
     [
         ((0.06, -0.5), None),
-        ((0.04, 0.5), "no use in Ours A:"),
-        ((-0.04, 0.5), "no use in Ours A:"),
-        ((0.04, 0.0), "no use in any row:"),
+        ((0.04, 0.5), "in Ours A."),
+        ((-0.04, 0.5), "in Ours A."),
+        ((0.04, 0.0), "in any row."),
     ],
 )
 def test_an_unused_prior_is_warned_of(gains: tuple[float, float], words: str | None) -> None:
@@ -352,7 +388,9 @@ def test_an_unused_prior_is_warned_of(gains: tuple[float, float], words: str | N
 
 @pytest.mark.parametrize(("gain", "warned"), [(0.001, True), (0.01, False)])
 def test_without_decibels_the_prior_is_measured_against_the_score(gain: float, warned: bool) -> None:
-    entry = record([20.0], main_metric="rmse", metrics={"rmse": 0.4, "prior_dependence": gain}, baseline={}, n_images={})
+    entry = record(
+        [20.0], main_metric="rmse", metrics={"rmse": 0.4, "prior_dependence": gain}, baseline={}, n_images={}
+    )
     assert bool(rendered(filled(a=[entry])).warnings) == warned
 
 
@@ -376,7 +414,7 @@ def test_at_the_scale_of_the_paper_its_own_columns_are_measured() -> None:
 
 def test_percent_and_milliseconds_stand_in_the_units_of_the_paper() -> None:
     columns = [Column("", "seconds_per_image", "Runtime (ms)"), Column("ade", "miou", "mIoU (%)", ["dataset=ade"])]
-    rows = [Row("a", "Ours A", ["stage=joint"], [], [28.6, 43.5])]
+    rows = [Row("a", "Ours A", ["stage=joint"], [28.6, 43.5])]
     entry = of_task("segmentation", "miou", 0.4206, gain=0.0123, baseline=0.02, constant=3)
     table = rendered(filled(a=[entry]), columns=columns, rows=rows, claim=[], task="segmentation")
     baseline, line = table.lines
@@ -397,7 +435,7 @@ def test_a_run_that_many_rows_start_from_costs_once() -> None:
 
 
 def test_markdown_takes_labels_and_reasons_as_they_are() -> None:
-    rows = [Row("a", "NAFNet*, TLC*", ["stage=joint"], [], [None, None], note="<see>")]
+    rows = [Row("a", "NAFNet*, TLC*", ["stage=joint"], [1, None], note="<see>")]
     text = to_markdown(rendered(filled(a=[Failure("<urlopen error>")]), rows=rows, claim=[]))
     assert "| NAFNet\\*, TLC\\* |" in text
     assert "failed: \\<urlopen error> |" in text
@@ -407,7 +445,7 @@ def test_markdown_takes_labels_and_reasons_as_they_are() -> None:
 def test_an_ordering_of_which_nothing_was_measured_has_no_table() -> None:
     text = to_markdown(rendered(filled(a=[scored([20.0, 21.0])], b=[scored([19.0, 20.0])])))
     assert "(the paper orders by CelebA, FID): not measured 1.\n\nFrom best" in text
-    assert "| Ours A              | Ours B |" in text
+    assert "\n| Ours A" in text.partition("\n\nFrom best")[2]
 
 
 # Figures.
@@ -427,13 +465,33 @@ def test_figure_6_has_a_curve_trained_for_each_t_and_one_re_spaced() -> None:
     figure = figures.draw(*of_figure6())
     (axes,) = figure.axes
     curves = {container.get_label(): container.lines[0].get_xydata() for container in axes.containers}  # type: ignore[attr-defined]
-    # Means over two images and two seeds of the rows t1, t2, t3, t4, t6, t8, then the re-spaced 1, 2, 3, 4, 6.
-    assert curves["trained for each T"].tolist() == [[t, 19.5 + i] for i, t in enumerate((1, 2, 3, 4, 6, 8))]
+    # Means over two images and two seeds of the control, which is a point of neither curve, then of the rows t1, t2, t3,
+    # t4, t6, t8, then of the re-spaced 1, 2, 3, 4, 6.
+    assert set(curves) == {"trained for each T", "trained for T = 8, re-spaced"}
+    assert curves["trained for each T"].tolist() == [[t, 20.5 + i] for i, t in enumerate((1, 2, 3, 4, 6, 8))]
     assert curves["trained for T = 8, re-spaced"].tolist() == [
-        *([t, 25.5 + i] for i, t in enumerate((1, 2, 3, 4, 6))),
-        [8, 24.5],
+        *([t, 26.5 + i] for i, t in enumerate((1, 2, 3, 4, 6))),
+        [8, 25.5],
     ]
     assert axes.get_ylabel() == "PSNR in hole ↑"
+
+
+def test_the_control_of_figure_6_is_a_dotted_line_without_a_number_of_iterations() -> None:
+    figure = figures.draw(*of_figure6())
+    (axes,) = figure.axes
+    (dotted,) = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert (dotted.get_label(), list(dotted.get_xdata()), list(dotted.get_ydata())) == (
+        "no prior",
+        [0, 1],
+        [19.5, 19.5],
+    )
+    assert dotted.get_transform() == axes.get_yaxis_transform(which="grid"), "across the whole width"
+    assert list(axes.get_xticks()) == [1, 2, 3, 4, 6, 8]
+    assert "no prior" in [text.get_text() for text in figure.legends[0].get_texts()]
+    experiment = experiments.load("figure6")
+    without = filled(**{row.name: [scored([20.0])] for row in experiment.rows if row.name != "none-on"})
+    (axes,) = figures.draw(experiment, render(experiment, without, "demo", {})).axes
+    assert ":" not in [line.get_linestyle() for line in axes.lines]
 
 
 def of_figure1(entries: dict[str, dict[str, Any]]) -> Table:
@@ -476,7 +534,7 @@ def test_labels_do_not_lie_on_each_other() -> None:
         task="all",
         overrides=[],
         columns=experiment.columns[:2],
-        rows=[Row(f"r{i}", f"A long label {i}", None, None, [100.0 + i, 4.0 + i / 500]) for i in range(4)],
+        rows=[Row(f"r{i}", f"A long label {i}", None, [100.0 + i, 4.0 + i / 500]) for i in range(4)],
         x="seconds_per_image",
     )
     assert overlaps(figures.draw(crowded, render(crowded, Filled(), "demo", {}))) == []
@@ -497,7 +555,7 @@ def planned(folder: Path, row: str, seed: int = 0) -> PlannedCell:
 
 
 def test_write_leaves_all_files_and_shows_a_corrupt_record(tmp_path: Path) -> None:
-    for row, text in {"a": json.dumps(record([20.0, 22.0])), "b": '{"scale": "demo"'}.items():
+    for row, text in {"a": json.dumps(record([20.0, 22.0], init=None)), "b": '{"scale": "demo"'}.items():
         (tmp_path / row).mkdir()
         (tmp_path / row / "result.json").write_text(text)
     Image.new("RGB", (40, 20)).save(tmp_path / "a" / "panel.png")
@@ -505,7 +563,8 @@ def test_write_leaves_all_files_and_shows_a_corrupt_record(tmp_path: Path) -> No
     files = write(small(), [planned(tmp_path, "a"), planned(tmp_path, "b")], "demo", folder)
     assert sorted(file.name for file in files) == [f"table99.{kind}" for kind in ("csv", "json", "md", "tex")]
     text = (folder / "table99.md").read_text()
-    assert "failed: damaged record: " in text
+    assert f"Ours B, seed 0: failed: {tmp_path / 'b' / 'result.json'} is damaged (" in text
+    assert "delete it and give the training command again" in text
     assert "* [Ours A, seed 0](../../a/panel.png)" in text
     saved = json.loads((folder / "table99.json").read_text())
     assert [cell["row"] for cell in saved["cells"]] == ["a", "b"]
@@ -524,9 +583,13 @@ def test_a_figure_is_written_as_svg_and_png_the_same_each_time(tmp_path: Path) -
     assert "![Figure 6: Iterations of the diffusion](figure6.svg)" in (tmp_path / "figure6.md").read_text()
 
 
-@pytest.mark.parametrize("name", experiments.names())
-def test_every_experiment_renders_before_anything_has_run(name: str) -> None:
-    experiment = experiments.load(name)
+FILES = [experiments.experiments_dir() / f"{name}.yaml" for name in experiments.names()]
+FILES += sorted(experiments.experiments_dir().glob("small/*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_every_experiment_renders_before_anything_has_run(file: Path) -> None:
+    experiment = experiments.read(file)
     table = render(experiment, Filled({(row.name, 0): None for row in experiment.rows if row.overrides}), "demo", {})
     printed = [
         (cell.value, number(cell))

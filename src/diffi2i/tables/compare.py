@@ -11,7 +11,7 @@ from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import paired_difference
 from diffi2i.results import read_result, why_not_comparable, write_json
 from diffi2i.tables.markdown import markdown
-from diffi2i.tables.runs import SCORES, digits, number
+from diffi2i.tables.runs import SCORES, digits, label, number
 
 USE = "diffi2i compare <run> <run> [output=<file>.json], each a run, an eval folder or a JSON of diffi2i score"
 
@@ -30,7 +30,9 @@ def compare(arguments: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"output={outputs[0]}: write a file name that ends in .json, in a folder that exists")
     a, b = (read_scores(Path(place)) for place in places)
     found = comparison(a, b, places)
-    print(f"\nA: {places[0]}\nB: {places[1]}\n{found['task']}, {found['n_images']} images\n")
+    # A run may be scored under other settings than its own; a score of folders does not say what made them.
+    shown = [f"{place} ({label(of)})" if "prior" in of else place for place, of in zip(places, (a, b), strict=True)]
+    print(f"\nA: {shown[0]}\nB: {shown[1]}\n{found['task']}, {found['n_images']} images\n")
     print(comparison_table(found["metrics"]))
     print("\nbetter, worse, equal: images of B against A; interval: bootstrap over the images; p: two-sided sign test")
     if outputs:
@@ -44,13 +46,13 @@ def read_scores(place: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it does not hold the scores of each image.
     """
-    if place.is_file():
+    if place.is_file() and place.name != "result.json":
         try:
             record: Any = json.loads(place.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{place}: not a readable JSON file ({error}); write it anew by diffi2i score") from error
     else:
-        record = read_result(place)
+        record = read_result(place.parent if place.is_file() else place)
     if not isinstance(record, dict) or not {"task", "protocol", "metrics", "per_image"} <= record.keys():
         raise UserError(f"{place} holds no scores of each image: {USE}")
     return record

@@ -217,8 +217,9 @@ def check_row(row: Row, experiment: Experiment, file: Path) -> None:
             raise UserError(f"{where}: {link} lacks its stage: write stage=pretrain, stage=no_prior or stage=joint")
         if stages[-1] == "stage=joint" and number == 0:
             raise UserError(f"{where}: stage=joint starts from a run: write before: [[stage=pretrain]]")
-    if row.control is not None and row.control not in [other.name for other in experiment.rows if other.overrides]:
-        raise UserError(f"{where}: control={row.control} is no row that is run")
+    others = [other.name for other in experiment.rows if other.overrides is not None and other.name != row.name]
+    if row.control is not None and row.control not in others:
+        raise UserError(f"{where}: control={row.control} is no other row that is run")
 
 
 def check_claim(experiment: Experiment, file: Path) -> None:

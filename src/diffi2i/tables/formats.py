@@ -172,7 +172,7 @@ def csv_fields(head: Head, cell: Cell) -> dict[str, Any]:
     counts = {f"{name}, images": cell.images, f"{name}, seeds": cell.seeds or None}
     if head.metric == "prior_worth":
         low, high = cell.interval or (None, None)
-        return {name: shown, f"{name}, low": low, f"{name}, high": high} | counts
+        counts = {f"{name}, low": low, f"{name}, high": high} | counts
     return {name: shown, f"{name}, sd": cell.sd} | counts
 
 

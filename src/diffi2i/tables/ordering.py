@@ -58,11 +58,13 @@ def orderings(experiment: Experiment, filled: Filled, scale: str) -> list[Orderi
         return []
     column = experiment.columns[experiment.claim_column]
     dataset = column.dataset if scale == "paper" and scored_apart(column) else ""
-    found = []
-    if experiment.claim:
-        found.append(ordering(experiment, filled, column.metric, dataset, f"the paper orders by {column.heading}"))
     own = [state for state in filled.own.values() if isinstance(state, dict)]
-    if scale != "paper" and own and (main := own[0]["main_metric"]) != column.metric:
+    main = own[0]["main_metric"] if own and scale != "paper" else column.metric
+    found = []
+    if experiment.claim or main == column.metric:
+        why = f"{'the paper orders by' if experiment.claim else 'the score of'} {column.heading}"
+        found.append(ordering(experiment, filled, column.metric, dataset, why))
+    if main != column.metric:
         found.append(ordering(experiment, filled, main, "", "the main metric of the task here, not the paper's"))
     return found
 

@@ -72,13 +72,17 @@ def read_record(run: Run, directory: Path) -> Record | Failure:
     file = directory / "result.json"
     try:
         record = read_result(directory)
-    except (UserError, OSError):
+    except UserError as error:
+        return Failure(str(error))
+    except OSError:
         return Failure(f"damaged record: {file}")
     if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in NEEDED.items()):
         return Failure(f"damaged record: {file}")
     started_from = (record.get("init") or {}).get("config_hash")
-    if run.command == "train" and run.needs is not None and started_from != run.needs.config_hash:
-        return Failure(f"record of another run: it started from {started_from}, not {run.needs.config_hash}, in {file}")
+    planned = run.needs.config_hash if run.needs else None
+    if run.command == "train" and started_from != planned:
+        words = [f"from {start}" if start else "anew" for start in (started_from, planned)]
+        return Failure(f"record of another run: it started {words[0]}, not {words[1]}, in {file}")
     for key, expected in (("config_hash", run.config_hash), ("scale", run.scale), ("seed", run.seed)):
         if expected is not None and record[key] != expected:
             return Failure(f"record of another run: {key} is {record[key]}, not {expected}, in {file}")

@@ -11,6 +11,8 @@ from diffi2i.tables.records import Failure, Filled, Record
 from diffi2i.tables.table import Head, Line, Table
 from diffi2i.tables.values import records_of, value_of
 
+WITHOUT_CONTROL = "there is no record of the same network without a prior under the same seed, of the same images"
+
 
 def prior_warnings(experiment: Experiment, filled: Filled) -> list[str]:
     """A warning where networks do not depend on their prior. That they do does not say that it is worth anything."""
@@ -28,8 +30,8 @@ def prior_warnings(experiment: Experiment, filled: Filled) -> list[str]:
         return []
     which = "any row" if len(without) == len(use) else ", ".join(without)
     return [
-        f"Here {which} hardly depends on its prior: another image's costs less than 0.05 dB (1 % of a score that is "
-        "not in dB). What such rows say about the prior means nothing."
+        f"Here another image's prior costs less than 0.05 dB (1 % of a score that is not in dB) in {which}. What such "
+        "rows say about the prior means nothing."
     ]
 
 
@@ -88,6 +90,8 @@ def value_notes(experiment: Experiment, heads: Sequence[Head], lines: Sequence[L
 
 def reasons(experiment: Experiment, head: Head, filled: Filled) -> list[str]:
     """Why records have no such score, each reason once."""
+    if head.metric == "prior_worth":
+        return [WITHOUT_CONTROL] * any(row.control and records_of(filled, row.name, "") for row in experiment.rows)
     found = []
     for row in experiment.rows:
         for record in records_of(filled, row.name, head.dataset).values():

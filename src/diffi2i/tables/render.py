@@ -31,7 +31,10 @@ from diffi2i.tables.values import arrow, heading, places, states_of, value_of
 from diffi2i.tables.worth import worth
 
 # Keys of a record without which its scores cannot be shown.
-NEEDED = ("task", "stage", "metrics", "n_images", "per_image", "main_metric", "baseline", "protocol", "dataset")
+NEEDED = (
+    *("task", "stage", "metrics", "n_images", "per_image", "main_metric", "baseline", "protocol", "dataset"),
+    "network_steps",
+)
 
 
 def render(

@@ -178,7 +178,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, logger: Logger | 
     main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
     scores = ValidationScores(config.task, config.dataset.name)
     callbacks: list[Callback] = [
-        Counters(train.epoch_steps),
+        Counters(train.epoch_steps, micro_batches(config)),
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
         scores,
         # Without a monitored metric, the one checkpoint kept is the newest.

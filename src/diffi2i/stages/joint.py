@@ -1,5 +1,7 @@
 """Stage 2: the diffusion learns to estimate the IPR from the input alone, together with the DI2Iformer (Sec. 4.2)."""
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,9 +58,10 @@ class JointStage(TaskStage):
         output: Tensor = self.model.di2iformer(network_input(batch, self.config.task.fill), z)
         return output
 
-    def on_train_epoch_start(self) -> None:
-        # Frozen also in its running statistics.
-        self.cpen_s1.eval()
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.cpen_s1.eval()  # frozen also in its running statistics
+        return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         stage, image = self.config.stage, network_input(batch, self.config.task.fill)

@@ -1,0 +1,221 @@
+"""A training interrupted at any place and given again is the training that was not: weights, scores and curves."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from diffi2i import train
+from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.schema import Config
+from diffi2i.stages.joint import JointStage
+from diffi2i.stages.pretrain import PretrainStage
+from tests.conftest import Make
+from tests.test_step import gan
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+AVERAGED = ("train.ema_decay=0.99", "train.steps=6")
+# What no two runs share.
+OF_THE_MOMENT = ("date", "wall_time_s", "seconds_per_image", "peak_memory_mb", "commit")
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+def stop(*_: Any, **__: Any) -> Any:
+    raise InterruptedRunError
+
+
+def stop_before_step(step: int, patch: Any) -> None:
+    """Both stages raise at the first batch of this optimiser step."""
+    for kind in (PretrainStage, JointStage):
+        go_on: Any = kind.training_step
+
+        def interrupted(self: Any, batch: Any, batch_idx: int, go_on: Any = go_on) -> Any:
+            return stop() if self.global_step == step else go_on(self, batch, batch_idx)
+
+        patch.setattr(kind, "training_step", interrupted)
+
+
+def stop_after_training(patch: Any) -> None:
+    """After the last step's checkpoint, before anything is made of it."""
+    fit = train.fit
+
+    def interrupted(*arguments: Any) -> None:
+        fit(*arguments)
+        stop()
+
+    patch.setattr(train, "fit", interrupted)
+
+
+def stop_while_saving(patch: Any) -> None:
+    patch.setattr(train, "save_weights", stop)
+
+
+def stop_while_scoring(patch: Any) -> None:
+    """At the second image of the final evaluation."""
+    go_on = ValidationScores.on_validation_batch_end
+
+    def interrupted(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, *more: Any) -> None:
+        if self.pictures and batch_idx == 1:
+            stop()
+        go_on(self, trainer, module, outputs, batch, batch_idx, *more)
+
+    patch.setattr(ValidationScores, "on_validation_batch_end", interrupted)
+
+
+PLACES: dict[str, list[Callable[[Any], None]]] = {
+    "twice in mid training": [lambda patch: stop_before_step(3, patch), lambda patch: stop_before_step(5, patch)],
+    "after the last step": [stop_after_training],
+    "while saving": [stop_while_saving],
+    "while scoring": [stop_while_scoring],
+    "everywhere": [
+        lambda patch: stop_before_step(4, patch),
+        stop_after_training,
+        stop_while_saving,
+        stop_while_scoring,
+    ],
+}
+KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
+    "stage 1": ((), list(PLACES)),
+    "stage 2": (("stage=joint",), ["everywhere"]),
+    "batch normalisation": (("task=segmentation", "train.patch=64"), ["after the last step", "everywhere"]),
+    "discriminator": ((*gan("sisr"), "train.adversarial_from=0.3"), ["everywhere"]),
+}
+
+
+def interrupted(config: Config, places: list[Callable[[Any], None]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Trains, is interrupted at each of these places in turn, and goes on to the end."""
+    for place in places:
+        with monkeypatch.context() as patch:
+            place(patch)
+            with pytest.raises(InterruptedRunError):
+                train.train(config)
+        assert not (Path(str(config.run_dir)) / "result.json").exists()
+    return train.train(config)
+
+
+def record(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
+    return {key: value for key, value in found.items() if key not in OF_THE_MOMENT}
+
+
+def weights(run_dir: Path) -> bytes:
+    return (run_dir / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    settings, places = (*KINDS[kind][0], *AVERAGED), KINDS[kind][1]
+    if kind == "stage 2":
+        settings = (*settings, f"stage.init={train.train(make('stage1'))}")
+    whole = train.train(make("whole", *settings))
+    raw = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    averaged, last = raw["state_dict"], raw["current_model_state"]
+    moved = [key for key, value in averaged.items() if value.is_floating_point() and not torch.equal(value, last[key])]
+    assert moved, "the average is the last weights: nothing would be tested"
+    for name in places:
+        broken = interrupted(make(name, *settings), PLACES[name], monkeypatch)
+        assert weights(broken) == weights(whole), name
+        assert record(broken) == record(whole), name
+
+
+def logged(run_dir: Path) -> list[tuple[str, int, int, str]]:
+    """(key, step, epoch, value as written) of all parts of a run's table, in the order of writing; no final scores."""
+    rows = []
+    for file in sorted(run_dir.glob("logs/version_*/metrics.csv")):
+        for row in csv.DictReader(file.open()):
+            rows += [
+                (key, int(row["step"]), int(row["epoch"]), value)
+                for key, value in row.items()
+                if value and key.startswith(("train/", "val/"))
+            ]
+    return rows
+
+
+@pytest.mark.parametrize("loss", ["l1", "gan"])
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("device_batch", [2, 1])
+def test_curves_of_a_resumed_run_lie_on_the_uninterrupted_ones(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, every: int, device_batch: int
+) -> None:
+    settings = (
+        *(gan("sisr") if loss == "gan" else ()),
+        "logger=csv",
+        "train.steps=9",
+        "train.epoch_steps=2",
+        f"validation.every_epochs={every}",
+        f"trainer.device_batch={device_batch}",
+    )
+    whole = logged(train.train(make("whole", *settings)))
+    points = {point[:2]: point for point in whole}
+    assert len(points) == len(whole)
+    steps = sorted(step for key, step in points if key == "train/loss")
+    assert steps == [1, 3, 5, 7]
+    validated = sorted(step for key, step in points if key == "val/folder/psnr_y")
+    assert validated == ([1, 3, 5, 7] if every == 1 else [3, 7])
+    assert all(epoch == step // 2 for _, step, epoch, _ in whole)
+
+    # In an epoch, at the start of one, and in the next before any checkpoint.
+    places = [lambda patch, step=step: stop_before_step(step, patch) for step in (3, 4, 5)]
+    resumed = logged(interrupted(make("broken", *settings), places, monkeypatch))
+    assert len(resumed) >= len(whole)
+    for point in resumed:
+        assert points.get(point[:2]) == point
+    assert {point[:2] for point in resumed} == points.keys()
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+
+
+SCRIPT = """
+import os, shutil, sys, time
+from pathlib import Path
+from omegaconf import OmegaConf
+from diffi2i.schema import Config
+from diffi2i.train import train
+
+def give(name):
+    file = OmegaConf.load(here / f"{name}.yaml")
+    train(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), file)))
+
+here = Path(sys.argv[1])
+give("whole")
+if os.environ.get("LOCAL_RANK", "0") == "0":
+    for name, missing in (("scoring", []), ("saving", ["weights.safetensors", "training.json"])):
+        shutil.copytree(here / "whole", here / name)
+        for file in ["result.json", *missing]:
+            (here / name / file).unlink()
+    (here / "copied").touch()
+while not (here / "copied").exists():
+    time.sleep(0.01)
+give("scoring")
+give("saving")
+"""
+
+
+def test_two_processes_go_on_where_scoring_was_interrupted(make: Make, tmp_path: Path) -> None:
+    """Each process comes to the interrupted run by itself, as under torchrun or Slurm."""
+    settings = (*AVERAGED, "trainer.devices=2", "trainer.strategy=ddp", "trainer.device_batch=1")
+    for name in ("whole", "scoring", "saving"):
+        OmegaConf.save(OmegaConf.structured(make(name, *settings)), tmp_path / f"{name}.yaml")
+    (tmp_path / "main.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "main.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = tmp_path / "whole"
+    for name in ("scoring", "saving"):
+        assert weights(tmp_path / name) == weights(whole)
+        assert record(tmp_path / name) == record(whole)

@@ -23,6 +23,8 @@ from diffi2i.models.diffi2i import build_diffi2i, build_diffusion
 from diffi2i.schema import Config, EvalConfig
 from diffi2i.tables import experiment
 from diffi2i.tables.experiment import COSTS, DEPTH_METRICS, LABEL_METRICS, Row
+from diffi2i.tables.plan import GAN
+from diffi2i.train import network_steps
 
 PAPER = Path(__file__).parents[2] / "shared" / "papers" / "diffi2i.txt"
 TABLES = [f"table{number}" for number in range(1, 12)]
@@ -41,7 +43,7 @@ SHAPES = {
     "table10": (2, 3),
     "table11": (3, 3),
     "figure1": (8, 7),
-    "figure6": (11, 1),
+    "figure6": (12, 1),
 }
 RUN = {
     "table4": ["diffi2i", "diffi2i-tlc"],
@@ -50,7 +52,7 @@ RUN = {
     "table8": ["l1", "l2", "kl"],
     "table10": ["both", "only-gt"],
     "figure1": ["inpainting", "realsr", "sisr", "deblur", "segmentation", "depth"],
-    "figure6": ["t1", "t2", "t3", "t4", "t6", "t8", *(f"t8-respaced-{n}" for n in (1, 2, 3, 4, 6))],
+    "figure6": ["none-on", "t1", "t2", "t3", "t4", "t6", "t8", *(f"t8-respaced-{n}" for n in (1, 2, 3, 4, 6))],
 }
 
 
@@ -75,29 +77,40 @@ Compose = Callable[..., Config]
 
 @pytest.fixture(scope="module")
 def compose(tmp_path_factory: pytest.TempPathFactory) -> Compose:
-    """`compose(experiment, row, *more)` gives the configuration that trains a row, after a stage 1 that is made up."""
-    folder = tmp_path_factory.mktemp("stage1")
+    """`compose(experiment, row, *more)` gives the configuration that trains a row; the runs before it are made up.
+
+    Links that the scale has no budget for are left out, as in a plan.
+    """
+    folder = tmp_path_factory.mktemp("before")
 
     @cache
     def loaded(*overrides: str) -> Config:
         return config.load(Config, "train", overrides)
 
     @cache
-    def stage1(*overrides: str) -> Path:
+    def finished(*overrides: str) -> Path:
         run = Path(tempfile.mkdtemp(dir=folder))
         OmegaConf.save(OmegaConf.structured(loaded(*overrides)), run / "config.yaml")
         (run / "result.json").touch()
         return run
 
     def build(name: str, row: Row, *more: str) -> Config:
-        common = experiment.load(name).overrides
         assert row.overrides is not None
-        init = []
-        if row.stage1 is not None:
-            init = [f"stage.init={stage1(*common, *row.stage1, 'stage=pretrain', *more)}"]
-        return deepcopy(loaded(*common, *row.overrides, *init, *more))
+        links = [(*experiment.load(name).overrides, *link, *more) for link in (*row.before, row.overrides)]
+        first, init = loaded(*links[0]), list[str]()
+        if first.task.scales[first.scale].gan is None:
+            links = [link for link in links if GAN not in link]
+        for link in links[:-1]:
+            init = [f"stage.init={finished(*link, *init)}"]
+        return deepcopy(loaded(*links[-1], *init))
 
     return build
+
+
+def chain_of(config_: Config) -> list[Config]:
+    """The configuration, and before it those that it starts from."""
+    before = [] if config_.stage.init is None else chain_of(config.read_run_config(Path(config_.stage.init)))
+    return [*before, config_]
 
 
 def test_all_results_of_the_paper_have_their_file() -> None:
@@ -126,17 +139,20 @@ def test_the_head_says_how_to_run_it(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_compose_and_score_their_columns(name: str, scale: str, compose: Compose) -> None:
     found, seen = experiment.load(name), []
+    stages = {"stage=pretrain": "pretrain", "stage=no_prior": "pretrain", "stage=joint": "joint"}
     scored: dict[str, set[str]] = {}
     for row in run_rows(name):
         loaded = compose(found.name, row, f"scale={scale}")
-        assert (loaded.scale, loaded.stage.name) == (scale, "pretrain" if row.stage1 is None else "joint")
+        (stage,) = stages.keys() & {*found.overrides, *(row.overrides or [])}
+        assert (loaded.scale, loaded.stage.name) == (scale, stages[stage])
         assert found.task in (loaded.task.name, "all")
         scored[row.name] = {
             *loaded.task.protocol.metrics,
             *{"labels": LABEL_METRICS, "depth": DEPTH_METRICS}.get(loaded.task.kind, ()),
         }
-        loaded.stage.init = None
-        seen.append((asdict(loaded), row.evaluation))
+        seen.append(
+            ([asdict(replace(link, stage=replace(link.stage, init=None))) for link in chain_of(loaded)], row.evaluation)
+        )
     # Of two equal rows one would be superfluous.
     assert all(one not in seen[:i] for i, one in enumerate(seen))
     each = any if found.task == "all" else all
@@ -173,7 +189,7 @@ def test_table7_has_the_papers_variants(compose: Compose) -> None:
     found = of_the_paper("table7")
     stages = [compose(found.name, row, "scale=smoke").stage for row in found.rows]
     assert [(stage.name, stage.prior, stage.diffusion.variance_noise) for stage in stages] == [
-        ("pretrain", "joint", False),
+        ("pretrain", "truth", False),
         ("joint", "none", False),
         ("joint", "traditional", False),
         ("joint", "joint", False),
@@ -185,6 +201,31 @@ def test_table8_has_the_papers_losses(compose: Compose) -> None:
     found = of_the_paper("table8")
     stages = [compose(found.name, row, "scale=smoke").stage for row in found.rows]
     assert [stage.prior_loss for stage in stages] == ["l1", "l2", "kl"]
+
+
+@pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
+@pytest.mark.parametrize("name", [name for name in NAMES if any(row.control for row in experiment.load(name).rows)])
+def test_a_control_differs_from_its_row_in_the_prior_alone(name: str, scale: str, compose: Compose) -> None:
+    def steps(loaded: Config) -> int:
+        total = 0
+        for link in chain_of(loaded):
+            total = network_steps(link, link.train.steps, {"init": {"network_steps": total}})
+        return total
+
+    for row in (row for row in experiment.load(name).rows if row.control):
+        ours, control = (compose(name, each, f"scale={scale}") for each in (row, row_of(name, str(row.control))))
+        assert all(link.stage.prior == "zero" for link in chain_of(control))
+        assert ours.stage.prior != "zero"
+        assert steps(ours) == steps(control), row.name
+        for part in ("task", "dataset", "model", "seed"):
+            assert getattr(ours, part) == getattr(control, part)
+
+
+def test_the_gan_phase_comes_last_where_the_paper_trains_with_one(compose: Compose) -> None:
+    for name, row in [("table2", "diffi2i"), ("table3", "diffi2i"), ("figure1", "sisr"), ("table10", "both")]:
+        links = chain_of(compose(name, row_of(name, row), "scale=smoke"))
+        assert [link.stage.budget for link in links] == ["pretrain", "joint", "gan"]
+        assert "adversary" in links[-1].task.losses[links[-1].train.loss]
 
 
 def test_inpainting_tables_share_their_runs(compose: Compose) -> None:
@@ -216,8 +257,7 @@ def test_depth_is_averaged_over_mirrored_inputs(compose: Compose) -> None:
     )
     assert table.task.protocol.flip
     assert table.task == figure.task
-    stage1 = config.read_run_config(Path(str(table.stage.init)))
-    assert stage1.task.protocol.flip
+    assert all(link.task.protocol.flip for link in chain_of(table))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -230,7 +270,7 @@ def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations(compose: Co
     found = experiment.load("figure6")
     default = build_diffusion(config.load(Config, "train", []).stage.diffusion).alpha_bar[-1]
     assert default == pytest.approx(0.9 * (1 - 0.1 - 0.89 / 3) * (1 - 0.1 - 2 * 0.89 / 3) * 0.01)
-    for row in found.rows:
+    for row in (row for row in found.rows if row.name != "none-on"):
         diffusion = compose(found.name, row, "scale=smoke").stage.diffusion
         for override in row.evaluation:
             diffusion.timesteps = config.load(EvalConfig, "eval", ["run=somewhere", override]).timesteps
@@ -437,10 +477,11 @@ columns:
   - {dataset: set5, metric: psnr_y, heading: Set5, evaluation: [dataset=set5]}
   - {dataset: "", metric: parameters, heading: Size}
 rows:
-  - {name: peer, label: Peer, overrides: null, stage1: null, paper: [30, null]}
-  - {name: ours, label: Ours, overrides: [stage=joint], stage1: [], paper: [31.5, 27]}
-  - {name: first, label: First, overrides: [stage=pretrain], stage1: null, paper: [32.5, 27]}
+  - {name: peer, label: Peer, overrides: null, paper: [30, null]}
+  - {name: ours, label: Ours, overrides: [stage=joint], before: [[stage=pretrain]], control: first, paper: [31.5, 27]}
+  - {name: first, label: First, overrides: [stage=pretrain], paper: [32.5, 27]}
 claim: [first, ours]
+pairs: [[ours, first]]
 """
 
 
@@ -455,6 +496,18 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     assert [row.paper for row in found.rows] == [[30.0, None], [31.5, 27.0], [32.5, 27.0]]
     assert isinstance(found.rows[0], Row)
     assert (found.x, found.claim_column, found.note, found.rows[1].evaluation) == (None, 0, "", [])
+    assert [(row.before, row.control) for row in found.rows] == [
+        ([], None),
+        ([["stage=pretrain"]], "first"),
+        ([], None),
+    ]
+    assert found.pairs == [["ours", "first"]]
+
+
+def test_a_control_may_have_its_stage_among_the_overrides_of_all_rows(tmp_path: Path) -> None:
+    text = GOOD.replace("overrides: [task=sisr]", "overrides: [task=sisr, stage=pretrain]")
+    rows = experiment.read(good(tmp_path, text.replace("overrides: [stage=pretrain], ", "overrides: [], "))).rows
+    assert (rows[1].control, rows[2].overrides) == ("first", [])
 
 
 @pytest.mark.parametrize(
@@ -479,9 +532,17 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
         ("metric: psnr_y", "metric: psnr_z", ["column Set5", "unknown metric psnr_z"]),
         ("dataset: set5", 'dataset: ""', ["column Set5", "needs its dataset"]),
         ('dataset: ""', "dataset: set5", ["column Size", "cost"]),
-        ("overrides: null, stage1: null", "overrides: null, stage1: []", ["row peer", "not run"]),
-        ("stage1: []", "stage1: null", ["row ours", "stage=pretrain"]),
-        ("[stage=joint]", "[]", ["row ours", "stage=joint"]),
+        ("overrides: null", "overrides: null, before: [[stage=pretrain]]", ["row peer", "not run"]),
+        ("overrides: null", "overrides: null, control: first", ["row peer", "control must be left out"]),
+        ("before: [[stage=pretrain]], ", "", ["row ours", "write before: [[stage=pretrain]]"]),
+        ("before: [[stage=pretrain]]", "before: [[stage=joint]]", ["row ours", "starts from a run"]),
+        ("before: [[stage=pretrain]]", "before: [[train.lr=1]]", ["row ours", "['train.lr=1'] lacks its stage"]),
+        ("before: [[stage=pretrain]]", "before: [stage=pretrain]", ["row ours", "must be a list"]),
+        ("[stage=joint]", "[]", ["row ours", "lacks its stage"]),
+        ("control: first", "control: peer", ["row ours", "control=peer is no other row that is run"]),
+        ("control: first", "control: ours", ["row ours", "control=ours is no other row that is run"]),
+        ("pairs: [[ours, first]]", "pairs: [[ours, peer]]", ["pairs", "peer", "ours, first"]),
+        ("pairs: [[ours, first]]", "pairs: [[ours]]", ["pairs ['ours']", "name two rows"]),
         ("claim: [first, ours]", "claim: [first, peer]", ["claim peer", "first"]),
         ("claim: [first, ours]", "claim: [first, first]", ["claim first"]),
         ("claim: [first, ours]", "claim_column: 2", ["claim_column=2"]),

@@ -80,7 +80,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     panels = [("V3, seed 0", "../../runs/demo/v3/panel.png")]
     table7, table8, figure1, figure6 = map(experiments.load, ("table7", "table8", "figure1", "figure6"))
     v3 = scored([20.0, 22.0], gain=0.01)
-    save(table7, filled(v3=[v3], v1=[Failure("<script>alert('&')</script>")]), tables, panels)
+    none = record([21.0, 22.0], prior="zero", metrics={"psnr_hole": 21.5, "prior_dependence": None})
+    v4 = v3 | {"network_steps": 500}
+    v1 = Failure("<script>alert('&')</script>")
+    save(table7, filled(v3=[v3], v4=[v4], v1=[v1], **{"none-on": [none]}), tables, panels)
     save(table8, filled(l1=[v3]), tables, [*panels, ("L_2, seed 0", "gone.png")])
     save(figure1, filled(inpainting=[v3]), tables)
     save(figure6, filled(t2=[v3], t3=[v3]), tables)
@@ -126,11 +129,18 @@ def test_the_report_holds_what_there_is_and_what_there_is_not(folder: Path) -> N
     sections = {name: " ".join(text.split()) for name, text in page.sections.items() if name}
     assert list(sections) == ["table7", "table8", "figure1", "figure6", "missing"]
     assert "failed: <script>alert('&')</script>" in sections["table7"]
-    assert "Warning. Here the prior is of no use in any row" in sections["table7"]
+    assert (
+        "Warning. Here another image's prior costs less than 0.05 dB (1 % of a score that is not in dB) in any row."
+        in sections["table7"]
+    )
     assert "21.00 (2 images, 1 seed)" in sections["table7"]
     assert "the same run as in Table 7, pictures there" in sections["table8"]
     assert "no picture in " in sections["table8"]
-    assert "undecided (interval contains 0)" in sections["figure6"]
+    assert "undecided (fewer than 10 images)" in sections["figure6"]
+    # V3 beside its control, which has the steps of both.
+    assert "prior worth" in sections["table7"]
+    assert "-0.50 [-1.00, +0.00] (2 images, 1 seed)" in sections["table7"]
+    assert "unequal: 300 and 500" in sections["table7"]
     assert (
         "Table 1: Inpainting on Places and CelebA-HQ, not made yet: diffi2i table table1 scale=demo makes it."
         in (sections["missing"])

@@ -133,6 +133,8 @@ def evaluate(config: EvalConfig) -> Path:
         UserError: no finished run, or images that do not fit its task.
     """
     run_dir = Path(config.run)
+    if (run_dir / "result.json").is_file():
+        read_result(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
     stage = load_stage(run_dir)
     settings = read_run_config(run_dir)
     settings.trainer = config.trainer

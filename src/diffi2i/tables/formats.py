@@ -169,7 +169,7 @@ def csv_fields(head: Head, cell: Cell) -> dict[str, Any]:
     shown = cell.word if cell.value is None else repr(cell.value)
     if head.group == "paper":
         return {name: shown}
-    counts = {f"{name}, images": cell.images, f"{name}, seeds": cell.seeds or None}
+    counts: dict[str, float | None] = {f"{name}, images": cell.images, f"{name}, seeds": cell.seeds or None}
     if head.metric == "prior_worth":
         low, high = cell.interval or (None, None)
         counts = {f"{name}, low": low, f"{name}, high": high} | counts

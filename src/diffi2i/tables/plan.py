@@ -4,7 +4,6 @@ A run's directory is named by a hash of everything that shapes its result, its s
 and a table that is called again finds what it has.
 """
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -176,7 +175,7 @@ def training(overrides: tuple[str, ...], seed: int, before: Run | None, table: s
     own = [] if before is None else [f"stage.init={before.directory}"]
     # By what it starts from, not by where that lies; folders by their last name, wherever they lie. What is in them is
     # compared when a run goes on, and between the records of a table.
-    roots = [Path(os.path.abspath(root)).name for key in ("root", "val_root") if (root := made.dataset.source.get(key))]
+    roots = [Path(root).absolute().name for key in ("root", "val_root") if (root := made.dataset.source.get(key))]
     identity = "-".join([config_hash(made), before.key if before else "", *roots])
     key = f"{made.task.name}-{made.stage.name}-{sha256(identity.encode()).hexdigest()[:8]}"
     directory = RUNS / made.scale / key

@@ -1,16 +1,17 @@
 """Settings small enough to train in a second, and a folder of images to train on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffi2i import config
+from diffi2i.data import manifest
 from diffi2i.schema import Config
 from diffi2i.stages.pretrain import PretrainStage
 
@@ -95,6 +96,29 @@ def make(images: Path, tmp_path: Path) -> Make:
         return config.load(Config, "train", [*small(task, images), f"run_dir={tmp_path / name}", *others])
 
     return build
+
+
+T = TypeVar("T", bound=nn.Module)
+
+
+def awake(module: T) -> T:
+    """The module with random weights in place of those that start at zero, as after some training.
+
+    Else what is left of a block that starts as the identity, or of a denoiser that starts at zero, goes untested.
+    """
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.kaiming_normal_(parameter, a=0.1)
+    return module
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_hashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests' files stay out of the user's cache of hashes."""
+    folder = tmp_path_factory.mktemp("hashes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "cache_dir", lambda: folder)
+        yield
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from diffi2i.models.cpen import CPEN
 from diffi2i.models.denoiser import Denoiser
 from tests import reference as ref
+from tests.conftest import awake
 
 CHANNELS = 2
 
 
 def cpen(gt: bool, scale: int = 1, in_channels: int = 3, blocks: int = 1) -> CPEN:
     torch.manual_seed(0)
-    return CPEN(in_channels, 3 if gt else 0, CHANNELS, blocks, scale).double()
+    return awake(CPEN(in_channels, 3 if gt else 0, CHANNELS, blocks, scale)).double()
 
 
 def pictures(*shape: int, seed: int = 0) -> Tensor:
@@ -38,7 +39,7 @@ def test_s1_unshuffles_the_joined_truth_and_input(in_channels: int, blocks: int)
 @pytest.mark.parametrize("scale", [1, 4])
 def test_s1_may_see_the_truth_alone(scale: int):
     torch.manual_seed(0)
-    net = CPEN(0, 3, CHANNELS, blocks=1, scale=scale).double()
+    net = awake(CPEN(0, 3, CHANNELS, blocks=1, scale=scale)).double()
     gt = pictures(1, 3, 8, 12)
     expected = ref.cpen(ref.pixel_unshuffle(gt[0].numpy(), 4), arrays(net), blocks=1)
     for seed in (1, 2):
@@ -114,8 +115,14 @@ def test_prior_of_an_image_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("scale", [1, 4])
 def test_gradient_reaches_every_parameter_and_both_images(scale: int):
-    net = cpen(gt=True, scale=scale, blocks=2)
+    torch.manual_seed(0)
+    net = CPEN(3, 3, CHANNELS, 2, scale).double()
     image, gt = pictures(2, 3, 8, 8).requires_grad_(), pictures(2, 3, 8 * scale, 8 * scale).requires_grad_()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    net(image, gt).square().sum().backward()
+    optimizer.step()  # a block starts as the identity: what lies before its zeros moves from the second step on
+    for tensor in (*net.parameters(), image, gt):
+        tensor.grad = None
     net(image, gt).square().sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert image.grad is not None
@@ -127,7 +134,7 @@ def test_gradient_reaches_every_parameter_and_both_images(scale: int):
 @pytest.mark.parametrize("hidden", [0, 1, 4])
 def test_denoiser_reads_prior_time_and_condition_in_this_order(hidden: int):
     torch.manual_seed(0)
-    net = Denoiser(6, hidden).double()
+    net = awake(Denoiser(6, hidden)).double()
     z, D, time = pictures(2, 6), pictures(2, 6, seed=1), torch.tensor([0.25, 1.0], dtype=torch.float64)
     expected = [ref.denoiser(z[i].numpy(), time[i].item(), D[i].numpy(), arrays(net), hidden) for i in range(2)]
     np.testing.assert_allclose(net(z, time, D).detach(), expected, rtol=1e-9)
@@ -141,6 +148,22 @@ def test_denoiser_of_the_paper_has_513_inputs_and_256_outputs():
 
 def test_denoiser_is_the_same_for_each_vector_of_a_batch():
     torch.manual_seed(0)
-    net = Denoiser(6, 2).double()
+    net = awake(Denoiser(6, 2)).double()
     z, D, time = pictures(3, 6), pictures(3, 6, seed=1), pictures(3, seed=2)
     torch.testing.assert_close(net(z, time, D)[1:2], net(z[1:2], time[1:2], D[1:2]))
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 9])
+def test_blocks_start_as_the_identity(blocks: int):
+    torch.manual_seed(0)
+    net = CPEN(3, 0, 8, blocks, 1)
+    image = pictures(1, 3, 8, 8).float()
+    without = nn.Sequential(net.features[0], *net.features[1 + blocks :])
+    unshuffled = nn.functional.pixel_unshuffle(image, 4)
+    torch.testing.assert_close(net.features(unshuffled), without(unshuffled))
+
+
+def test_the_denoiser_starts_at_zero():
+    torch.manual_seed(0)
+    net = Denoiser(6, 2)
+    assert not net(pictures(2, 6).float(), torch.tensor([0.25, 1.0]), pictures(2, 6, seed=1).float()).any()

@@ -18,6 +18,7 @@ from diffi2i.schema import Config, CpenConfig, DiffusionConfig, ModelConfig, Sta
 from diffi2i.stages.common import step_generator
 from diffi2i.stages.joint import JointStage
 from tests import reference as ref
+from tests.conftest import awake
 
 DIM = 8
 SISR = TaskConfig(name="sisr", in_channels=3, scale=4)
@@ -44,7 +45,7 @@ both_predictions = pytest.mark.parametrize("kind", ["eps", "x0"])
 
 def network(kind: str = "x0", with_diffusion: bool = True, **diffusion: Any) -> DiffI2I:
     torch.manual_seed(0)
-    return build_diffi2i(SISR, MODEL, DiffusionConfig(prediction=kind, **diffusion), with_diffusion)
+    return awake(build_diffi2i(SISR, MODEL, DiffusionConfig(prediction=kind, **diffusion), with_diffusion))
 
 
 def images(seed: int = 0, channels: int = 3) -> Tensor:
@@ -132,9 +133,15 @@ def test_reverse_process_runs_in_float32_under_bfloat16_autocast(kind: str):
     np.testing.assert_allclose(z, loop(model, z_T, conditions[0].float(), kind), rtol=1e-4, atol=1e-4)
 
 
-def test_every_part_learns_from_the_image_through_all_steps():
-    model = network()
-    model(images(), normal(1)).square().mean().backward()
+@both_predictions
+def test_every_part_learns_from_the_image_through_all_steps(kind: str):
+    torch.manual_seed(0)
+    model = build_diffi2i(SISR, MODEL, DiffusionConfig(prediction=kind))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(3):  # the denoiser's zeros move first, then CPEN_S2's, then all
+        optimizer.zero_grad()
+        model(images(), normal(1)).square().mean().backward()
+        optimizer.step()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -178,7 +185,7 @@ def joint_stage(kind: str = "x0", **stage: Any) -> JointStage:
     config = load(Config, "train", ["task=sisr", "model=tiny"])
     config.model = MODEL
     config.stage = StageConfig(name="joint", diffusion=DiffusionConfig(prediction=kind), **stage)
-    return JointStage(config, None, TaskLoss({"l1": L1()}))
+    return awake(JointStage(config, None, TaskLoss({"l1": L1()})))
 
 
 def batch() -> dict[str, Any]:

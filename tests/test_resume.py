@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
 }
 
 
-def interrupted(config: Config, places: list[Callable[[Any], None]], monkeypatch: pytest.MonkeyPatch) -> Path:
+def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Trains, is interrupted at each of these places in turn, and goes on to the end."""
     for place in places:
         with monkeypatch.context() as patch:
@@ -166,7 +167,7 @@ def test_curves_of_a_resumed_run_lie_on_the_uninterrupted_ones(
     assert all(epoch == step // 2 for _, step, epoch, _ in whole)
 
     # In an epoch, at the start of one, and in the next before any checkpoint.
-    places = [lambda patch, step=step: stop_before_step(step, patch) for step in (3, 4, 5)]
+    places = [partial(stop_before_step, step) for step in (3, 4, 5)]
     resumed = logged(interrupted(make("broken", *settings), places, monkeypatch))
     assert len(resumed) >= len(whole)
     for point in resumed:

@@ -154,7 +154,7 @@ def held(group: dict[str, Any]) -> set[int]:
 def test_groups_hold_every_trainable_weight_once(task: str, decay_norms: str, head_lr: float) -> None:
     stage = dense(task, f"train.head_lr={head_lr}", f"train.decay_norms={decay_norms}")
     configured: Any = stage.configure_optimizers()
-    groups = configured["optimizer"].param_groups
+    groups = configured[0]["optimizer"].param_groups
     assert len(groups) == (2 if head_lr != 1 else 1) * (2 if decay_norms == "false" else 1)
     every = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(every) == len(set(every))
@@ -168,7 +168,7 @@ def test_the_head_learns_faster_and_norms_and_positions_do_not_decay() -> None:
     configured: Any = stage.configure_optimizers()
     rate: dict[int, float] = {}
     decay: dict[int, float] = {}
-    for group in configured["optimizer"].param_groups:
+    for group in configured[0]["optimizer"].param_groups:
         rate |= dict.fromkeys(held(group), group["initial_lr"])
         decay |= dict.fromkeys(held(group), group["weight_decay"])
     named = {name: id(parameter) for name, parameter in stage.named_parameters() if parameter.requires_grad}
@@ -185,7 +185,7 @@ def test_the_head_learns_faster_and_norms_and_positions_do_not_decay() -> None:
     assert decay[named["model.di2iformer.head.3.bias"]] == 0.01  # as in SeaFormer's settings
 
     # The schedule acts on each group's own rate.
-    scheduler, optimizer = configured["lr_scheduler"]["scheduler"], configured["optimizer"]
+    scheduler, optimizer = configured[0]["lr_scheduler"]["scheduler"], configured[0]["optimizer"]
     for step in range(4):
         factor = rate_factor(step, stage.config.train)
         for group in optimizer.param_groups:
@@ -377,5 +377,5 @@ def test_what_cannot_be_is_refused_and_the_advice_works(
 def test_stage_1_has_a_single_group_unless_asked(make: Make) -> None:
     stage = PretrainStage(make("s1"), None)
     configured: Any = stage.configure_optimizers()
-    (group,) = configured["optimizer"].param_groups
+    (group,) = configured[0]["optimizer"].param_groups
     assert [id(p) for p in group["params"]] == [id(p) for p in stage.parameters()]

@@ -411,6 +411,13 @@ def test_the_saved_images_of_a_run_score_as_the_run_did(make: Make, tmp_path: Pa
     inputs = f"input={tmp_path / 'saved' / 'input'}"
     record = score(tmp_path / "saved", "task=sisr", metrics, "trainer=cpu", inputs)
     assert record["protocol"] == trained["protocol"]
-    assert record["per_image"] == trained["per_image"]
+    # The mean of an image in another memory layout differs in its last digit.
+    assert len(record["per_image"]) == len(trained["per_image"])
+    for ours, theirs in zip(record["per_image"], trained["per_image"], strict=True):
+        assert ours.pop("name") == theirs.pop("name")
+        assert ours == pytest.approx(theirs, rel=1e-12)
     for key in ("metrics", "baseline", "intervals"):
-        assert record[key] == {name: value for name, value in trained[key].items() if name != "prior_dependence"}
+        expected = {name: value for name, value in trained[key].items() if name != "prior_dependence"}
+        assert record[key].keys() == expected.keys()
+        for name, value in expected.items():
+            assert record[key][name] == (value if value is None else pytest.approx(value, rel=1e-9))

@@ -145,7 +145,9 @@ def test_a_finished_run_says_so_and_does_nothing(make: Make, stage1: Path, capsy
 
 
 def test_a_run_directory_is_not_shared(make: Make, stage1: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.steps=4, this one has 8"):
+    with pytest.raises(UserError, match=r"holds a run with train\.batch=2, this one has 4: name another run_dir"):
+        train.train(make("stage1", "train.batch=4"))
+    with pytest.raises(UserError, match=r"has been trained with train\.steps=4, not 8: name another run_dir"):
         train.train(make("stage1", "train.steps=8"))
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -387,6 +389,9 @@ def test_predict_fills_holes_and_keeps_the_rest(make: Make, tmp_path: Path) -> N
 
 def test_a_run_without_a_name_is_named_by_its_settings(make: Make) -> None:
     one, two, hardware = make("x"), make("x", "seed=3"), make("x", "trainer.threads=2")
-    names = {runs.default_run_dir(config).name for config in (one, two, hardware)}
+    origin = {"train": "a", "val": "b", "init": None}
+    names = {runs.default_run_dir(config, origin).name for config in (one, two, hardware)}
     assert len(names) == 2
+    assert runs.default_run_dir(one, origin | {"train": "c"}).name not in names
+    assert runs.default_run_dir(one, origin | {"init": {"weights": "d"}}).name not in names
     assert all(name.startswith("folder-tiny-pretrain-smoke-seed") for name in names)

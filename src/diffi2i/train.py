@@ -180,6 +180,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, logger: Logger | 
     callbacks: list[Callback] = [
         Counters(train.epoch_steps, micro_batches(config)),
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
+        StopOnNonFinite(),  # before the scores, which only refuse such predictions
         scores,
         # Without a monitored metric, the one checkpoint kept is the newest.
         ModelCheckpoint(
@@ -197,7 +198,6 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, logger: Logger | 
             mode="min" if main in LOWER_IS_BETTER else "max",
             enable_version_counter=False,
         ),
-        StopOnNonFinite(),
         Timer(),
     ]
     if shows_pictures(logger):

@@ -120,7 +120,7 @@ def protocol(**changes: Any) -> dict[str, Any]:
 
 
 PSNR = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-APART = [
+APART: list[tuple[dict[str, Any], str]] = [
     ({"task": "sisr"}, "the task is deblur in one, sisr in the other"),
     ({"degrade": {"blur": {"size": 5, "noise": 0.2}}}, "the degradation is 0.1 in one, 0.2 in the other"),
     ({"degrade": {"mask": "wide"}}, "the degradation is "),

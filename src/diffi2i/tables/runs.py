@@ -50,6 +50,8 @@ def label(record: dict[str, Any]) -> str:
     settings = []
     if record["stage"] == "pretrain" and record["init"]:
         settings.append("trained on")
+    if record.get("budget") == "gan":
+        settings.append("GAN")
     if record["timesteps"]:
         settings.append(f"time steps {','.join(map(str, record['timesteps']))}")
     if record.get("tlc_window"):

@@ -43,8 +43,8 @@ $(REPRODUCE): reproduce-%: $(STAMP)
 report: $(STAMP) ## all tables and figures made at SCALE as one HTML page
 	$(BIN)/diffi2i report scale=$(SCALE)
 
-test: $(STAMP) ## run the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP) ## run the whole test suite, on up to four cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -15,7 +15,8 @@ COLUMNS = ("input", "output", "ground truth", "error")
 SAVED = 64
 ROWS = 8
 ROW_HEIGHT = 320
-HEADER = 24
+LINE = 18  # of text
+HEADER = 2 * LINE + 4  # an image's name, below it the titles: beside each other they would overlap on small pictures
 GAP = 4
 
 
@@ -66,9 +67,9 @@ def sheet(rows: Sequence[tuple[str, Mapping[str, Image.Image]]]) -> Image.Image:
     top = 0
     for (name, images), height in zip(rows, heights, strict=True):
         left = 0
+        draw.text((GAP, top + GAP), name, fill="black", font=font)
         for title, image in images.items():
-            text = f"{name}: {title}" if left == 0 else title
-            draw.text((left + GAP, top + GAP), text, fill="black", font=font)
+            draw.text((left + GAP, top + GAP + LINE), title, fill="black", font=font)
             canvas.paste(image, (left, top + HEADER))
             left += image.width + GAP
         top += height

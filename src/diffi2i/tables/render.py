@@ -193,6 +193,8 @@ def measured(states: Mapping[int, Entry], head: Head, mixed: bool, scores: str =
             return Cell(word=f"failed: {shorten(failures[0], 60, placeholder=' ...')}")
         return Cell(word="n/a" if states else "")
     having = [record for record in records if value_of(record, head.metric, scores) is not None]
+    if head.metric == "prior_dependence" and all(record.get("prior") == "zero" for record in records):
+        return Cell()  # there is no prior to depend on
     if not having:
         other_task = mixed and head.metric not in COSTS and all(head.metric not in r["metrics"] for r in records)
         return Cell(word="" if other_task or scores == "baseline" else "n/a")

@@ -336,6 +336,9 @@ def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, i
     onward = [*joint[:-1], f"stage.init={second}"]
     assert config.load(Config, "train", onward).stage.init == str(second)
     assert "has model.denoiser_layers=1, this run 2" in refusal(*onward, "model.denoiser_layers=2")
+    assert "goes on from a stage 2: write stage=joint" in refusal("scale=smoke", "stage.budget=gan")
+    assert "is a stage 1, stage.budget=gan" in refusal(*joint, "stage.budget=gan")
+    config.load(Config, "train", [*onward, "stage.budget=gan"])
     assert "has stage.prior=joint: write stage.prior=joint" in refusal(*onward, "stage.prior=none")
 
     (first / "result.json").unlink()

@@ -527,6 +527,8 @@ def check_init(config: Config) -> None:
     Stage 2 needs one.
     """
     init = config.stage.init
+    if config.stage.budget == "gan" and (init is None or config.stage.name == "pretrain"):
+        raise UserError("stage.budget=gan goes on from a stage 2: write stage=joint stage.init=<its run directory>")
     if init is None:
         if config.stage.name == "joint":
             raise UserError("stage=joint needs stage-1 weights: write stage.init=<run directory of stage=pretrain>")
@@ -537,6 +539,8 @@ def check_init(config: Config) -> None:
     if not (Path(init) / "result.json").is_file():
         raise UserError(f"stage.init={init} is unfinished: run its `diffi2i train ... run_dir={init}` again first")
     saved = read_run_config(Path(init))
+    if saved.stage.name == "pretrain" and config.stage.budget == "gan":
+        raise UserError(f"stage.init={init} is a stage 1, stage.budget=gan goes on from a stage 2: name that one")
     if saved.stage.name == "joint" and config.stage.name == "pretrain":
         raise UserError(f"stage.init={init} is a stage 2, from which no stage 1 starts: write stage=joint")
     if saved.stage.prior == "zero" and config.stage.prior != "zero":

@@ -33,11 +33,12 @@ ROWS = {
 
 
 def shown(cell: Cell) -> str:
-    """The mean and its deviation over the seeds, or the interval of a difference."""
-    if cell.interval is not None:
-        low, high = (f"{end:+.{cell.digits}f}" for end in cell.interval)
-        return f"{cell.value:+.{cell.digits}f} [{low}, {high}]"
-    return number(cell) + ("" if cell.sd is None else f" ± {cell.sd:.{cell.digits}f}")
+    """The mean and its deviation over the seeds, of a difference the interval too."""
+    spread = "" if cell.sd is None else f" ± {cell.sd:.{cell.digits}f}"
+    if cell.interval is None:
+        return number(cell) + spread
+    low, high = (f"{end:+.{cell.digits}f}" for end in cell.interval)
+    return f"{cell.value:+.{cell.digits}f}{spread} [{low}, {high}]"
 
 
 def lines_of(table: Table) -> tuple[list[str], list[str]]:

@@ -267,6 +267,18 @@ def test_the_ordering_is_judged_image_by_image(a: list[float], b: list[float], v
     assert verdicts([scored(a)], [scored(b)]) == ["not measured", verdict]
 
 
+def test_seeds_that_differ_by_as_much_decide_nothing() -> None:
+    def seeds(*gains: float) -> list[Any]:
+        return [scored(above([gain] * 12), seed) for seed, gain in enumerate(gains)]
+
+    zero = [scored(ZEROS, seed) for seed in range(3)]
+    # Image by image both are clear: each is 0.1 better in the mean over the seeds.
+    assert verdicts(seeds(0.09, 0.10, 0.11), zero) == ["not measured", "holds"]
+    assert verdicts(seeds(-0.1, 0.1, 0.3), zero) == ["not measured", "undecided (the seeds differ by as much)"]
+    pair = rendered(filled(a=seeds(-0.1, 0.1, 0.3), b=zero)).orderings[1].pairs[0]
+    assert pair.sd == pytest.approx(0.2)
+
+
 def test_pairs_of_which_the_paper_says_nothing_are_compared_too() -> None:
     entries = filled(a=[scored(ZEROS)], b=[scored(above([1.0] * 12))])
     (found,) = rendered(entries, claim=[], pairs=[["b", "a"]]).orderings

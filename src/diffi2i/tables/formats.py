@@ -48,7 +48,7 @@ def rest(cell: Cell) -> str:
         return ""
     spread = "" if cell.sd is None else f" ± {cell.sd:.{cell.digits}f}"
     if cell.interval is not None:
-        spread = f" [{cell.interval[0]:+.{cell.digits}f}, {cell.interval[1]:+.{cell.digits}f}]"
+        spread += f" [{cell.interval[0]:+.{cell.digits}f}, {cell.interval[1]:+.{cell.digits}f}]"
     images = [] if cell.images is None else [counted(cell.images, "image")]
     return f"{spread} ({', '.join([*images, counted(cell.seeds, 'seed')])}){' †' * cell.few}"
 
@@ -75,6 +75,7 @@ def ordering_rows(found: Ordering) -> list[list[str]]:
 
 def pair_row(pair: Pair, digits: int) -> list[str]:
     difference = "n/a" if pair.difference is None else f"{pair.difference:+.{digits}f}"
+    difference += "" if pair.sd is None else f" ± {pair.sd:.{digits}f}"
     interval = "n/a"
     if pair.interval is not None:
         counts = f"{counted(pair.images, 'image')}, {counted(pair.seeds, 'seed')}"
@@ -94,8 +95,9 @@ def ordering_text(found: Ordering) -> str:
 
 INTERVALS = (
     "Intervals: bootstrap over the images of the difference image by image, each image averaged over the seeds; p: the "
-    "sign test's over the same images. There is a verdict only where both see a difference, on ten images or more. "
-    "They say nothing about other seeds, data or budgets."
+    "sign test's over the same images; ±: deviation of the difference over the seeds. There is a verdict only where "
+    "interval and test see a difference on ten images or more, and the seeds do not differ by as much. It says nothing "
+    "about other data or budgets."
 )
 NO_CLAIM = "No two rows that the paper puts in order are run here: nothing to check."
 

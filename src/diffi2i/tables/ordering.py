@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import fmean
+from math import isfinite
+from statistics import fmean, stdev
 
 from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import PairedDifference, paired_difference
@@ -22,7 +23,8 @@ class Pair:
     """Two rows that the paper has in this order.
 
     `difference` is the better row's score minus the worse one's, with its paired 95 % `interval` over `images`; both in
-    the units of `paper_units`. `p` is the sign test's. `steps` are those that the two networks have been trained.
+    the units of `paper_units`. `sd` is its deviation over the seeds (n - 1; None for fewer than two). `p` is the sign
+    test's. `steps` are those that the two networks have been trained.
     `verdict` begins with holds, does not hold, undecided or not measured.
     """
 
@@ -35,6 +37,7 @@ class Pair:
     seeds: int = 0
     p: float | None = None
     steps: tuple[int, int] | None = None
+    sd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,23 +103,26 @@ def pair(better: Mapping[int, Record], worse: Mapping[int, Record], metric: str,
     if not seeds:
         return Pair(*labels, verdict=NOT_MEASURED)
     steps = (better[seeds[0]]["network_steps"], worse[seeds[0]]["network_steps"])
+    by_seed = [(value_of(better[seed], metric) or 0.0) - (value_of(worse[seed], metric) or 0.0) for seed in seeds]
+    sd = stdev(by_seed) if len(seeds) > 1 and all(map(isfinite, by_seed)) else None
     unit = paper_units(metric)
     images = [of_images([side[seed] for seed in seeds], metric) for side in (better, worse)]
     if metric in (*SET_LEVEL, *COSTS) or not all(images):
-        means = [fmean(value_of(side[seed], metric) or 0.0 for seed in seeds) for side in (better, worse)]
-        difference = means[0] - means[1]
+        difference = fmean(by_seed)
         verdict = f"{OPEN} (a score of the set: there are means, but no test)"
-        return Pair(*labels, verdict, difference, seeds=len(seeds), steps=steps)
+        return Pair(*labels, verdict, difference, seeds=len(seeds), steps=steps, sd=sd)
     check_same_images(set(images[0]), set(images[1]), labels, f"images with {metric}")
     names = list(images[0])
     paired = paired_difference([images[1][n] for n in names], [images[0][n] for n in names], metric in LOWER_IS_BETTER)
     interval = None if paired.interval is None else (unit * paired.interval[0], unit * paired.interval[1])
     verdict = decided(paired, len(names), metric)
-    return Pair(*labels, verdict, unit * paired.mean, interval, len(names), len(seeds), paired.p, steps)
+    if not verdict.startswith(OPEN) and sd is not None and sd >= abs(fmean(by_seed)):
+        verdict = f"{OPEN} (the seeds differ by as much)"
+    return Pair(*labels, verdict, unit * paired.mean, interval, len(names), len(seeds), paired.p, steps, sd)
 
 
 def decided(paired: PairedDifference, images: int, metric: str) -> str:
-    """The verdict; none on few images, nor where interval and sign test do not agree that there is a difference."""
+    """What the images say; nothing if they are few, or if interval and sign test do not agree on a difference."""
     if images < FEWEST:
         return f"{OPEN} (fewer than {FEWEST} images)"
     if paired.interval is None:

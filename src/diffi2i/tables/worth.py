@@ -4,6 +4,7 @@ The control is the same network on the same data with the same seed and as many 
 leans on its prior (`prior_dependence`) is another thing: one may lose 3 dB by a wrong Z and gain none by the right one.
 """
 
+from math import isfinite
 from statistics import fmean, stdev
 
 from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
@@ -18,7 +19,7 @@ def worth(row: Row, head: Head, filled: Filled) -> Cell:
     """The mean gain in the main metric, above zero where the prior helps.
 
     Each image is averaged over the seeds that both rows have; the interval is that of the paired differences over the
-    images. A score of the whole set has none: there the deviation is that of the differences over the seeds.
+    images, which a score of the whole set has not. The deviation is that of the differences over the seeds.
     """
     if row.control is None or row.overrides is None:
         return Cell()
@@ -28,11 +29,9 @@ def worth(row: Row, head: Head, filled: Filled) -> Cell:
     if not seeds:
         return Cell(word="n/a")
     better = -1 if metric in LOWER_IS_BETTER else 1
+    gains = [better * ((value_of(own[seed], metric) or 0) - (value_of(control[seed], metric) or 0)) for seed in seeds]
+    sd = stdev(gains) if len(gains) > 1 and all(map(isfinite, gains)) else None
     if metric in SET_LEVEL:
-        gains = [
-            better * ((value_of(own[seed], metric) or 0) - (value_of(control[seed], metric) or 0)) for seed in seeds
-        ]
-        sd = stdev(gains) if len(gains) > 1 else None
         return Cell(fmean(gains), head.digits, sd, own[seeds[0]]["n_images"].get(metric), len(seeds))
     ours, theirs = (of_images([side[seed] for seed in seeds], metric) for side in (own, control))
     if not ours or ours.keys() != theirs.keys():
@@ -43,4 +42,4 @@ def worth(row: Row, head: Head, filled: Filled) -> Cell:
     if paired.interval is not None:
         low, high = sorted(unit * end for end in paired.interval)
         interval = (low, high)
-    return Cell(unit * paired.mean, head.digits, images=len(ours), seeds=len(seeds), interval=interval)
+    return Cell(unit * paired.mean, head.digits, sd, len(ours), len(seeds), interval=interval)

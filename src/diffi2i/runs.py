@@ -43,17 +43,15 @@ def origin_of(config: Config, data: ImageDataModule) -> dict[str, Any]:
 
     Reads all files of both splits. Raises `UserError`: one cannot be read.
     """
-    init = config.stage.init
-    return {
-        "train": hash_of_manifest(data.manifests["train"]),
-        "val": hash_of_manifest(data.manifests["val"]),
-        "init": None
-        if init is None
-        else {
-            "weights": file_hash(Path(init) / "weights.safetensors"),
-            **{key: read_result(Path(init))[key] for key in ("config_hash", "network_steps")},
-        },
-    }
+    init = None
+    if config.stage.init is not None:
+        folder = Path(config.stage.init)
+        record = read_result(folder)
+        init = {
+            "weights": file_hash(folder / "weights.safetensors"),
+            **{key: record[key] for key in ("config_hash", "network_steps")},
+        }
+    return {"train": hash_of_manifest(data.manifests["train"]), "val": data.val_manifest, "init": init}
 
 
 def default_run_dir(config: Config, origin: dict[str, Any]) -> Path:
@@ -126,7 +124,7 @@ def check_own(
     key, before, now = differing[0]
     if done:
         raise UserError(f"{run_dir} has been trained with {key}={before}, not {now}: name another run_dir")
-    steps = checkpoint_facts(run_dir / "checkpoints" / "last.ckpt").steps
+    steps = read_checkpoint(run_dir / "checkpoints" / "last.ckpt").steps
     if config.train.steps < steps:
         raise UserError(f"{run_dir} has made {steps} steps: write train.steps={steps} or more, or another run_dir")
     return [{"step": steps, "key": key, "from": before, "to": now} for key, before, now in differing]
@@ -151,31 +149,21 @@ def check_origin(run_dir: Path, config: Config, data: ImageDataModule, origin: d
         )
 
 
-class CheckpointFacts(NamedTuple):
-    """Optimiser steps made, and seconds of training."""
+class Checkpoint(NamedTuple):
+    """Optimiser steps made, seconds of training, and the averaged weights."""
 
     steps: int
     seconds: float
+    weights: dict[str, Tensor]
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
+def read_checkpoint(file: Path) -> Checkpoint:
     """A Lightning checkpoint, on the CPU; nothing in it can run. Raises `UserError` where it is damaged."""
     try:
-        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}): name another run_dir") from error
-    return checkpoint
-
-
-def checkpoint_facts(file: Path) -> CheckpointFacts:
-    checkpoint = read_checkpoint(file)
-    return CheckpointFacts(checkpoint["global_step"], checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
-
-
-def averaged_weights(file: Path) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint, where the EMA puts them in the network's place."""
-    weights: dict[str, Tensor] = read_checkpoint(file)["state_dict"]
-    return weights
+    return Checkpoint(found["global_step"], found["callbacks"]["Timer"]["time_elapsed"]["train"], found["state_dict"])
 
 
 def load_stage(run_dir: Path) -> Stage:

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -12,6 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from diffi2i.errors import UserError
 from diffi2i.schema import TrainerConfig
+
+T = TypeVar("T")
 
 
 def new_trainer(trainer: TrainerConfig, unused_parameters: bool = False, **arguments: Any) -> L.Trainer:
@@ -39,6 +41,15 @@ def new_trainer(trainer: TrainerConfig, unused_parameters: bool = False, **argum
         )
     except (ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+
+
+def of_all_ranks(own: T) -> list[T]:
+    """What each process has, this one included, by rank. Collective under DDP; anything that can be pickled."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [own]
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, own)
+    return shares
 
 
 def is_first_rank() -> bool:

@@ -24,15 +24,13 @@ from diffi2i.evaluate import score
 from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.results import read_json, write_json, write_result
 from diffi2i.runs import (
-    CheckpointFacts,
     Stage,
-    averaged_weights,
-    checkpoint_facts,
     claim,
     default_run_dir,
     load_stage,
     load_weights,
     origin_of,
+    read_checkpoint,
     save_weights,
 )
 from diffi2i.runtime import is_first_rank, new_trainer, quiet
@@ -90,14 +88,14 @@ def finish_training(
         say(f"scoring {config.stage.name} of {config.task.name} in {run_dir}")
         load_weights(stage, weights)
         return read_json(run_dir / "training.json")
-    made = checkpoint_facts(last) if last.is_file() else CheckpointFacts(0, 0.0)
-    if made.steps < config.train.steps:
-        say(f"{'resuming' if made.steps else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
+    made = read_checkpoint(last) if last.is_file() else None
+    if made is None or made.steps < config.train.steps:
+        say(f"{'resuming' if made else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
         fit(config, stage, data, run_dir, logger)
-        made = checkpoint_facts(last)
+        made = read_checkpoint(last)
     # Lightning copies the average into the network at the end of a fit, which a training that was interrupted after its
     # last step does not have: the last checkpoint holds the same weights in either case.
-    stage.load_state_dict(averaged_weights(last))
+    stage.load_state_dict(made.weights)
     changed = read_json(run_dir / "origin.json").get("changed", [])
     training = {"steps": made.steps, "wall_time_s": made.seconds, "loss": config.train.loss, "changed": changed}
     if is_first_rank():

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from diffi2i.callbacks.panels import as_picture, sheet, thumbnail
 from diffi2i.callbacks.scores import ValidationScores, naive_output
 from diffi2i.config import read_run_config
 from diffi2i.errors import UserError
+from diffi2i.runtime import of_all_ranks
 from diffi2i.schema import Config
 from diffi2i.stages.common import Batch, with_known_pixels
 from diffi2i.tracking import log_pictures, logged_step
@@ -85,7 +85,7 @@ class Showcase(L.Callback):
         return output if np.array_equal(np.asarray(theirs), np.asarray(target)) else None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        pictures = of_all_ranks(self.pictures)
+        pictures = {name: picture for share in of_all_ranks(self.pictures) for name, picture in share.items()}
         if trainer.is_global_zero and pictures:
             shown = {name: pictures[name] for name in self.names if name in pictures}
             log_pictures(trainer.logger, KEY, shown, logged_step(trainer))
@@ -111,15 +111,6 @@ def stage1_images(config: Config) -> Path | None:
             return Path(init) / "images"
         init = stage.init
     return None
-
-
-def of_all_ranks(pictures: dict[str, Image.Image]) -> dict[str, Image.Image]:
-    """This rank's pictures and all others'. Collective under DDP, also for a rank without any."""
-    shares = [pictures]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        shares = [{} for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(shares, pictures)
-    return {name: picture for share in shares for name, picture in share.items()}
 
 
 def some(names: Sequence[str]) -> str:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import lightning as L
-import torch
 
 from diffi2i.build import build
 from diffi2i.data.seen import DepthSeen, LabelsSeen, new_seen, suspicious, unit_of
+from diffi2i.runtime import of_all_ranks
 from diffi2i.schema import Config
 from diffi2i.stages.common import Batch
 
@@ -38,13 +38,10 @@ class TargetsSeen(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.seen is None:
             return
-        shares: list[Any] = [self.seen]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            shares = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(shares, self.seen)
         whole = new_seen(self.config.task.kind, self.config.task.classes)
         assert isinstance(whole, DepthSeen | LabelsSeen)
-        for share in shares:
+        share: Any
+        for share in of_all_ranks(self.seen):
             whole.merge(share)
         self.lines = [f"targets of {self.config.dataset.name}, {line}" for line in whole.lines()]
         if isinstance(whole, DepthSeen):

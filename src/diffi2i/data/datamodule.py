@@ -88,12 +88,16 @@ class ImageDataModule(L.LightningDataModule):
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
         """The files of both splits by content; reads them all, once. Raises UserError."""
-        return {"train": manifest(self.train_items, self.skip_broken), "val": manifest(self.val_items)}
+        return {"train": manifest(self.train_items, self.skip_broken), "val": self._val_files}
+
+    @cached_property
+    def _val_files(self) -> Manifest:
+        return manifest(self.val_items)
 
     @cached_property
     def val_manifest(self) -> str:
         """Hash of the validation files in use. Raises UserError."""
-        return hash_of_manifest(manifest(self.val_items))
+        return hash_of_manifest(self._val_files)
 
     def check(self, splits: Sequence[Split] = ("val", "train")) -> None:
         """Open the headers of up to `CHECKED_FILES` items a split, to fail before training, not during.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.stats import binomtest, bootstrap
 
+from diffi2i import runtime
 from diffi2i.metrics import SET_LEVEL
 
 ImageRecord = dict[str, str | float]
@@ -58,11 +58,10 @@ def interval_reason(key: str, values: Sequence[float]) -> str:
 
 def of_all_ranks(per_image: list[ImageRecord]) -> list[ImageRecord]:
     """The records of this and all other ranks, sorted by name. Collective under DDP, also for a rank without images."""
-    shares: list[list[ImageRecord]] = [per_image]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        shares = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(shares, per_image)
-    return sorted((record for share in shares for record in share), key=lambda record: str(record["name"]))
+    return sorted(
+        (record for share in runtime.of_all_ranks(per_image) for record in share),
+        key=lambda record: str(record["name"]),
+    )
 
 
 def image_intervals(

@@ -28,7 +28,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import timm
 import torch
@@ -41,10 +41,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import WeightsUnavailableError
+from diffi2i.runtime import of_all_ranks
 from diffi2i.weights import efficientnet_lite0, fid_inception
 
 Network = Literal["inception", "lite0"]
-T = TypeVar("T")
 
 _LABELS = {"fid": "FID", "kid": "KID", "fd_lite0": "FD-Lite0"}
 _NETWORK_OF: dict[str, Network] = {"fid": "inception", "kid": "inception", "fd_lite0": "lite0"}
@@ -162,14 +162,14 @@ class DistributionScores:
 
     def _agree(self) -> tuple[int, dict[Network, str]]:
         """Number of images over all ranks, and the networks that any of them lacks."""
-        ranks = _gather((len(self._names), self._missing))
+        ranks = of_all_ranks((len(self._names), self._missing))
         return sum(count for count, _ in ranks), {key: why for _, lacks in ranks for key, why in lacks.items()}
 
     def _gathered(self, network: Network) -> tuple[list[str], Tensor, Tensor]:
         """Names, in order, with features of predictions and targets, (n, D) float32, of all ranks."""
         own = [torch.stack(features) for features in self._features[network] if features]
         # A rank without images does not know D: it sends no tensor.
-        ranks = [(names, both) for names, both in _gather((self._names, own)) if names]
+        ranks = [(names, both) for names, both in of_all_ranks((self._names, own)) if names]
         names = [name for some, _ in ranks for name in some]
         order = sorted(range(len(names)), key=names.__getitem__)
         pred, target = (torch.cat([both[i] for _, both in ranks])[order] for i in range(2))
@@ -252,15 +252,6 @@ def _build(network: Network) -> nn.Module:
 
 def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _gather(mine: T) -> list[T]:
-    """What each rank has, in the order of ranks."""
-    if not _is_distributed():
-        return [mine]
-    everyone: list[T] = [mine] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return everyone
 
 
 def _read(path: Path) -> dict[Network, dict[str, Tensor]]:

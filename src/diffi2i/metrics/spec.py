@@ -63,6 +63,10 @@ class Metric:
         """`PSNR-Y ↑`."""
         return self.heading + self.arrow
 
+    def few(self, images: int) -> bool:
+        """Whether it is a distance between sets of images, and so many are too few for it."""
+        return self.kind == "image" and self.of_set and images < FEW_IMAGES
+
     def make(self) -> Callable[..., Any]:
         """Imports its function, which returns one number.
 
@@ -138,6 +142,6 @@ COLUMNS = ChainMap(METRICS, COSTS, GAINS)
 """All that a table's column may show."""
 
 
-def of_kind(kind: Kind) -> list[str]:
+def of_kind(kind: str) -> list[str]:
     """The keys of a kind's scores."""
     return [key for key, metric in METRICS.items() if metric.kind == kind]

@@ -1,6 +1,6 @@
 """Experiments: a file in `experiments/` for each table and figure of the paper, its rows as overrides.
 
-The paper's numbers stand in the paper's own units; `paper_units` brings a measured value into them.
+The paper's numbers stand in the paper's own units; `metrics.spec` brings a measured value into them.
 """
 
 import math
@@ -16,13 +16,8 @@ from yaml import YAMLError
 
 from diffi2i.config import conf_dir
 from diffi2i.errors import UserError
-from diffi2i.schema import IMAGE_METRICS
+from diffi2i.metrics.spec import COLUMNS, COSTS, GAINS, METRICS
 
-COSTS = ("parameters", "macs", "seconds_per_image")
-LABEL_METRICS = ("miou", "pixel_accuracy", "mean_accuracy")
-DEPTH_METRICS = ("abs_rel", "rmse", "log10", "delta1", "delta2", "delta3", "silog", "rmse_log")
-GAINS = ("prior_dependence", "prior_worth")
-METRICS = (*IMAGE_METRICS, *LABEL_METRICS, *DEPTH_METRICS, *GAINS)
 AXES = ("seconds_per_image", "timesteps")
 # The task of an experiment whose rows each name their own.
 ALL_TASKS = "all"
@@ -84,11 +79,6 @@ class Experiment:
     claim_column: int = 0
     pairs: list[list[str]] = field(default_factory=list)
     note: str = ""
-
-
-def paper_units(metric: str) -> float:
-    """What a record's value is multiplied by to stand beside the paper's: millions, milliseconds, per cent."""
-    return {"parameters": 1e-6, "macs": 1e-9, "seconds_per_image": 1e3, "miou": 1e2}.get(metric, 1.0)
 
 
 def timesteps(experiment: Experiment, row: Row) -> int:
@@ -187,8 +177,8 @@ def check(experiment: Experiment, file: Path) -> None:
 
 
 def check_column(column: Column, file: Path) -> None:
-    if column.metric not in (*METRICS, *COSTS):
-        known = ", ".join((*METRICS, *COSTS))
+    if column.metric not in COLUMNS:
+        known = ", ".join((*METRICS, *GAINS, *COSTS))
         raise UserError(f"{file}, column {column.heading}: unknown metric {column.metric}: write one of {known}")
     if (column.metric in COSTS) != (column.dataset == ""):
         raise UserError(f"{file}, column {column.heading}: a score needs its dataset, a cost has dataset: ''")

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from diffi2i.metrics import FEW_IMAGES
-from diffi2i.tables.experiment import COSTS, GAINS, Column, Experiment, Row, timesteps
+from diffi2i.metrics.spec import COSTS, FEW_IMAGES, GAINS
+from diffi2i.tables.experiment import Column, Experiment, Row, timesteps
 from diffi2i.tables.formats import counted
 from diffi2i.tables.table import Cell, Head, Table
 from diffi2i.tables.values import heading

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean, stdev
 
-from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import PairedDifference, paired_difference
+from diffi2i.metrics.spec import COLUMNS
 from diffi2i.tables.compare import check_same_images
-from diffi2i.tables.experiment import ALL_TASKS, COSTS, Experiment, paper_units
+from diffi2i.tables.experiment import ALL_TASKS, Experiment
 from diffi2i.tables.plan import scored_apart
 from diffi2i.tables.records import Filled, Record
-from diffi2i.tables.values import common_seeds, heading, of_images, places, records_of, value_of
+from diffi2i.tables.values import common_seeds, heading, of_images, records_of, value_of
 
 FEWEST = 10  # images for a verdict: a bootstrap over three decides nothing
 SIGNIFICANT = 0.05
@@ -23,7 +23,7 @@ class Pair:
     """Two rows that the paper has in this order.
 
     `difference` is the better row's score minus the worse one's, with its paired 95 % `interval` over `images`; both in
-    the units of `paper_units`. `sd` is its deviation over the seeds (n - 1; None for fewer than two). `p` is the sign
+    the units of `metrics.spec`. `sd` is its deviation over the seeds (n - 1; None for fewer than two). `p` is the sign
     test's. `steps` are those that the two networks have been trained.
     `verdict` begins with holds, does not hold, undecided or not measured.
     """
@@ -78,7 +78,7 @@ def ordering(experiment: Experiment, filled: Filled, metric: str, dataset: str, 
     return Ordering(
         metric,
         heading(metric),
-        places(metric),
+        COLUMNS[metric].digits,
         [labels[name] for name in experiment.claim],
         [
             pair(
@@ -105,15 +105,15 @@ def pair(better: Mapping[int, Record], worse: Mapping[int, Record], metric: str,
     steps = (better[seeds[0]]["network_steps"], worse[seeds[0]]["network_steps"])
     by_seed = [(value_of(better[seed], metric) or 0.0) - (value_of(worse[seed], metric) or 0.0) for seed in seeds]
     sd = stdev(by_seed) if len(seeds) > 1 and all(map(isfinite, by_seed)) else None
-    unit = paper_units(metric)
+    unit = COLUMNS[metric].unit
     images = [of_images([side[seed] for seed in seeds], metric) for side in (better, worse)]
-    if metric in (*SET_LEVEL, *COSTS) or not all(images):
+    if COLUMNS[metric].of_set or not all(images):
         difference = fmean(by_seed)
         verdict = f"{OPEN} (a score of the set: there are means, but no test)"
         return Pair(*labels, verdict, difference, seeds=len(seeds), steps=steps, sd=sd)
     check_same_images(set(images[0]), set(images[1]), labels, f"images with {metric}")
     names = list(images[0])
-    paired = paired_difference([images[1][n] for n in names], [images[0][n] for n in names], metric in LOWER_IS_BETTER)
+    paired = paired_difference([images[1][n] for n in names], [images[0][n] for n in names], COLUMNS[metric].lower)
     interval = None if paired.interval is None else (unit * paired.interval[0], unit * paired.interval[1])
     verdict = decided(paired, len(names), metric)
     if not verdict.startswith(OPEN) and sd is not None and sd >= abs(fmean(by_seed)):
@@ -139,7 +139,7 @@ def decided(paired: PairedDifference, images: int, metric: str) -> str:
 
 def direction(difference: float, metric: str) -> str:
     """What the sign of (better row - worse row) says."""
-    gain = -difference if metric in (*LOWER_IS_BETTER, *COSTS) else difference
+    gain = -difference if COLUMNS[metric].lower else difference
     return HOLDS if gain > 0 else NOT if gain < 0 else f"{OPEN}: equal"
 
 

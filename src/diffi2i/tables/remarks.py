@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from diffi2i.metrics import FEW_IMAGES
+from diffi2i.metrics.spec import FEW_IMAGES
 from diffi2i.tables.execute import duration
 from diffi2i.tables.experiment import ALL_TASKS, Experiment
 from diffi2i.tables.records import Failure, Filled, Record

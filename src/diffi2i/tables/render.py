@@ -11,10 +11,9 @@ from decimal import Decimal
 from statistics import fmean, stdev
 from textwrap import shorten
 
-from diffi2i.metrics import FEW_IMAGES, LOWER_IS_BETTER
-from diffi2i.schema import SET_METRICS
+from diffi2i.metrics.spec import COLUMNS, COSTS, GAINS
 from diffi2i.tables.compare import check_comparable
-from diffi2i.tables.experiment import ALL_TASKS, COSTS, GAINS, Experiment
+from diffi2i.tables.experiment import ALL_TASKS, Experiment
 from diffi2i.tables.ordering import orderings
 from diffi2i.tables.plan import scored_apart
 from diffi2i.tables.records import Entry, Failure, Filled, Record
@@ -27,7 +26,7 @@ from diffi2i.tables.remarks import (
     value_notes,
 )
 from diffi2i.tables.table import Cell, Head, Line, Table
-from diffi2i.tables.values import arrow, heading, places, states_of, value_of
+from diffi2i.tables.values import heading, states_of, value_of
 from diffi2i.tables.worth import worth
 
 # Keys of a record without which its scores cannot be shown.
@@ -110,7 +109,7 @@ def paper_heads(experiment: Experiment) -> list[Head]:
     for number, column in enumerate(experiment.columns):
         printed = [row.paper[number] for row in experiment.rows]
         places = max((decimals(value) for value in printed if value is not None), default=0)
-        heads.append(Head("paper", column.heading + arrow(column.metric), column.metric, places))
+        heads.append(Head("paper", column.heading + COLUMNS[column.metric].arrow, column.metric, places))
     return heads
 
 
@@ -126,23 +125,23 @@ def measured_heads(experiment: Experiment, filled: Filled, scale: str) -> list[H
     The gains are the last, in the units of the main metric.
     """
     mains = list(dict.fromkeys(record["main_metric"] for record in filled_records(filled)))
-    decimals = max((places(main) for main in mains), default=4)
+    decimals = max((COLUMNS[main].digits for main in mains), default=4)
     controlled = any(row.control for row in experiment.rows)
     gains = [Head("here", heading(gain), gain, decimals) for gain in GAINS if controlled or gain == "prior_dependence"]
     if scale == "paper":
         columns = [
             Head(
                 "here",
-                column.heading + arrow(column.metric),
+                column.heading + COLUMNS[column.metric].arrow,
                 column.metric,
-                places(column.metric),
+                COLUMNS[column.metric].digits,
                 column.dataset if scored_apart(column) else "",
             )
             for column in experiment.columns
         ]
     else:
         metrics = dict.fromkeys([*(column.metric for column in experiment.columns), *mains])
-        columns = [Head("here", heading(metric), metric, places(metric)) for metric in metrics]
+        columns = [Head("here", heading(metric), metric, COLUMNS[metric].digits) for metric in metrics]
     return [*columns, *gains]
 
 
@@ -209,7 +208,7 @@ def measured(states: Mapping[int, Entry], head: Head, mixed: bool, scores: str =
         spread(values) if head.metric not in ("parameters", "macs") else None,
         images,
         len(values),
-        few=head.metric in SET_METRICS and images is not None and images < FEW_IMAGES,
+        few=images is not None and COLUMNS[head.metric].few(images),
     )
 
 
@@ -245,7 +244,7 @@ def marked(lines: Sequence[Line], heads: Sequence[Head]) -> list[Line]:
             continue
         values = [row[index].value for row in cells]
         printed = [None if value is None else round(value, head.digits) for value in values]
-        order = sorted({value for value in printed if value is not None}, reverse=head.metric not in LOWER_IS_BETTER)
+        order = sorted({value for value in printed if value is not None}, reverse=not COLUMNS[head.metric].lower)
         if len(order) > 1:
             marks = {order[0]: "best", order[1]: "second"}
             for row, value in zip(cells, printed, strict=True):

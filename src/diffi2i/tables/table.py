@@ -20,10 +20,10 @@ class Head:
 class Cell:
     """A number, or a `word` in its place, or nothing.
 
-    `value` is the mean over `seeds`, in the units of `paper_units`, and `sd` their standard deviation (n - 1; None for
+    `value` is the mean over `seeds`, in the units of `metrics.spec`, and `sd` their standard deviation (n - 1; None for
     fewer than two). `interval` is a paired 95 % interval, where the value is a difference. `images` is how many each
     seed scored; None for costs and for the paper. `mark` is `best` or `second`.
-    `few`: a distance between sets of fewer than `metrics.FEW_IMAGES`.
+    `few`: a distance between sets of fewer than `metrics.spec.FEW_IMAGES`.
     """
 
     value: float | None = None

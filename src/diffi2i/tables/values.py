@@ -1,14 +1,10 @@
-"""A value of a record as tables print it: its unit, its decimals, its heading."""
+"""A value of a record as tables print it: its unit and its heading."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from diffi2i.metrics import LOWER_IS_BETTER
-from diffi2i.tables.experiment import COSTS, GAINS, paper_units
+from diffi2i.metrics.spec import COLUMNS, COSTS, GAINS
 from diffi2i.tables.records import Entry, Filled, Record
-from diffi2i.tables.runs import SCORES, digits
-
-COST_HEADINGS = {"parameters": "parameters (M)", "macs": "MACs (G)", "seconds_per_image": "time per image (ms)"}
 
 
 def states_of(filled: Filled, row: str, dataset: str) -> dict[int, Entry]:
@@ -43,33 +39,15 @@ def of_images(records: Sequence[Record], metric: str) -> dict[str, float]:
 
 
 def value_of(record: Record, metric: str, scores: str = "metrics") -> float | None:
-    """A cost or a score of a record in the units of `paper_units`; `scores` may also be `baseline`.
+    """A cost or a score of a record in the units of `metrics.spec`; `scores` may also be `baseline`.
 
     The gains have the main metric's unit.
     """
     raw = record.get(metric) if metric in COSTS else record[scores].get(metric)
     # Records hold infinite values as words.
-    return None if raw is None else float(raw) * paper_units(record["main_metric"] if metric in GAINS else metric)
-
-
-def places(metric: str) -> int:
-    """Decimals of a value in the units of `paper_units`."""
-    if metric in COSTS:
-        return 1 if metric == "seconds_per_image" else 2
-    return 2 if in_percent(metric) else digits(metric)
-
-
-def in_percent(metric: str) -> bool:
-    return paper_units(metric) == 100
+    return None if raw is None else float(raw) * COLUMNS[record["main_metric"] if metric in GAINS else metric].unit
 
 
 def heading(metric: str) -> str:
     """What a measured column is called, with its unit where that is not the record's."""
-    if metric in COSTS:
-        return COST_HEADINGS[metric]
-    return SCORES.get(metric, metric + arrow(metric)) + " (%)" * in_percent(metric)
-
-
-def arrow(metric: str) -> str:
-    """Which way a score is better. Costs and gains have none."""
-    return "" if metric in (*COSTS, *GAINS) else " ↓" if metric in LOWER_IS_BETTER else " ↑"
+    return COLUMNS[metric].titled + " (%)" * (COLUMNS[metric].unit == 100)

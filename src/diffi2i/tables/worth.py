@@ -7,9 +7,9 @@ leans on its prior (`prior_dependence`) is another thing: one may lose 3 dB by a
 from math import isfinite
 from statistics import fmean, stdev
 
-from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import paired_difference
-from diffi2i.tables.experiment import Row, paper_units
+from diffi2i.metrics.spec import METRICS
+from diffi2i.tables.experiment import Row
 from diffi2i.tables.records import Filled
 from diffi2i.tables.table import Cell, Head
 from diffi2i.tables.values import common_seeds, of_images, records_of, value_of
@@ -28,16 +28,16 @@ def worth(row: Row, head: Head, filled: Filled) -> Cell:
     seeds = common_seeds(own, control, metric)
     if not seeds:
         return Cell(word="n/a")
-    better = -1 if metric in LOWER_IS_BETTER else 1
+    better = -1 if METRICS[metric].lower else 1
     gains = [better * ((value_of(own[seed], metric) or 0) - (value_of(control[seed], metric) or 0)) for seed in seeds]
     sd = stdev(gains) if len(gains) > 1 and all(map(isfinite, gains)) else None
-    if metric in SET_LEVEL:
+    if METRICS[metric].of_set:
         return Cell(fmean(gains), head.digits, sd, own[seeds[0]]["n_images"].get(metric), len(seeds))
     ours, theirs = (of_images([side[seed] for seed in seeds], metric) for side in (own, control))
     if not ours or ours.keys() != theirs.keys():
         return Cell(word="n/a")
-    paired = paired_difference(list(theirs.values()), [ours[name] for name in theirs], metric in LOWER_IS_BETTER)
-    unit = better * paper_units(metric)
+    paired = paired_difference(list(theirs.values()), [ours[name] for name in theirs], METRICS[metric].lower)
+    unit = better * METRICS[metric].unit
     interval = None
     if paired.interval is not None:
         low, high = sorted(unit * end for end in paired.interval)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.metrics.intervals import RESAMPLES
+from diffi2i.metrics.spec import METRICS
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.formats import plain, restored, to_csv, to_latex, to_markdown
 from diffi2i.tables.records import Failure
@@ -63,7 +63,7 @@ def entry(values: np.ndarray, metric: str, seed: int, reverse: bool = False) -> 
 @pytest.mark.parametrize(("metric", "gain", "scale"), [("psnr_hole", 0.3, 1.0), ("rmse", 0.02, 0.1)])
 def test_worth_is_the_paired_difference_to_the_control(metric: str, gain: float, scale: float) -> None:
     worse = [scores(seed, 20 * scale, scale) for seed in (0, 1)]
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = -1 if METRICS[metric].lower else 1
     better = [values + sign * gain + 0.1 * gain * scores(9 + i, 0, 1) for i, values in enumerate(worse)]
     # The images of a record may come in any order; a seed that one row has not is left out.
     ours = [entry(values, metric, seed, reverse=True) for seed, values in enumerate(better)]

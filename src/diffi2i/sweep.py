@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffi2i import config
 from diffi2i.cli import names_row
 from diffi2i.errors import UserError
-from diffi2i.metrics import LOWER_IS_BETTER
+from diffi2i.metrics.spec import METRICS
 from diffi2i.schema import Config
 
 # conf/hydra/launcher/ has files of the plugins' own names, which win over these and are checked against them.
@@ -233,6 +233,6 @@ def check_direction(sweeper: Any, runs: Sequence[Config]) -> None:
     """The search goes towards the better side of the task's main metric."""
     written = getattr(sweeper.direction, "name", sweeper.direction)
     for metric in sorted({run.task.main_metric for run in runs}):
-        better = "minimize" if metric in LOWER_IS_BETTER else "maximize"
+        better = "minimize" if METRICS[metric].lower else "maximize"
         if written != better:
             raise UserError(f"hydra.sweeper.direction={written} makes {metric} worse: write {better}")

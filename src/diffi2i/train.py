@@ -21,7 +21,7 @@ from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import picture_role, shared_pictures
 from diffi2i.errors import UserError
 from diffi2i.evaluate import score
-from diffi2i.metrics import LOWER_IS_BETTER
+from diffi2i.metrics.spec import METRICS
 from diffi2i.results import read_json, write_json, write_result
 from diffi2i.runs import (
     Stage,
@@ -193,7 +193,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, logger: Logger | 
             checkpoints,
             filename="best",
             monitor=f"val/{config.dataset.name}/{main}",
-            mode="min" if main in LOWER_IS_BETTER else "max",
+            mode="min" if METRICS[main].lower else "max",
             enable_version_counter=False,
         ),
         Timer(),

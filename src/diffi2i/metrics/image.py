@@ -59,8 +59,8 @@ class ImageScores:
     by which the paper's authors score DiffIR. The script beside DISTS' network shrinks images to a short side of
     256 pixels first (`prepare_image`; off in its package 0.1): its numbers are others.
 
-    An image too small for SSIM (11 pixels), LPIPS on AlexNet (31), LPIPS on VGG-16 or DISTS (16), or whose mask
-    is empty or absent, is left out of that score; `counts()` tells.
+    An image smaller than the score's `smallest` is left out of that score, as is one whose mask is empty or absent;
+    `counts()` tells.
 
     Not an `nn.Module`, on purpose: as a child of the LightningModule its sums would follow the model to bf16.
     Call `to(device)` where the model moves. Under DDP `compute`, `counts` and `reasons` are collective: every

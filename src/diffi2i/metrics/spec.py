@@ -34,7 +34,7 @@ class Metric:
         digits: decimals that are printed, in that unit.
         of_set: of a set as a whole: the mean of its images' scores, where they have one, is another number.
         smallest: pixels that an image needs on each side; smaller ones are left out of the score.
-        weights: the network that it needs, empty for none.
+        weights: the network that it needs: of an image `alex` or `vgg`, of a set of images `inception` or `lite0`.
         cheap: enough for every validation during training; others are for the final evaluation.
         overview: tables of runs show it.
     """

@@ -16,9 +16,10 @@ import torch
 from omegaconf import OmegaConf
 
 from diffi2i import config
+from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COSTS, of_kind
-from diffi2i.models.diffi2i import build_diffi2i, build_diffusion
+from diffi2i.models.diffi2i import build_diffi2i, build_schedule
 from diffi2i.schema import Config, EvalConfig
 from diffi2i.tables import experiment
 from diffi2i.tables.experiment import Row
@@ -262,15 +263,16 @@ def test_the_head_names_where_the_protocol_comes_from(name: str) -> None:
 
 def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations(compose: Compose) -> None:
     found = experiment.load("figure6")
-    default = build_diffusion(config.load(Config, "train", []).stage.diffusion).alpha_bar[-1]
+    default = build_schedule(config.load(Config, "train", []).stage.diffusion).alpha_bar[-1]
     assert default == pytest.approx(0.9 * (1 - 0.1 - 0.89 / 3) * (1 - 0.1 - 2 * 0.89 / 3) * 0.01)
     for row in (row for row in found.rows if row.name != "none-on"):
         diffusion = compose(found.name, row, "scale=smoke").stage.diffusion
         for override in row.evaluation:
             diffusion.timesteps = config.load(EvalConfig, "eval", ["run=somewhere", override]).timesteps
-        built = build_diffusion(diffusion)
-        assert built.alpha_bar[-1] == pytest.approx(default, rel=2e-3)
-        assert len(built.visited) - 1 == experiment.timesteps(found, row) == int(re.findall(r"\d+", row.label)[-1])
+        schedule = build_schedule(diffusion)
+        assert schedule.alpha_bar[-1] == pytest.approx(default, rel=2e-3)
+        visits = len(visited(schedule, diffusion.timesteps))
+        assert visits == experiment.timesteps(found, row) == int(re.findall(r"\d+", row.label)[-1])
 
 
 @pytest.mark.parametrize(

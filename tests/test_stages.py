@@ -79,7 +79,7 @@ def test_every_weight_of_stage_1_gets_a_gradient(make: Make, task: str) -> None:
 @pytest.mark.parametrize("prediction", ["eps", "x0"])
 def test_every_trainable_weight_of_stage_2_gets_a_gradient(make: Make, prior: str, prediction: str) -> None:
     stage, _ = joint_stage(make, prior=prior)
-    stage.model.diffusion.prediction = prediction  # type: ignore[assignment]
+    stage.model.schedule.prediction = prediction  # type: ignore[assignment]
     backward(stage, random_batch(stage.config), 2)
     assert without_gradient(stage) == []
     assert all(p.grad is None for p in stage.cpen_s1.parameters())

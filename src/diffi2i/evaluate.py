@@ -17,7 +17,7 @@ from diffi2i.metrics.intervals import image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import METRICS
 from diffi2i.models.di2iformer import DI2Iformer
-from diffi2i.models.diffi2i import build_diffusion
+from diffi2i.models.diffi2i import build_sampler
 from diffi2i.results import read_result, write_result
 from diffi2i.runs import Stage, load_stage
 from diffi2i.runtime import autocast_of, device_of, new_trainer, quiet
@@ -166,7 +166,7 @@ def evaluate(config: EvalConfig) -> Path:
             raise UserError("timesteps belongs to a stage=joint run: stage 1 has no diffusion")
         settings.stage.diffusion = replace(settings.stage.diffusion, timesteps=config.timesteps)
         check_diffusion(settings.stage.diffusion)
-        stage.model.diffusion = build_diffusion(settings.stage.diffusion)
+        stage.model.sampler = build_sampler(settings.stage.diffusion)
     window = tlc_window(settings) if config.tlc else None
     if window:
         network = stage.model.di2iformer if isinstance(stage, JointStage) else stage.di2iformer

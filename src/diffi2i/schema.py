@@ -181,7 +181,7 @@ class ModelConfig:
 
 @dataclass
 class DiffusionConfig:
-    """See `models.diffusion.PriorDiffusion`. `timesteps` re-spaces the reverse process."""
+    """See `diffusion.schedule` and `diffusion.samplers.ancestral`, whose `steps` is called `timesteps` here."""
 
     steps: int = 4
     beta_1: float = 0.1

@@ -1,14 +1,16 @@
 """DiffI2I as it runs at inference (Alg. 2), and the builders that size the networks from a configuration."""
 
-from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from diffi2i.diffusion.samplers import Noise, Sampler, ancestral
+from diffi2i.diffusion.schedule import Schedule, linear, sqrt_linear
 from diffi2i.models.cpen import CPEN
 from diffi2i.models.denoiser import Denoiser
-from diffi2i.models.diffusion import PriorDiffusion
 from diffi2i.schema import DiffusionConfig, ModelConfig, TaskConfig
 
 
@@ -19,30 +21,42 @@ class DiffI2I(nn.Module):
     """
 
     def __init__(
-        self, cpen_s2: CPEN, denoiser: Denoiser | None, diffusion: PriorDiffusion, di2iformer: nn.Module
+        self,
+        cpen_s2: CPEN,
+        denoiser: Denoiser | None,
+        schedule: Schedule,
+        sampler: Sampler,
+        di2iformer: nn.Module,
     ) -> None:
         super().__init__()
         self.cpen_s2 = cpen_s2
         self.denoiser = denoiser
-        self.diffusion = diffusion
+        self.schedule = schedule
+        self.sampler = sampler
         self.di2iformer = di2iformer
 
-    def estimate_prior(self, image: Tensor, z_T: Tensor, noise: Callable[[int], Tensor] | None = None) -> Tensor:
-        """D from the input image (Eq. 12), then the whole reverse process, in float32.
+    def estimate_prior(self, image: Tensor, z_T: Tensor, noise: Noise | None = None) -> Tensor:
+        """D from the input (Eq. 12), then the reverse process in float32 (Alg. 1, lines 8-13; Alg. 2, lines 5-8).
 
         Args:
             image: (B, in_channels, H, W).
             z_T: (B, 4C'), noised IPR in training (Alg. 1), standard normal at inference (Alg. 2).
-            noise: see `PriorDiffusion.denoise`.
+            noise: what the sampler inserts, see `diffusion.samplers`.
 
         Returns:
             Z-hat (B, 4C').
         """
         condition: Tensor = self.cpen_s2(image).float()
-        if self.denoiser is None:
+        denoiser = self.denoiser
+        if denoiser is None:
             return condition
+
+        def denoise(z_t: Tensor, t: int) -> Tensor:
+            time = z_t.new_full((len(z_t),), t / self.schedule.steps)
+            return self.schedule.x0(z_t, t, denoiser(z_t, time, condition))
+
         with torch.autocast(image.device.type, enabled=False):
-            return self.diffusion.denoise(z_T.float(), condition, self.denoiser, noise)
+            return self.sampler(denoise, z_T.float(), self.schedule, noise)
 
     def forward(self, image: Tensor, z_T: Tensor) -> Tensor:
         """`image` (B, in_channels, H, W), `z_T` (B, 4C') standard normal -> the prediction (see `TaskStage`)."""
@@ -65,16 +79,14 @@ def build_di2iformer(model: ModelConfig) -> nn.Module:
     return network
 
 
-def build_diffusion(diffusion: DiffusionConfig) -> PriorDiffusion:
-    return PriorDiffusion(
-        steps=diffusion.steps,
-        beta_1=diffusion.beta_1,
-        beta_T=diffusion.beta_T,
-        prediction=diffusion.prediction,  # type: ignore[arg-type]
-        variance_noise=diffusion.variance_noise,
-        timesteps=diffusion.timesteps,
-        schedule=diffusion.schedule,  # type: ignore[arg-type]
-    )
+def build_schedule(diffusion: DiffusionConfig) -> Schedule:
+    betas = {"linear": linear, "sqrt_linear": sqrt_linear}[diffusion.schedule]
+    prediction: Any = diffusion.prediction
+    return Schedule(betas(diffusion.steps, diffusion.beta_1, diffusion.beta_T), prediction)
+
+
+def build_sampler(diffusion: DiffusionConfig) -> Sampler:
+    return partial(ancestral, steps=diffusion.timesteps, variance_noise=diffusion.variance_noise)
 
 
 def build_diffi2i(
@@ -83,4 +95,5 @@ def build_diffi2i(
     """The inference network; without diffusion it is V1 of Table 7."""
     denoiser = Denoiser(4 * model.cpen.channels, model.denoiser_layers) if with_diffusion else None
     cpen_s2 = build_cpen(task, model, gt=False)
-    return DiffI2I(cpen_s2, denoiser, build_diffusion(diffusion), build_di2iformer(model))
+    schedule, sampler = build_schedule(diffusion), build_sampler(diffusion)
+    return DiffI2I(cpen_s2, denoiser, schedule, sampler, build_di2iformer(model))

@@ -51,7 +51,7 @@ class JointStage(TaskStage):
         seed, names = self.config.task.protocol.seed, batch["name"]
         z_T = noise_for(names, seed, 4 * self.config.model.cpen.channels, image.device)
         return self.model.estimate_prior(
-            image, z_T, lambda index: noise_for(names, f"{seed}, step {index}", z_T.shape[1], image.device)
+            image, z_T, lambda t: noise_for(names, f"{seed}, step {t}", z_T.shape[1], image.device)
         )
 
     def restore(self, batch: Batch, z: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class JointStage(TaskStage):
             self.log("train/loss", loss, prog_bar=True)
             return loss
 
-        z_T = self.model.diffusion.add_noise(z, stage.diffusion.steps, noise)  # Eq. 10
+        z_T = self.model.schedule.noised(z, stage.diffusion.steps, noise)  # Eq. 10
         z_hat = self.model.estimate_prior(  # Alg. 1, lines 8-13
             image, z_T, lambda _: torch.randn(z.shape, generator=generator).to(z.device)
         )
@@ -87,10 +87,10 @@ class JointStage(TaskStage):
 
     def random_step_loss(self, image: Tensor, z: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
         """The traditional objective (Eq. 4): the error of one prediction at one random t per image."""
-        diffusion, denoiser = self.model.diffusion, self.model.denoiser
+        schedule, denoiser = self.model.schedule, self.model.denoiser
         assert denoiser is not None
-        t = torch.randint(1, diffusion.steps + 1, (z.shape[0],), generator=generator).to(z.device)
+        t = torch.randint(1, schedule.steps + 1, (z.shape[0],), generator=generator).to(z.device)
         condition = self.model.cpen_s2(image).float()
         with torch.autocast(image.device.type, enabled=False):
-            prediction = denoiser(diffusion.add_noise(z, t, noise), t / diffusion.steps, condition)
-            return F.mse_loss(prediction, noise if diffusion.prediction == "eps" else z)
+            prediction = denoiser(schedule.noised(z, t, noise), t / schedule.steps, condition)
+            return F.mse_loss(prediction, schedule.target(z, noise, t))

@@ -13,10 +13,10 @@ from diffi2i.config import load
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 from diffi2i.models.di2iformer import DI2Iformer
-from diffi2i.models.diffi2i import DiffI2I, build_cpen, build_di2iformer, build_diffi2i, build_sampler, build_schedule
+from diffi2i.models.diffi2i import DiffI2I, build_cpen, build_di2iformer, build_diffi2i, build_diffusion
 from diffi2i.schema import Config, CpenConfig, DiffusionConfig, ModelConfig, StageConfig, TaskConfig
 from diffi2i.stages.common import step_generator
-from diffi2i.stages.joint import JointStage
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests import reference as ref
 from tests.conftest import awake
 
@@ -103,7 +103,7 @@ def test_variance_noise_changes_the_prior_and_follows_its_source():
     quiet, noisy = network("eps"), network("eps", variance_noise=True)
 
     def estimate(seed: int) -> Tensor:
-        return noisy.estimate_prior(image, z_T, lambda t: normal(10 * seed + t))
+        return noisy.estimate_prior(image, z_T, lambda index: normal(10 * seed + index))
 
     one, same, other = estimate(1), estimate(1), estimate(2)
     assert torch.equal(one, same)
@@ -160,43 +160,32 @@ def test_builders_size_the_networks_by_task_and_model():
     assert former(images(channels=4), normal(0)).shape == (2, 3, 9, 6)
 
 
-def test_builders_pass_every_setting_of_the_diffusion_on():
-    settings = DiffusionConfig(6, 0.2, 0.8, prediction="eps", variance_noise=True, timesteps=[3, 6])
-    schedule, asked = build_schedule(settings), list[int]()
-
-    def noise(t: int) -> Tensor:
-        asked.append(t)
-        return torch.zeros(1, DIM)
-
-    build_sampler(settings)(lambda z, t: z, torch.zeros(1, DIM), schedule, noise)
-    assert asked == [6]  # of the steps from 6 and from 3 the one that inserts noise
-    assert schedule.prediction == "eps"
-    np.testing.assert_allclose(schedule.alpha_bar, ref.cumulative(ref.linear_betas(6, 0.2, 0.8)), rtol=1e-12)
-    built = [build_schedule(DiffusionConfig(schedule=name)).alpha_bar[4] for name in ("linear", "sqrt_linear")]
-    np.testing.assert_allclose(built, [0.0016652, 0.0025980], rtol=2e-5)
-    assert build_schedule(DiffusionConfig()).alpha_bar[4] == built[0]
+def test_build_diffusion_passes_every_setting_on():
+    built = build_diffusion(DiffusionConfig(6, 0.2, 0.8, prediction="eps", variance_noise=True, timesteps=[3, 6]))
+    assert (built.steps, built.prediction, built.variance_noise, built.visited) == (6, "eps", True, [0, 3, 6])
+    np.testing.assert_allclose(built.alpha_bar, ref.cumulative(ref.linear_betas(6, 0.2, 0.8)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("task", [SISR, INPAINTING])
 def test_tiny_model_composes_and_runs(task: TaskConfig):
     config = load(Config, "train", ["model=tiny", f"task={task.name}"])
-    model = build_diffi2i(config.task, config.model, config.stage.diffusion)
+    model = build_diffi2i(config.task, config.model, config.method.diffusion)
     with torch.no_grad():
         output = model(images(channels=task.in_channels), torch.randn(2, 4 * config.model.cpen.channels))
     assert output.shape == (2, 3, 9 * task.scale, 6 * task.scale)
-    assert (config.stage.diffusion.steps, config.stage.diffusion.beta_1, config.stage.diffusion.beta_T) == (
+    assert (config.method.diffusion.steps, config.method.diffusion.beta_1, config.method.diffusion.beta_T) == (
         4,
         0.1,
         0.99,
     )
 
 
-def joint_stage(kind: str = "x0", **stage: Any) -> JointStage:
+def joint_stage(kind: str = "x0", **stage: Any) -> DiffI2IS2:
     torch.manual_seed(0)
     config = load(Config, "train", ["task=sisr", "model=tiny"])
     config.model = MODEL
     config.stage = StageConfig(name="joint", diffusion=DiffusionConfig(prediction=kind), **stage)
-    return awake(JointStage(config, None, TaskLoss({"l1": L1()})))
+    return awake(DiffI2IS2(config, None, TaskLoss({"l1": L1()})))
 
 
 def batch() -> dict[str, Any]:
@@ -273,8 +262,7 @@ def test_traditional_objective_draws_every_time_step():
 @torch.no_grad()
 def test_estimated_prior_of_an_image_does_not_depend_on_its_batch(variance_noise: bool):
     stage, image = joint_stage(), images()
-    settings = DiffusionConfig(prediction="eps", variance_noise=variance_noise)
-    stage.model.schedule, stage.model.sampler = build_schedule(settings), build_sampler(settings)
-    together = stage.prior({"input": image, "name": ["a", "b"]})
-    alone = stage.prior({"input": image[1:], "name": ["b"]})
+    stage.model.diffusion = build_diffusion(DiffusionConfig(prediction="eps", variance_noise=variance_noise))
+    together = method.prior({"input": image, "name": ["a", "b"]})
+    alone = method.prior({"input": image[1:], "name": ["b"]})
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 
 from diffi2i import cli
 from diffi2i.errors import UserError
-from diffi2i.results import write_json
+from diffi2i.run.files import write_json
 from diffi2i.tables.compare import comparison, read_scores
 from diffi2i.tables.experiment import Column, Experiment
 from diffi2i.tables.plan import Cell, Run

@@ -17,7 +17,7 @@ from diffi2i import cli
 from diffi2i.build import build_data
 from diffi2i.config import conf_dir, read_run_config
 from diffi2i.predict import save
-from diffi2i.runs import load_stage, save_weights
+from diffi2i.run.directory import load_stage, save_weights
 from diffi2i.stages.joint import JointStage
 from diffi2i.weights import cache_dir
 from tests.conftest import small

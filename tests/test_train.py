@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffi2i import config, runs, train
+from diffi2i import config, train
 from diffi2i import evaluate as evaluation
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
 from diffi2i.predict import predict
+from diffi2i.run import directory
 from diffi2i.schema import Config, EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
@@ -323,7 +324,7 @@ def test_weights_of_another_model_are_refused(make: Make, stage1: Path) -> None:
     state["di2iformer.embed.weight"] = torch.zeros(5, 3, 3, 3)
     save_file(state, stage1 / "weights.safetensors")
     with pytest.raises(UserError, match="does not hold the model"):
-        runs.load_stage(stage1)
+        directory.load_stage(stage1)
 
 
 def test_a_full_disk_loses_nothing(make: Make, monkeypatch: Any) -> None:
@@ -333,7 +334,7 @@ def test_a_full_disk_loses_nothing(make: Make, monkeypatch: Any) -> None:
     config = make("full")
     run_dir = Path(str(config.run_dir))
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_file", full)
+        patch.setattr(directory, "save_file", full)
         with pytest.raises(OSError, match="No space left"):
             train.train(config)
     assert not (run_dir / "weights.safetensors").exists()
@@ -390,8 +391,8 @@ def test_predict_fills_holes_and_keeps_the_rest(make: Make, tmp_path: Path) -> N
 def test_a_run_without_a_name_is_named_by_its_settings(make: Make) -> None:
     one, two, hardware = make("x"), make("x", "seed=3"), make("x", "trainer.threads=2")
     origin = {"train": "a", "val": "b", "init": None}
-    names = {runs.default_run_dir(config, origin).name for config in (one, two, hardware)}
+    names = {directory.default_run_dir(config, origin).name for config in (one, two, hardware)}
     assert len(names) == 2
-    assert runs.default_run_dir(one, origin | {"train": "c"}).name not in names
-    assert runs.default_run_dir(one, origin | {"init": {"weights": "d"}}).name not in names
+    assert directory.default_run_dir(one, origin | {"train": "c"}).name not in names
+    assert directory.default_run_dir(one, origin | {"init": {"weights": "d"}}).name not in names
     assert all(name.startswith("folder-tiny-pretrain-smoke-seed") for name in names)

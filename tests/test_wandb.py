@@ -13,13 +13,14 @@ import wandb
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffi2i import tracking, train
+from diffi2i import train
 from diffi2i.callbacks.panels import GAP, HEADER, thumbnail
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase, chosen_images
 from diffi2i.config import load
 from diffi2i.errors import UserError
-from diffi2i.results import git_commit
+from diffi2i.run import tracking
+from diffi2i.run.provenance import git_commit
 from diffi2i.schema import Config
 from diffi2i.stages.pretrain import PretrainStage
 from tests import wandb_files
@@ -224,7 +225,7 @@ def test_what_was_sent_is_not_named_again(make: Make, capsys: Any, tmp_path: Pat
 def test_a_useless_key_is_one_line_and_the_run_stays_on_disk(key: str, tmp_path: Path) -> None:
     # In a process of its own, since wandb remembers keys. Nothing listens to port 9.
     script = f"""
-from diffi2i.tracking import WandbRun
+from diffi2i.run.tracking import WandbRun
 run = WandbRun({str(tmp_path / "run")!r}, project="diffi2i")
 run.log_metrics({{"val/psnr": 30.0}}, step=7)
 run.end(failed=False)

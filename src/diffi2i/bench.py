@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffi2i.models.diffi2i import build_diffi2i
-from diffi2i.runtime import autocast_of, device_of
+from diffi2i.run.hardware import autocast_of, device_of
 from diffi2i.schema import BenchConfig
 
 

@@ -17,9 +17,9 @@ from diffi2i.metrics.intervals import image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffi2i import build_diffusion
-from diffi2i.results import read_result, write_result
-from diffi2i.runs import Stage, load_stage
-from diffi2i.runtime import autocast_of, device_of, new_trainer, quiet
+from diffi2i.run.directory import Stage, load_stage
+from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
+from diffi2i.run.record import read_result, write_result
 from diffi2i.schema import SET_METRICS, Config, EvalConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table

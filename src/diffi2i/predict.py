@@ -16,8 +16,8 @@ from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.scenes import network_size
 from diffi2i.data.sources import images_by_name
 from diffi2i.errors import UserError
-from diffi2i.runs import load_stage
-from diffi2i.runtime import autocast_of, device_of
+from diffi2i.run.directory import load_stage
+from diffi2i.run.hardware import autocast_of, device_of
 from diffi2i.schema import PredictConfig
 from diffi2i.stages.common import with_known_pixels
 from diffi2i.stages.joint import JointStage

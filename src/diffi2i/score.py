@@ -24,8 +24,9 @@ from diffi2i.data.targets import IGNORED, Depth, Labels, read_npy
 from diffi2i.errors import UserError
 from diffi2i.metrics.intervals import image_intervals
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.results import provenance, write_json
-from diffi2i.runtime import device_of
+from diffi2i.run.files import write_json
+from diffi2i.run.hardware import device_of
+from diffi2i.run.provenance import provenance
 from diffi2i.schema import ScoreConfig
 from diffi2i.tables.compare import heading, shown_interval
 from diffi2i.tables.markdown import markdown

@@ -106,8 +106,8 @@ def environment(variables: Mapping[str, str], slurm: bool) -> dict[str, str]:
 def objective(overrides: Sequence[str]) -> float:
     """The main metric of a finished run."""
     from diffi2i.build import build_data
-    from diffi2i.results import read_result
-    from diffi2i.runs import default_run_dir, origin_of
+    from diffi2i.run.directory import default_run_dir, origin_of
+    from diffi2i.run.record import read_result
 
     GlobalHydra.instance().clear()  # that of the sweep, which would not let this run be composed
     run = settings_of(overrides)

@@ -22,8 +22,7 @@ from diffi2i.data.manifest import picture_role, shared_pictures
 from diffi2i.errors import UserError
 from diffi2i.evaluate import score
 from diffi2i.metrics import LOWER_IS_BETTER
-from diffi2i.results import read_json, write_json, write_result
-from diffi2i.runs import (
+from diffi2i.run.directory import (
     Stage,
     claim,
     default_run_dir,
@@ -33,11 +32,13 @@ from diffi2i.runs import (
     read_checkpoint,
     save_weights,
 )
-from diffi2i.runtime import is_first_rank, new_trainer, quiet
+from diffi2i.run.files import read_json, write_json
+from diffi2i.run.hardware import is_first_rank, new_trainer, quiet
+from diffi2i.run.record import write_result
+from diffi2i.run.tracking import log_result, shows_pictures, tracking
 from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage
-from diffi2i.tracking import log_result, shows_pictures, tracking
 
 
 def train(config: Config) -> Path:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
-from diffi2i import runtime
 from diffi2i.metrics import SET_LEVEL
+from diffi2i.run import hardware
 
 ImageRecord = dict[str, str | float]
 """The name of an image and its scores, as the score sheets' `per_image` has them."""
@@ -59,7 +59,7 @@ def interval_reason(key: str, values: Sequence[float]) -> str:
 def of_all_ranks(per_image: list[ImageRecord]) -> list[ImageRecord]:
     """The records of this and all other ranks, sorted by name. Collective under DDP, also for a rank without images."""
     return sorted(
-        (record for share in runtime.of_all_ranks(per_image) for record in share),
+        (record for share in hardware.of_all_ranks(per_image) for record in share),
         key=lambda record: str(record["name"]),
     )
 

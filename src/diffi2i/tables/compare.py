@@ -9,7 +9,8 @@ from typing import Any
 from diffi2i.errors import UserError
 from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import paired_difference
-from diffi2i.results import read_result, why_not_comparable, write_json
+from diffi2i.run.files import write_json
+from diffi2i.run.record import read_result, why_not_comparable
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.runs import SCORES, digits, label, number
 
@@ -81,7 +82,7 @@ def comparison(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str])
 
 
 def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raises `UserError` unless the records compare (see `results.why_not_comparable`) and name the same images."""
+    """Raises `UserError` unless the records compare (see `run.record.why_not_comparable`) and name the same images."""
     both = f"{names[0]} and {names[1]} do not compare"
     if why := why_not_comparable(a, b):
         raise UserError(f"{both}: {why}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffi2i.errors import UserError
 from diffi2i.metrics import FEW_IMAGES
-from diffi2i.results import read_result, why_not_comparable
+from diffi2i.run.record import read_result, why_not_comparable
 from diffi2i.schema import SET_METRICS
 from diffi2i.tables.experiment import names
 from diffi2i.tables.markdown import markdown
@@ -81,7 +81,7 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: the baseline, then a row per record.
 
     Raises:
-        UserError: the records do not compare; see `results.why_not_comparable`.
+        UserError: the records do not compare; see `run.record.why_not_comparable`.
     """
     first = records[0]
     for record in records[1:]:

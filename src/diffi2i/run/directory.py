@@ -26,8 +26,10 @@ from diffi2i.config import read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
-from diffi2i.results import PLACES, config_hash, first_difference, read_json, read_result, write_json
-from diffi2i.runtime import is_first_rank
+from diffi2i.run.files import read_json, write_json
+from diffi2i.run.hardware import is_first_rank
+from diffi2i.run.identity import PLACES, config_hash, first_difference
+from diffi2i.run.record import read_result
 from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
 from diffi2i.stages.pretrain import PretrainStage

@@ -21,7 +21,8 @@ from PIL import Image
 
 from diffi2i.build import build
 from diffi2i.callbacks.panels import COLUMNS
-from diffi2i.results import config_hash, provenance
+from diffi2i.run.identity import config_hash
+from diffi2i.run.provenance import provenance
 from diffi2i.schema import Config
 
 # How long W&B may keep a training from starting (WANDB_INIT_TIMEOUT comes before it), and a finished one from ending.

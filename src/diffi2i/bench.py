@@ -26,17 +26,18 @@ def multiply_accumulates(call: Callable[[], object]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def latency(call: Callable[[], Tensor], repeats: int) -> float:
-    """Median seconds of one call after a warm-up, the device's queue emptied around each."""
+def latency(call: Callable[[], Tensor], repeats: int) -> tuple[float, float]:
+    """Median seconds of one call after a warm-up, the device's queue emptied around each: wall, and this process's."""
     times = []
     with torch.no_grad():
         for _ in range(repeats + 1):
             synchronize()
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             call()
             synchronize()
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+            times.append((time.perf_counter() - start, time.process_time() - busy))
+    wall, processor = zip(*times[1:], strict=True)
+    return statistics.median(wall), statistics.median(processor)
 
 
 def synchronize() -> None:
@@ -68,5 +69,5 @@ def bench(config: BenchConfig) -> None:
     print(f"  {'in all':12}{parameters(network) / 1e6:9.3f} M parameters")
     print(f"  {multiply_accumulates(lambda: network(image, z_T)) / 1e9:.3f} G multiply-accumulates")
     with autocast_of(config.trainer):
-        seconds = latency(lambda: network(image, z_T), config.repeats)
+        seconds, _ = latency(lambda: network(image, z_T), config.repeats)
     print(f"  {seconds * 1e3:.1f} ms on {device} (median of {config.repeats}), peak {peak_memory_mb():.0f} MiB")

@@ -1,45 +1,78 @@
 """Scoring a trained stage: at the end of training, and by `diffi2i eval`."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.build import build_data, check_depth
-from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.callbacks.scores import ValidationScores, as_scores
 from diffi2i.callbacks.targets import TargetsSeen
 from diffi2i.config import check_diffusion, check_held, check_protocol, check_source, held_kind, read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
-from diffi2i.metrics.intervals import image_intervals, of_all_ranks
+from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffi2i import build_diffusion
 from diffi2i.run.directory import Stage, load_stage
 from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
-from diffi2i.run.record import read_result, write_result
+from diffi2i.run.provenance import provenance
+from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
 from diffi2i.schema import SET_METRICS, Config, EvalConfig
 from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 
-# What an evaluation's record says of the training, as the run's own does.
-TRAINING = ("steps", "network_steps", "wall_time_s", "loss", "changed")
+LABELS = {
+    "truth": "stage 1 (sees GT)",
+    "zero": "no prior",
+    "joint": "stage 2",
+    "none": "stage 2, no diffusion",
+    "traditional": "stage 2, traditional",
+}
+
+
+def method_facts(
+    config: Config, init: Init | None, settings: Sequence[str] = (), window: int | None = None
+) -> MethodFacts:
+    """What the record says of the method; `settings` and TLC's `window` are those of an evaluation."""
+    stage, words = config.stage, []
+    if stage.name == "pretrain" and init:
+        words.append("trained on")
+    if stage.budget == "gan":
+        words.append("GAN")
+    if stage.diffusion.timesteps:
+        words.append(f"time steps {','.join(map(str, stage.diffusion.timesteps))}")
+    if window:
+        words.append(f"TLC {window}")
+    return MethodFacts(
+        name="no_prior" if stage.prior == "zero" else {"pretrain": "diffi2i_s1", "joint": "diffi2i_s2"}[stage.name],
+        label=", ".join([LABELS[stage.prior], *words]),
+        model=config.model.name,
+        sees_target=stage.prior == "truth",
+        options={key: value for key, value in asdict(stage).items() if key != "init"},
+        settings=list(settings),
+        init=init,
+    )
 
 
 def score(
-    config: Config, stage: Stage, data: ImageDataModule, output: Path, constant: float | None = None
-) -> dict[str, Any]:
-    """Scores the validation images and saves pictures into `output`.
+    config: Config,
+    stage: Stage,
+    data: ImageDataModule,
+    output: Path,
+    method: MethodFacts,
+    trained_on: str | None,
+    training: Training | None,
+    constant: float | None = None,
+) -> Record:
+    """Scores the validation images, saves pictures into `output` and returns the record. Collective under DDP.
 
-    `constant` is the baseline of labels and depth; see `callbacks.scores.naive_output`.
-
-    Returns:
-        `metrics` and their `intervals`, `baseline`, `constant`, `n_images`, `reasons` for what is n/a, a hash of the
-        `inputs` that were made of the images, `per_image` of all ranks, and the size and speed of the inference
-        network. Collective under DDP.
+    `trained_on` is the hash of the training files. `constant` is the baseline of labels and depth; see
+    `callbacks.scores.naive_output`.
     """
     sheet = ValidationScores(
         config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
@@ -55,21 +88,39 @@ def score(
     trainer.validate(stage, data, verbose=False)
     assert sheet.baseline is not None
     assert sheet.pictures is not None
-    metrics, n_images, per_image = sheet.values, sheet.own.counts(), of_all_ranks(sheet.own.per_image)
-    intervals, without = image_intervals(per_image, [key for key, count in n_images.items() if count])
-    record = {
-        "metrics": metrics,
-        "intervals": intervals,
-        "baseline": sheet.baseline.compute(),
-        "constant": constant,
-        "n_images": n_images,
-        "reasons": sheet.own.reasons() | without,
-        "inputs": sheet.inputs_hash(),
-        "per_image": per_image,
-        "baseline_per_image": of_all_ranks(sheet.baseline.per_image),
-        **({"iou": sheet.own.per_class()} if isinstance(sheet.own, SegmentationScores) else {}),
-        **size_and_speed(config, stage, data),
-    }
+    values, images = dict(sheet.values), of_all_ranks(sheet.own.per_image)
+    dependence = values.pop("prior_dependence")
+    scores = as_scores(sheet.own, values, images, sheet.baseline.compute())
+    if dependence is not None:
+        main = config.task.main_metric
+        scores[main] = replace(scores[main], gains={"prior_dependence": dependence})
+    record = Record(
+        task=config.task.name,
+        budget=config.scale,
+        seed=config.seed,
+        main_metric=config.task.main_metric,
+        method=method,
+        data=DataFacts(
+            dataset=config.dataset.name,
+            train=trained_on,
+            val=data.val_manifest,
+            inputs=sheet.inputs_hash(),
+            degrade=config.task.degrade,
+            crop=config.train.val_crop,
+            crops=config.train.val_crops,
+            input_scale=config.task.scenes.input_scale,
+            protocol=asdict(config.task.protocol),
+            baseline="input itself" if constant is None else "constant",
+            constant=constant,
+        ),
+        scores=scores,
+        cost=cost(config, stage, data),
+        training=training,
+        provenance=provenance(config),
+        images=images,
+        baseline_images=of_all_ranks(sheet.baseline.per_image),
+        classes=sheet.own.per_class() if isinstance(sheet.own, SegmentationScores) else None,
+    )
     if trainer.is_global_zero:
         for line in targets.lines:
             print(line, flush=True)
@@ -96,8 +147,8 @@ def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
     return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"
 
 
-def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[str, Any]:
-    """Parameters at inference, and cost of the first validation image."""
+def cost(config: Config, stage: Stage, data: ImageDataModule) -> Cost:
+    """Parameters at inference, and what the first validation image takes."""
     # Lightning leaves the network on the CPU when its Trainer is done.
     stage.to(device_of(config.trainer)).eval()
     sample = data.val_set[0]
@@ -109,14 +160,16 @@ def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[
 
     macs = multiply_accumulates(restore)
     with autocast_of(config.trainer):
-        seconds = latency(restore, repeats=3)
-    return {
-        "parameters": parameters(*inference_networks(stage)),
-        "macs": macs,
-        "seconds_per_image": seconds,
-        "measured_at": list(sample["target"].shape),
-        "peak_memory_mb": peak_memory_mb(),
-    }
+        seconds, cpu_seconds = latency(restore, repeats=3)
+    return Cost(
+        parameters=parameters(*inference_networks(stage)),
+        macs=macs,
+        calls=None,
+        seconds_per_image=seconds,
+        cpu_seconds=cpu_seconds,
+        peak_memory_mb=peak_memory_mb(),
+        measured_at=list(sample["target"].shape),
+    )
 
 
 def inference_networks(stage: Stage) -> list[torch.nn.Module]:
@@ -133,8 +186,7 @@ def evaluate(config: EvalConfig) -> Path:
         UserError: no finished run, or images that do not fit its task.
     """
     run_dir = Path(config.run)
-    if (run_dir / "result.json").is_file():
-        read_result(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
+    trained = Record.read(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
     stage = load_stage(run_dir)
     settings = read_run_config(run_dir)
     settings.trainer = config.trainer
@@ -180,9 +232,10 @@ def evaluate(config: EvalConfig) -> Path:
     check_depth(data.val_items, settings)
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
-    trained = read_result(run_dir)
-    scores = score(settings, stage, data, output, trained.get("constant")) | {"tlc_window": window}
-    origin = {"train": trained["dataset"]["train"], "val": data.val_manifest, "init": trained["init"]}
-    write_result(output / "result.json", settings, origin, scores | {key: trained[key] for key in TRAINING})
+    changed = [f"timesteps=[{','.join(map(str, config.timesteps))}]"] if config.timesteps is not None else []
+    changed += ["tlc=true"] if config.tlc else []
+    method = method_facts(settings, trained.method.init if trained.method else None, changed, window)
+    on, constant = trained.data.train, trained.data.constant
+    score(settings, stage, data, output, method, on, trained.training, constant).write(output / "result.json")
     print_table([str(output)])
     return output

@@ -1,6 +1,7 @@
 """`diffi2i train`: from a checked configuration to a finished run directory."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase
+from diffi2i.callbacks.timers import ProcessorTimer
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import picture_role, shared_pictures
 from diffi2i.errors import UserError
-from diffi2i.evaluate import score
+from diffi2i.evaluate import method_facts, score
 from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.run.directory import (
     Stage,
@@ -34,7 +36,7 @@ from diffi2i.run.directory import (
 )
 from diffi2i.run.files import read_json, write_json
 from diffi2i.run.hardware import is_first_rank, new_trainer, quiet
-from diffi2i.run.record import write_result
+from diffi2i.run.record import Init, Training
 from diffi2i.run.tracking import log_result, shows_pictures, tracking
 from diffi2i.schema import Config
 from diffi2i.stages.joint import JointStage
@@ -68,27 +70,23 @@ def train(config: Config) -> Path:
     stage = build_stage(config)
     with tracking(config, run_dir) as logger:
         training = finish_training(config, stage, data, run_dir, logger)
-        training["network_steps"] = network_steps(config, training["steps"], origin)
-        record = score(config, stage, data, run_dir, constant) | training
+        method = method_facts(config, origin["init"] and Init(**origin["init"]))
+        record = score(config, stage, data, run_dir, method, origin["train"], training, constant)
         if is_first_rank():
-            write_result(run_dir / "result.json", config, origin, record)
+            record.write(run_dir / "result.json")
             log_result(logger, record, run_dir)
     return run_dir
 
 
 def finish_training(
     config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logger: Logger | None
-) -> dict[str, Any]:
-    """Leaves the averaged weights in `stage` and in the directory, from wherever an interruption left it.
-
-    Returns:
-        What the record says of the training.
-    """
+) -> Training:
+    """Leaves the averaged weights in `stage` and in the directory, from wherever an interruption left it."""
     weights, last = run_dir / "weights.safetensors", run_dir / "checkpoints" / "last.ckpt"
     if weights.is_file():
         say(f"scoring {config.stage.name} of {config.task.name} in {run_dir}")
         load_weights(stage, weights)
-        return read_json(run_dir / "training.json")
+        return Training(**read_json(run_dir / "training.json"))
     made = read_checkpoint(last) if last.is_file() else None
     if made is None or made.steps < config.train.steps:
         say(f"{'resuming' if made else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
@@ -97,17 +95,24 @@ def finish_training(
     # Lightning copies the average into the network at the end of a fit, which a training that was interrupted after its
     # last step does not have: the last checkpoint holds the same weights in either case.
     stage.load_state_dict(made.weights)
-    changed = read_json(run_dir / "origin.json").get("changed", [])
-    training = {"steps": made.steps, "wall_time_s": made.seconds, "loss": config.train.loss, "changed": changed}
+    origin = read_json(run_dir / "origin.json")
+    training = Training(
+        steps=made.steps,
+        network_steps=network_steps(config, made.steps, origin["init"]),
+        seconds=made.seconds,
+        cpu_seconds=made.cpu_seconds,
+        loss=config.train.loss,
+        changed=origin.get("changed", []),
+    )
     if is_first_rank():
-        write_json(run_dir / "training.json", training)
+        write_json(run_dir / "training.json", asdict(training))
         save_weights(stage, weights)
     return training
 
 
-def network_steps(config: Config, steps: int, origin: dict[str, Any]) -> int:
+def network_steps(config: Config, steps: int, init: dict[str, Any] | None) -> int:
     """Optimiser steps that the network that Z guides has been trained, those of the runs before this one included."""
-    before: int = origin["init"]["network_steps"] if origin["init"] else 0
+    before: int = init["network_steps"] if init else 0
     if config.stage.prior == "traditional":
         return before
     return before + steps - int(config.stage.prior_only * steps)
@@ -198,6 +203,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, logger: Logger | 
             enable_version_counter=False,
         ),
         Timer(),
+        ProcessorTimer(),
     ]
     if shows_pictures(logger):
         callbacks.append(Showcase(config, scores))

@@ -74,14 +74,14 @@ def image_intervals(
         keys: the scores that there is a mean of.
 
     Returns:
-        `{key: [low, high]}`, and `{"intervals.<key>": why there is none}` for the other keys.
+        `{key: [low, high]}`, and `{key: why there is none}` for the other keys.
     """
     intervals, reasons = {}, {}
     for key in keys:
         values = [float(record[key]) for record in per_image if key in record]
         interval = None if key in SET_LEVEL else bootstrap_interval(values)
         if interval is None:
-            reasons[f"intervals.{key}"] = interval_reason(key, values)
+            reasons[key] = interval_reason(key, values)
         else:
             intervals[key] = list(interval)
     return intervals, reasons

@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from diffi2i.run.identity import config_hash
+from diffi2i.run.record import Provenance
+from diffi2i.schema import Config
+
 PACKAGES = ("diffi2i", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
 
@@ -48,11 +52,12 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def provenance() -> dict[str, Any]:
-    """When a record was made, by which code, on what."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git_commit(),
-        "versions": installed_versions(),
-        "hardware": hardware(),
-    }
+def provenance(config: Config | None = None) -> Provenance:
+    """That of a record made now; `config` is the run's, None where there is none."""
+    return Provenance(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=git_commit(),
+        config_hash=config_hash(config) if config else None,
+        versions=installed_versions(),
+        hardware=hardware(),
+    )

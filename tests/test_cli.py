@@ -42,7 +42,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["fly"], "unknown command 'fly': choose one of train, eval, predict, bench, data, table"),
         (["train", "model.cpen.chanels=1"], "did you mean 'model.cpen.channels'"),
-        (["eval", "run=nowhere"], "no config.yaml"),
+        (["eval", "run=nowhere"], "nowhere has no result.json: it is no finished run"),
         (["predict", "run=nowhere", "input=a", "output=b"], "no config.yaml"),
         (["table"], "table needs run directories"),
         (["table", "nowhere"], "neither a run directory nor one of table1"),

@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from diffi2i import config, train
 from diffi2i import evaluate as evaluation
+from diffi2i.callbacks import timers
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
 from diffi2i.predict import predict
@@ -86,6 +88,26 @@ def interrupt_at(step: int, kind: Any, patch: Any) -> None:
         return go_on(self, batch, batch_idx)
 
     patch.setattr(kind, "training_step", interrupted)
+
+
+def test_processor_seconds_add_up_over_interruptions(make: Make, monkeypatch: Any) -> None:
+    busy = [100.0]
+    monkeypatch.setattr(timers, "time", SimpleNamespace(process_time=lambda: busy[0]))
+    step = PretrainStage.training_step
+
+    def slow(self: Any, batch: Any, batch_idx: int) -> Any:
+        busy[0] += 5
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PretrainStage, "training_step", slow)
+    config = make("broken", "train.steps=6")
+    with monkeypatch.context() as patch:
+        interrupt_at(3, PretrainStage, patch)
+        with pytest.raises(InterruptedRunError):
+            train.train(config)
+    busy[0] = 7.0  # as in a new process
+    # The third step was made twice and counts once, as it does for the weights.
+    assert result(train.train(config)).training.cpu_seconds == 6 * 5
 
 
 @pytest.mark.parametrize("device_batch", [2, 1])

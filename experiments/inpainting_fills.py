@@ -20,7 +20,7 @@ from diffi2i.build import build_data
 from diffi2i.config import read_run_config
 from diffi2i.data.resize import to_uint8
 from diffi2i.metrics.image import ImageScores
-from diffi2i.results import write_json
+from diffi2i.run.files import write_json
 
 TELEA_RADIUS = 5
 

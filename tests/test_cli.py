@@ -1,7 +1,6 @@
 """The command line: quick help, exit statuses, one-line refusals, sweeps."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffi2i import __version__, cli
+from diffi2i.run.record import Record
 from tests.conftest import SMALL
 
 
@@ -42,7 +42,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["fly"], "unknown command 'fly': choose one of train, eval, predict, bench, data, table"),
         (["train", "model.cpen.chanels=1"], "did you mean 'model.cpen.channels'"),
-        (["eval", "run=nowhere"], "no config.yaml"),
+        (["eval", "run=nowhere"], "nowhere has no result.json: it is no finished run"),
         (["predict", "run=nowhere", "input=a", "output=b"], "no config.yaml"),
         (["table"], "table needs run directories"),
         (["table", "nowhere"], "neither a run directory nor one of table1"),
@@ -103,8 +103,8 @@ def test_a_sweep_runs_one_process_per_run(images: Path, tmp_path: Path) -> None:
     settings = [*SMALL, f"root={images}", "train.steps=2"]
     answer = diffi2i("train", "-m", *settings, "seed=0,1", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    records = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/sisr/*/result.json")]
-    assert sorted(record["seed"] for record in records) == [0, 1]
+    seeds = {Record.read(file).seed for file in tmp_path.glob("outputs/sisr/*/result.json")}
+    assert seeds == {0, 1}
 
 
 def test_a_sweep_with_a_bad_value_starts_nothing(images: Path, tmp_path: Path) -> None:

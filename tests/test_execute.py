@@ -24,7 +24,7 @@ import pytest
 
 from diffi2i import cli
 from diffi2i.errors import UserError
-from diffi2i.results import read_json
+from diffi2i.run.files import read_json
 from diffi2i.tables import command, execute
 from diffi2i.tables.execute import duration, has_checkpoint, lock_file, log_file, total_duration, try_lock
 from diffi2i.tables.experiment import Column, Experiment, Row

@@ -16,7 +16,7 @@ from diffi2i.config import conf_dir, load
 from diffi2i.data.dataset import Draw
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.models.diffi2i import build_cpen
-from diffi2i.runs import Stage, load_method
+from diffi2i.run.directory import Stage, load_stage
 from diffi2i.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
 from tests.conftest import QUICK, awake
 

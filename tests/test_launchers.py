@@ -1,6 +1,5 @@
 """Sweeps: each launcher really runs, DDP inside, failures, the search, and what is refused before anything starts."""
 
-import json
 import os
 import pickle
 import subprocess
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 
 from diffi2i import config, sweep
 from diffi2i.errors import UserError
+from diffi2i.run.record import Record
 from tests.conftest import SMALL
 
 TRAIN = (*SMALL, "task=sisr", "train.steps=2", "task.protocol.metrics=[psnr,psnr_y]")
@@ -46,10 +46,10 @@ def train_sweep(images: Path, tmp_path: Path, *overrides: str, **more: str) -> s
     )
 
 
-def records(folder: Path) -> dict[int, dict[str, Any]]:
+def records(folder: Path) -> dict[int | None, Record]:
     """The records below a folder by seed."""
-    found = [json.loads(file.read_text()) for file in folder.rglob("result.json")]
-    return {record["seed"]: record for record in found}
+    found = map(Record.read, folder.rglob("result.json"))
+    return {record.seed: record for record in found}
 
 
 def occupy(folder: Path) -> None:
@@ -81,7 +81,7 @@ def test_joblib_runs_two_at_a_time_each_with_ddp(images: Path, tmp_path: Path) -
     assert answer.returncode == 0, answer.stderr
     found = records(tmp_path)
     assert found.keys() == {0, 1}
-    assert all(record["steps"] == 2 for record in found.values())
+    assert all(record.training and record.training.steps == 2 for record in found.values())
     (second,) = tmp_path.glob("outputs/multirun/*/1")  # made when the launcher starts the run
     assert second.stat().st_mtime < (tmp_path / "runs" / "0" / "result.json").stat().st_mtime
 
@@ -115,8 +115,7 @@ def test_optuna_finds_the_best_of_its_trials(images: Path, tmp_path: Path) -> No
     study = ("hydra/sweeper=optuna_lr", "hydra.sweeper.n_trials=2", "task.main_metric=psnr")
     answer = train_sweep(images, tmp_path, *study)
     assert answer.returncode == 0, answer.stderr
-    found = [json.loads(file.read_text()) for file in tmp_path.rglob("result.json")]
-    values = [record["metrics"]["psnr"] for record in found]
+    values = [Record.read(file).scores["psnr"].value or 0 for file in tmp_path.rglob("result.json")]
     assert len(set(values)) == 2
     (file,) = tmp_path.rglob("optimization_results.yaml")
     result: Any = OmegaConf.load(file)
@@ -217,7 +216,7 @@ def test_two_slurm_tasks_are_the_ranks_of_one_run(images: Path, tmp_path: Path) 
     assert [task.returncode for task in tasks] == [0, 0], printed
     assert "training pretrain" in printed[0]
     assert "training pretrain" not in printed[1], "the second task is the second rank of the same run"
-    assert records(tmp_path)[0]["steps"] == 2
+    assert [record.training and record.training.steps for record in records(tmp_path).values()] == [2]
 
 
 def test_the_failure_of_a_run_travels_between_processes() -> None:

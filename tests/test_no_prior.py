@@ -65,11 +65,12 @@ def test_every_weight_that_can_learn_does(make: Make, task: str) -> None:
 def test_a_run_without_a_prior_says_so_in_its_record(make: Make) -> None:
     run_dir = train.train(make("run", "method=no_prior"))
     found, with_prior = record(run_dir), record(train.train(make("s1")))
-    assert (found["stage"], found["prior"], found["budget"]) == ("pretrain", "zero", "pretrain")
-    assert found["metrics"]["prior_dependence"] is None
-    assert with_prior["metrics"]["prior_dependence"] is not None
-    assert found["network_steps"] == with_prior["network_steps"] == 4
-    assert found["parameters"] < with_prior["parameters"]
+    assert (found.method.name, found.method.label, found.method.sees_target) == ("no_prior", "no prior", False)
+    assert found.method.options["prior"] == "zero"
+    assert found.scores[found.main_metric].gains == {}
+    assert with_prior.scores[found.main_metric].gains.keys() == {"prior_dependence"}
+    assert found.training.network_steps == with_prior.training.network_steps == 4
+    assert found.cost.parameters < with_prior.cost.parameters
     assert not [key for key in load_file(run_dir / "weights.safetensors") if key.startswith("cpen")]
 
 
@@ -108,8 +109,9 @@ def test_training_on_starts_from_exactly_those_weights(
     theirs = load_file(runs[name] / "weights.safetensors")
     assert started[0].keys() == theirs.keys()
     assert all(torch.equal(value, theirs[key]) for key, value in started[0].items())
-    assert (found["steps"], found["network_steps"], found["budget"]) == (3, 5, "joint")
-    assert found["init"]["network_steps"] == 2
+    assert (found.training.steps, found.training.network_steps, found.method.options["budget"]) == (3, 5, "joint")
+    assert found.method.init.network_steps == 2
+    assert found.method.init.method == record(runs[name]).method.name
 
 
 @pytest.mark.parametrize(

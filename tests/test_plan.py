@@ -7,7 +7,7 @@ import pytest
 
 from diffi2i import config
 from diffi2i.errors import UserError
-from diffi2i.results import config_hash
+from diffi2i.run.identity import config_hash
 from diffi2i.schema import Config
 from diffi2i.tables import plan as planning
 from diffi2i.tables.experiment import Column, Experiment, Row

@@ -8,7 +8,7 @@ import pytest
 
 from diffi2i import train
 from diffi2i.callbacks.progress import Eta, Progress
-from diffi2i.runtime import quiet
+from diffi2i.run.hardware import quiet
 from tests.conftest import Make
 
 

@@ -1,11 +1,11 @@
 """A training interrupted at any place and given again is the training that was not: weights, scores and curves."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from diffi2i import train
 from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.run.record import Record
 from diffi2i.schema import Config
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
@@ -24,8 +25,6 @@ from tests.test_step import gan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 AVERAGED = ("train.ema_decay=0.99", "train.steps=6")
-# What no two runs share.
-OF_THE_MOMENT = ("date", "wall_time_s", "seconds_per_image", "peak_memory_mb", "commit")
 
 
 class InterruptedRunError(Exception):
@@ -105,9 +104,15 @@ def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeyp
     return train.train(config)
 
 
-def record(run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
-    return {key: value for key, value in found.items() if key not in OF_THE_MOMENT}
+def record(run_dir: Path) -> Any:
+    """The run's `Record`, without what no two runs share."""
+    found: Any = Record.read(run_dir)
+    return replace(
+        found,
+        cost=replace(found.cost, seconds_per_image=0, cpu_seconds=0, peak_memory_mb=0),
+        training=replace(found.training, seconds=0, cpu_seconds=0),
+        provenance=replace(found.provenance, date="", commit=None),
+    )
 
 
 def weights(run_dir: Path) -> bytes:

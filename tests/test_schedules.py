@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from diffi2i import train
 from diffi2i.config import draft, load, read_run_config
 from diffi2i.errors import UserError
-from diffi2i.runs import load_method
+from diffi2i.run.directory import load_stage
 from diffi2i.schema import BenchConfig, Config, ScoreConfig, TrainConfig
 from diffi2i.stages.common import optimisation, rate_factor
 from diffi2i.stages.groups import parameter_groups

@@ -62,16 +62,16 @@ def test_what_is_trained_on_follows_the_training_seed(make: Make, task: str) -> 
 
 @pytest.mark.parametrize("task", ["inpainting", "realsr"])
 def test_records_say_that_their_inputs_are_the_same(make: Make, task: str) -> None:
-    def run(name: str, *overrides: str) -> dict[str, Any]:
+    def run(name: str, *overrides: str) -> Any:
         settings = (f"task={task}", "train.steps=1", "train.epoch_steps=1", *overrides)
         return record(train.train(make(name, *settings)))
 
     zero, one, other = run("zero", "seed=0"), run("one", "seed=1"), run("other", "task.protocol.seed=1")
-    assert len(zero["inputs"]) == 64
-    assert zero["inputs"] == one["inputs"] != other["inputs"]
-    assert zero["dataset"]["val"] == one["dataset"]["val"] == other["dataset"]["val"]
-    assert zero["baseline"] == one["baseline"] != other["baseline"]
-    assert zero["metrics"] != one["metrics"]
+    assert len(zero.data.inputs) == 64
+    assert zero.data.inputs == one.data.inputs != other.data.inputs
+    assert zero.data.val == one.data.val == other.data.val
+    assert zero.baseline_images == one.baseline_images != other.baseline_images
+    assert zero.images != one.images
 
 
 def test_the_hash_of_an_input_sees_image_and_mask(make: Make) -> None:

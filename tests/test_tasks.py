@@ -1,6 +1,5 @@
 """Each task from the command line: both stages, eval and predict, as small as they go."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,9 @@ from diffi2i import cli
 from diffi2i.build import build_data
 from diffi2i.config import conf_dir, read_run_config
 from diffi2i.predict import save
-from diffi2i.runs import load_method, save_weights
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.run.directory import load_stage, save_weights
+from diffi2i.run.record import Record
+from diffi2i.stages.joint import JointStage
 from diffi2i.weights import cache_dir
 from tests.conftest import small
 
@@ -30,9 +30,9 @@ MORE = {"realsr": ("train.loss=l1",)}  # the weights of its own loss may be miss
 Runs = Callable[[str], tuple[Path, Path]]
 
 
-def result(run_dir: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
-    return record
+def result(run_dir: Path) -> Any:
+    """The run's `Record`."""
+    return Record.read(run_dir)
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +78,16 @@ def telling(runs: Runs, tmp_path: Path) -> Path:
 def test_both_stages_train_and_eval_scores_them_again(runs: Runs, task: str, tmp_path: Path, capsys: Any) -> None:
     for stage, run_dir in zip(("pretrain", "joint"), runs(task), strict=True):
         record = result(run_dir)
-        assert (record["task"], record["stage"], record["steps"], record["scale"]) == (task, stage, 2, "smoke")
-        assert record["n_images"]
+        assert (record.task, record.method.options["name"], record.budget) == (task, stage, "smoke")
+        assert record.training.steps == 2
+        assert record.scores[record.main_metric].n
         assert (run_dir / "panel.png").is_file()
-        assert len(list((run_dir / "images").iterdir())) == 3 * len(record["per_image"])
+        assert len(list((run_dir / "images").iterdir())) == 3 * len(record.images)
         cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / stage}"])
         again = result(tmp_path / stage)
-        assert again["metrics"] == record["metrics"]
-        assert again["baseline"] == record["baseline"]
-        assert again["constant"] == record["constant"]
-        assert (record["constant"] is None) == (task not in KINDS)
+        assert (again.scores, again.data) == (record.scores, record.data)
+        assert (record.data.constant is None) == (task not in KINDS)
+        assert record.data.baseline == ("constant" if task in KINDS else "input itself")
         printed = capsys.readouterr().out
         assert {"segmentation": "mIoU", "depth": "RMSE"}.get(task, "PSNR") in printed
         assert ("| constant" in printed) == (task in KINDS)
@@ -97,9 +97,10 @@ def test_both_stages_train_and_eval_scores_them_again(runs: Runs, task: str, tmp
 def test_the_main_metric_is_scored(runs: Runs, task: str) -> None:
     for run_dir in runs(task):
         record = result(run_dir)
-        assert isinstance(record["metrics"][record["main_metric"]], float)
-        assert isinstance(record["baseline"][record["main_metric"]], float)
-        assert isinstance(record["metrics"]["prior_dependence"], float)
+        score = record.scores[record.main_metric]
+        assert isinstance(score.value, float)
+        assert isinstance(score.baseline, float)
+        assert isinstance(score.gains["prior_dependence"], float)
 
 
 @pytest.mark.parametrize("task", KINDS)
@@ -107,10 +108,10 @@ def test_eval_can_average_over_flips_and_sizes(runs: Runs, telling: Path, task: 
     run_dir = telling if task == "segmentation" else runs(task)[1]
     cli.main(["eval", f"run={run_dir}", "flip=true", "sizes=[0.5,1]", *CPU, f"output={tmp_path / 'averaged'}"])
     plain, averaged = result(run_dir), result(tmp_path / "averaged")
-    assert averaged["metrics"] != plain["metrics"]
-    assert averaged["baseline"] == plain["baseline"]
-    assert (averaged["protocol"]["flip"], averaged["protocol"]["sizes"]) == (True, [0.5, 1.0])
-    assert (plain["protocol"]["flip"], plain["protocol"]["sizes"]) == (False, [1.0])
+    assert averaged.images != plain.images
+    assert averaged.baseline_images == plain.baseline_images
+    assert (averaged.data.protocol["flip"], averaged.data.protocol["sizes"]) == (True, [0.5, 1.0])
+    assert (plain.data.protocol["flip"], plain.data.protocol["sizes"]) == (False, [1.0])
 
 
 def refusal(arguments: list[str], capsys: Any) -> str:
@@ -165,7 +166,7 @@ def test_predicted_labels_are_those_of_the_evaluation(telling: Path, tmp_path: P
     cli.main(["predict", f"run={telling}", f"input={item.input}", f"output={tmp_path / 'out'}", *CPU])
     labels = np.asarray(Image.open(tmp_path / "out" / f"{item.name}.png"))
     accuracy = float((labels == np.asarray(Image.open(item.target))).mean())
-    scored = next(image for image in result(telling)["per_image"] if image["name"] == item.name)
+    scored = next(image for image in result(telling).images if image["name"] == item.name)
     assert 0 < accuracy < 1
     assert accuracy == pytest.approx(scored["pixel_accuracy"])
 
@@ -212,7 +213,7 @@ def test_predict_and_eval_show_the_network_the_runs_short_side(telling: Path, tm
     seen.clear()
     cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / 'scores'}"])
     assert set(seen) == {(24, 24)}
-    assert result(tmp_path / "scores")["metrics"].keys() == result(telling)["metrics"].keys()
+    assert result(tmp_path / "scores").scores.keys() == result(telling).scores.keys()
 
 
 @pytest.mark.parametrize("kind", ["labels", "depth"])
@@ -228,18 +229,18 @@ def test_realsr_goes_on_with_its_adversarial_loss(runs: Runs, images: Path, tmp_
     for name, init in (("from-1", stage1), ("from-2", stage2)):
         cli.main(["train", *settings, f"method.init={init}", f"run_dir={tmp_path / name}"])
         record = result(tmp_path / name)
-        assert (record["loss"], record["steps"]) == ("real_esrgan_vgg16", 2)
-        assert record["parameters"] == result(stage2)["parameters"], "the discriminator was counted"
+        assert (record.training.loss, record.training.steps) == ("real_esrgan_vgg16", 2)
+        assert record.cost.parameters == result(stage2).cost.parameters, "the discriminator was counted"
 
 
 def test_the_record_names_the_loss(runs: Runs) -> None:
     for task, loss in (("segmentation", "cross_entropy"), ("depth", "silog"), ("deblur", "l1")):
-        assert result(runs(task)[0])["loss"] == loss
+        assert result(runs(task)[0]).training.loss == loss
 
 
 def test_segmentation_records_an_iou_for_each_class(runs: Runs) -> None:
     record = result(runs("segmentation")[1])
-    known = [value for value in record["iou"] if value is not None]
-    assert len(record["iou"]) == 6
-    assert record["metrics"]["miou"] == pytest.approx(np.mean(known))
-    assert record["constant"] in range(6)
+    known = [value for value in record.classes if value is not None]
+    assert len(record.classes) == 6
+    assert record.scores["miou"].value == pytest.approx(np.mean(known))
+    assert record.data.constant in range(6)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.build import build_method
-from diffi2i.runtime import autocast_of, device_of
+from diffi2i.run.hardware import autocast_of, device_of
 from diffi2i.schema import BenchConfig, TaskConfig
 
 
@@ -27,17 +27,18 @@ def multiply_accumulates(call: Callable[[], object]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def latency(call: Callable[[], Tensor], repeats: int) -> float:
-    """Median seconds of one call after a warm-up, the device's queue emptied around each."""
+def latency(call: Callable[[], Tensor], repeats: int) -> tuple[float, float]:
+    """Median seconds of one call after a warm-up, the device's queue emptied around each: wall, and this process's."""
     times = []
     with torch.no_grad():
         for _ in range(repeats + 1):
             synchronize()
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             call()
             synchronize()
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+            times.append((time.perf_counter() - start, time.process_time() - busy))
+    wall, processor = zip(*times[1:], strict=True)
+    return statistics.median(wall), statistics.median(processor)
 
 
 def synchronize() -> None:
@@ -72,7 +73,7 @@ def bench(config: BenchConfig) -> None:
     print(f"  {'in all':12}{parameters(*method.parts().values()) / 1e6:9.3f} M parameters")
     print(f"  {multiply_accumulates(predict) / 1e9:.3f} G multiply-accumulates")
     with autocast_of(config.trainer):
-        seconds = latency(predict, config.repeats)
+        seconds, _ = latency(predict, config.repeats)
     print(f"  {seconds * 1e3:.1f} ms on {device} (median of {config.repeats}), peak {peak_memory_mb():.0f} MiB")
 
 

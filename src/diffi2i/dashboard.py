@@ -16,7 +16,7 @@ from diffi2i import config
 from diffi2i.callbacks.showcase import KEY as PICTURES
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, METRICS, of_kind
-from diffi2i.results import write_json
+from diffi2i.run.files import write_json
 from diffi2i.schema import Config, TaskConfig
 from diffi2i.tables import experiment
 

@@ -1,43 +1,63 @@
 """Scoring a method: at the end of training, and by `diffi2i eval`."""
 
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.build import build_data, check_depth
-from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.callbacks.scores import ValidationScores, as_scores
 from diffi2i.callbacks.targets import TargetsSeen
-from diffi2i.config import check_held, check_source, held_kind
+from diffi2i.config import METHOD_KEYS, check_held, check_source, held_kind
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
+from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
-from diffi2i.metrics.intervals import image_intervals, of_all_ranks
+from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import METRICS
-from diffi2i.results import read_result, write_result
-from diffi2i.runs import load_method
-from diffi2i.runtime import autocast_of, device_of, new_trainer, quiet
+from diffi2i.run.directory import load_method
+from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
+from diffi2i.run.provenance import provenance
+from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
 from diffi2i.schema import Config, EvalConfig
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 
-# What an evaluation's record says of the training, as the run's own does.
-TRAINING = ("steps", "network_steps", "wall_time_s", "loss", "changed")
+
+def method_facts(method: Method, init: Init | None, settings: Sequence[str] = ()) -> MethodFacts:
+    """What the record says of the method; `settings` are those that an evaluation changed."""
+    config = method.config
+    own = [setting.removeprefix("method.") for setting in settings if setting.startswith("method.")]
+    return MethodFacts(
+        name=config.method["name"],
+        label=", ".join([method.label, *own]),
+        model=config.model.name,
+        sees_target=method.sees_target,
+        options={key: value for key, value in config.method.items() if key == "role" or key not in METHOD_KEYS},
+        settings=list(settings),
+        init=init,
+    )
 
 
 def score(
-    config: Config, method: Method, data: ImageDataModule, output: Path, constant: float | None = None
-) -> dict[str, Any]:
-    """Scores the validation images and saves pictures into `output`.
+    config: Config,
+    method: Method,
+    data: ImageDataModule,
+    output: Path,
+    facts: MethodFacts,
+    trained_on: str | None,
+    training: Training | None,
+    constant: float | None = None,
+) -> Record:
+    """Scores the validation images, saves pictures into `output` and returns the record. Collective under DDP.
 
-    `constant` is the baseline of labels and depth; see `callbacks.scores.naive_output`.
-
-    Returns:
-        `metrics` and their `intervals`, `baseline`, `constant`, `n_images`, `reasons` for what is n/a, a hash of the
-        `inputs` that were made of the images, `per_image` of all ranks, and the size and speed of the inference
-        network. Collective under DDP.
+    `trained_on` is the hash of the training files. `constant` is the baseline of labels and depth; see
+    `callbacks.scores.naive_output`.
     """
     sheet = ValidationScores(
         config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
@@ -53,21 +73,39 @@ def score(
     trainer.validate(method, data, verbose=False)
     assert sheet.baseline is not None
     assert sheet.pictures is not None
-    metrics, n_images, per_image = sheet.values, sheet.own.counts(), of_all_ranks(sheet.own.per_image)
-    intervals, without = image_intervals(per_image, [key for key, count in n_images.items() if count])
-    record = {
-        "metrics": metrics,
-        "intervals": intervals,
-        "baseline": sheet.baseline.compute(),
-        "constant": constant,
-        "n_images": n_images,
-        "reasons": sheet.own.reasons() | without,
-        "inputs": sheet.inputs_hash(),
-        "per_image": per_image,
-        "baseline_per_image": of_all_ranks(sheet.baseline.per_image),
-        **({"iou": sheet.own.per_class()} if isinstance(sheet.own, SegmentationScores) else {}),
-        **size_and_speed(config, method, data),
-    }
+    values, images = dict(sheet.values), of_all_ranks(sheet.own.per_image)
+    dependence = values.pop("prior_dependence")
+    scores = as_scores(sheet.own, values, images, sheet.baseline.compute())
+    if dependence is not None:
+        main = config.task.main_metric
+        scores[main] = replace(scores[main], gains={"prior_dependence": dependence})
+    record = Record(
+        task=config.task.name,
+        budget=config.budget,
+        seed=config.seed,
+        main_metric=config.task.main_metric,
+        method=facts,
+        data=DataFacts(
+            dataset=config.dataset.name,
+            train=trained_on,
+            val=data.val_manifest,
+            inputs=sheet.inputs_hash(),
+            degrade=config.task.degrade,
+            crop=config.train.val_crop,
+            crops=config.train.val_crops,
+            input_scale=config.task.scenes.input_scale,
+            protocol=asdict(config.task.protocol),
+            baseline="input itself" if constant is None else "constant",
+            constant=constant,
+        ),
+        scores=scores,
+        cost=cost(method, data),
+        training=training,
+        provenance=provenance(config),
+        images=images,
+        baseline_images=of_all_ranks(sheet.baseline.per_image),
+        classes=sheet.own.per_class() if isinstance(sheet.own, SegmentationScores) else None,
+    )
     if trainer.is_global_zero:
         for line in targets.lines:
             print(line, flush=True)
@@ -84,27 +122,41 @@ def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
     return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"
 
 
-def size_and_speed(config: Config, method: Method, data: ImageDataModule) -> dict[str, Any]:
-    """Parameters at inference, and cost of the first validation image."""
+def cost(method: Method, data: ImageDataModule) -> Cost:
+    """Parameters at inference, and what the first validation image takes."""
+    trainer, parts = method.config.trainer, method.parts()
     # Lightning leaves the network on the CPU when its Trainer is done.
-    method.to(device_of(config.trainer)).eval()
+    method.to(device_of(trainer)).eval()
     sample = data.val_set[0]
     images = {key: value[None].to(method.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
-    batch = {**images, "name": [sample["name"]]}
+    batch: Batch = {**images, "name": [sample["name"]]}
 
-    def restore() -> torch.Tensor:
+    def predict() -> torch.Tensor:
         return method.predict(batch, method.noise(batch))
 
-    macs = multiply_accumulates(restore)
-    with autocast_of(config.trainer):
-        seconds = latency(restore, repeats=3)
-    return {
-        "parameters": parameters(*method.parts().values()),
-        "macs": macs,
-        "seconds_per_image": seconds,
-        "measured_at": list(sample["target"].shape),
-        "peak_memory_mb": peak_memory_mb(),
-    }
+    macs, calls = multiply_accumulates(predict), most_calls(predict, parts)
+    with autocast_of(trainer):
+        seconds, cpu_seconds = latency(predict, repeats=3)
+    return Cost(
+        parameters=parameters(*parts.values()),
+        macs=macs,
+        calls=calls,
+        seconds_per_image=seconds,
+        cpu_seconds=cpu_seconds,
+        peak_memory_mb=peak_memory_mb(),
+        measured_at=list(sample["target"].shape),
+    )
+
+
+@torch.no_grad()
+def most_calls(predict: Callable[[], object], parts: Mapping[str, nn.Module]) -> int:
+    """How often a prediction runs the part that it runs most: the network evaluations of a diffusion."""
+    calls: Counter[str] = Counter()
+    hooks = [part.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, part in parts.items()]
+    predict()
+    for hook in hooks:
+        hook.remove()
+    return max(calls.values(), default=0)
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -114,8 +166,7 @@ def evaluate(config: EvalConfig) -> Path:
         UserError: no finished run, or images that do not fit its task.
     """
     run_dir = Path(config.run)
-    if (run_dir / "result.json").is_file():
-        read_result(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
+    trained = Record.read(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
     method = load_method(run_dir, config.set)
     settings = method.config
     settings.trainer = config.trainer
@@ -136,9 +187,8 @@ def evaluate(config: EvalConfig) -> Path:
     check_depth(data.val_items, settings)
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
-    trained = read_result(run_dir)
-    scores = score(settings, method, data, output, trained.get("constant")) | {"settings": config.set}
-    origin = {"train": trained["dataset"]["train"], "val": data.val_manifest, "init": trained["init"]}
-    write_result(output / "result.json", settings, origin, scores | {key: trained[key] for key in TRAINING})
+    facts = method_facts(method, trained.method.init if trained.method else None, config.set)
+    on, constant = trained.data.train, trained.data.constant
+    score(settings, method, data, output, facts, on, trained.training, constant).write(output / "result.json")
     print_table([str(output)])
     return output

@@ -18,8 +18,8 @@ from diffi2i.data.sources import images_by_name
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import with_known_pixels
 from diffi2i.methods.method import Method
-from diffi2i.runs import load_method
-from diffi2i.runtime import autocast_of, device_of
+from diffi2i.run.directory import load_method
+from diffi2i.run.hardware import autocast_of, device_of
 from diffi2i.schema import PredictConfig
 
 

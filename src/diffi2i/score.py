@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffi2i.build import build
-from diffi2i.callbacks.scores import Scores, new_scores
+from diffi2i.callbacks.scores import Scores, as_scores, new_scores
 from diffi2i.data.images import IMAGE_SUFFIXES, read_rgb, to_tensor
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.resize import imresize
@@ -22,11 +21,11 @@ from diffi2i.data.seen import DepthSeen, impossible, suspicious, unit_of, unit_o
 from diffi2i.data.sources import Item, files_below
 from diffi2i.data.targets import IGNORED, Depth, Labels, read_npy
 from diffi2i.errors import UserError
-from diffi2i.metrics.intervals import image_intervals
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import METRICS
-from diffi2i.results import provenance, write_json
-from diffi2i.runtime import device_of
+from diffi2i.run.hardware import device_of
+from diffi2i.run.provenance import provenance
+from diffi2i.run.record import DataFacts, Record
 from diffi2i.schema import ScoreConfig
 from diffi2i.tables.compare import shown_interval
 from diffi2i.tables.markdown import markdown
@@ -49,7 +48,7 @@ class Pairing:
     unmatched: dict[str, list[str]]
 
 
-def score_folders(config: ScoreConfig) -> dict[str, Any]:
+def score_folders(config: ScoreConfig) -> Record:
     """Scores `pred` against `target`, prints the table, and writes `output` and a CSV if asked. Returns the record.
 
     Images are rounded to 8 bits. In inpainting `pred` counts as it is: known pixels are not put back. Where a depth
@@ -61,30 +60,39 @@ def score_folders(config: ScoreConfig) -> dict[str, Any]:
     output = checked_output(config.output)
     pairing = paired(config)
     sheet, baseline, depths = scored(config, pairing)
-    metrics, n_images = sheet.compute(), sheet.counts()
-    intervals, without = image_intervals(sheet.per_image, [key for key, count in n_images.items() if count])
-    record = {
-        "task": config.task.name,
-        "metrics": metrics,
-        "intervals": intervals,
-        "baseline": baseline.compute() if baseline else {},
-        "n_images": n_images,
-        "reasons": sheet.reasons() | without,
-        **({"iou": sheet.per_class()} if isinstance(sheet, SegmentationScores) else {}),
-        "per_image": sheet.per_image,
-        "protocol": asdict(config.task.protocol),
-        "manifest": {
-            role: manifest_hash(Item(name, pairing.files[role][name]) for name in pairing.names)
-            for role in ("pred", "target")
-        },
-        "unmatched": pairing.unmatched,
-        **provenance(),
-    }
+    scores = as_scores(sheet, sheet.compute(), sheet.per_image, baseline.compute() if baseline else {})
+    record = Record(
+        task=config.task.name,
+        budget=None,
+        seed=None,
+        main_metric=config.task.main_metric,
+        method=None,
+        data=DataFacts(
+            dataset=config.dataset.name if config.dataset else None,
+            train=None,
+            val=manifest_hash(Item(name, pairing.files["target"][name]) for name in pairing.names),
+            inputs=None,
+            degrade=None,
+            crop=None,
+            crops=1,
+            input_scale=1.0,
+            protocol=asdict(config.task.protocol),
+            baseline="input itself",
+            constant=None,
+        ),
+        scores=scores,
+        cost=None,
+        training=None,
+        provenance=provenance(),
+        images=sheet.per_image,
+        baseline_images=baseline.per_image if baseline else [],
+        classes=sheet.per_class() if isinstance(sheet, SegmentationScores) else None,
+    )
     print(f"\n{config.task.name}, {len(pairing.names)} images of {config.pred} against {config.target}\n")
-    print("\n".join([*report(record), *depths.remarks(config)]))
+    print("\n".join([*report(record, pairing), *depths.remarks(config)]))
     if output:
-        write_csv(output.with_suffix(".csv"), sheet.per_image, list(metrics))
-        write_json(output, record)
+        write_csv(output.with_suffix(".csv"), sheet.per_image, list(scores))
+        record.write(output)
         print(f"\nrecord: {output}, each image: {output.with_suffix('.csv')}")
     return record
 
@@ -302,22 +310,22 @@ def read_measured_depth(path: Path, reader: Depth) -> Tensor:
     return torch.from_numpy(metres)[None, None]
 
 
-def report(record: Mapping[str, Any]) -> list[str]:
+def report(record: Record, pairing: Pairing) -> list[str]:
     """The lines of a record: a Markdown table with a row a score, then what is n/a, biased or was left out, and why."""
-    head = ["", "score", "95 % interval", *(["input itself"] if record["baseline"] else []), "images"]
-    rows = [head]
-    for key, value in record["metrics"].items():
+    naive = bool(record.baseline_images)
+    rows = [["", "score", "95 % interval", *([record.data.baseline] if naive else []), "images"]]
+    for key, score in record.scores.items():
         places = digits(key)
-        naive = [number(record["baseline"].get(key), places)] if record["baseline"] else []
-        interval = shown_interval(record["intervals"].get(key), places)
-        rows.append([METRICS[key].titled, number(value, places), interval, *naive, str(record["n_images"][key])])
-    absent = [f"{key} n/a: {record['reasons'][key]}" for key, value in record["metrics"].items() if value is None]
+        interval = shown_interval(None if score.low is None or score.high is None else (score.low, score.high), places)
+        baseline = [number(score.baseline, places)] if naive else []
+        rows.append([METRICS[key].titled, number(score.value, places), interval, *baseline, str(score.n)])
+    absent = [f"{key} n/a: {score.why_not}" for key, score in record.scores.items() if score.value is None]
     lonely = [
         f"{len(files)} file(s) of {role} without a partner: {', '.join(files[:SHOWN])}{', ...' * (len(files) > SHOWN)}"
-        for role, files in record["unmatched"].items()
+        for role, files in pairing.unmatched.items()
         if files
     ]
-    notes = [*absent, *few_images(record["metrics"], record["n_images"]), *lonely]
+    notes = [*absent, *few_images(record.scores), *lonely]
     return [markdown(rows), *([""] if notes else []), *notes]
 
 

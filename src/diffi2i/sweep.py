@@ -106,13 +106,16 @@ def environment(variables: Mapping[str, str], slurm: bool) -> dict[str, str]:
 def objective(overrides: Sequence[str]) -> float:
     """The main metric of a finished run."""
     from diffi2i.build import build_data
-    from diffi2i.results import read_result
-    from diffi2i.runs import default_run_dir, origin_of
+    from diffi2i.run.directory import default_run_dir, origin_of
+    from diffi2i.run.record import Record
 
     GlobalHydra.instance().clear()  # that of the sweep, which would not let this run be composed
     run = settings_of(overrides)
-    record = read_result(Path(run.run_dir) if run.run_dir else default_run_dir(run, origin_of(run, build_data(run))))
-    return float(record["metrics"][run.task.main_metric])
+    record = Record.read(Path(run.run_dir) if run.run_dir else default_run_dir(run, origin_of(run, build_data(run))))
+    score = record.scores[record.main_metric]
+    if score.value is None:
+        raise UserError(f"{record.main_metric} n/a: {score.why_not}")
+    return score.value
 
 
 def report(directory: Path) -> None:

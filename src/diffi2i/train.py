@@ -1,8 +1,8 @@
 """`diffi2i train`: from a checked configuration to a finished run directory."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -16,16 +16,16 @@ from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase
+from diffi2i.callbacks.timers import ProcessorTimer
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import picture_role, shared_pictures
 from diffi2i.errors import UserError
-from diffi2i.evaluate import score
+from diffi2i.evaluate import method_facts, score
 from diffi2i.methods.build import build_method
 from diffi2i.methods.build import check as check_method
 from diffi2i.methods.method import Method
 from diffi2i.metrics.spec import METRICS
-from diffi2i.results import read_json, write_json, write_result
-from diffi2i.runs import (
+from diffi2i.run.directory import (
     Checkpoint,
     claim,
     default_run_dir,
@@ -35,9 +35,11 @@ from diffi2i.runs import (
     read_checkpoint,
     save_weights,
 )
-from diffi2i.runtime import is_first_rank, new_trainer, quiet
+from diffi2i.run.files import read_json, write_json
+from diffi2i.run.hardware import is_first_rank, new_trainer, quiet
+from diffi2i.run.record import Init, Training
+from diffi2i.run.tracking import log_result, shows_pictures, tracking
 from diffi2i.schema import Config
-from diffi2i.tracking import log_result, shows_pictures, tracking
 
 
 def train(config: Config) -> Path:
@@ -68,31 +70,26 @@ def train(config: Config) -> Path:
     method = build_method(config, load_method(config.init) if config.init else None)
     with tracking(config, run_dir) as logger:
         training = finish_training(config, method, data, run_dir, logger)
-        before = origin["init"]["network_steps"] if origin["init"] else 0
-        training["network_steps"] = before + method.network_steps(training["steps"])
-        record = score(config, method, data, run_dir, constant) | training
+        facts = method_facts(method, origin["init"] and Init(**origin["init"]))
+        record = score(config, method, data, run_dir, facts, origin["train"], training, constant)
         if is_first_rank():
-            write_result(run_dir / "result.json", config, origin, record)
+            record.write(run_dir / "result.json")
             log_result(logger, record, run_dir)
     return run_dir
 
 
 def finish_training(
     config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None
-) -> dict[str, Any]:
-    """Leaves the averaged weights in `method` and in the directory, from wherever an interruption left it.
-
-    Returns:
-        What the record says of the training.
-    """
+) -> Training:
+    """Leaves the averaged weights in `method` and in the directory, from wherever an interruption left it."""
     weights, last = run_dir / "weights.safetensors", run_dir / "checkpoints" / "last.ckpt"
     if weights.is_file():
         say(f"scoring {config.method['name']} of {config.task.name} in {run_dir}")
         load_weights(method, weights)
-        return read_json(run_dir / "training.json")
+        return Training(**read_json(run_dir / "training.json"))
     made = read_checkpoint(last) if last.is_file() else None
     if not method.trains:
-        made = Checkpoint(0, 0.0, method.state_dict())
+        made = Checkpoint(0, 0.0, 0.0, method.state_dict())
     elif made is None or made.steps < config.train.steps:
         say(f"{'resuming' if made else 'training'} {config.method['name']} of {config.task.name} in {run_dir}")
         fit(config, method, data, run_dir, logger)
@@ -100,10 +97,17 @@ def finish_training(
     # Lightning copies the average into the network at the end of a fit, which a training that was interrupted after its
     # last step does not have: the last checkpoint holds the same weights in either case.
     method.load_state_dict(made.weights)
-    changed = read_json(run_dir / "origin.json").get("changed", [])
-    training = {"steps": made.steps, "wall_time_s": made.seconds, "loss": config.train.loss, "changed": changed}
+    origin = read_json(run_dir / "origin.json")
+    training = Training(
+        steps=made.steps,
+        network_steps=(origin["init"] or {}).get("network_steps", 0) + method.network_steps(made.steps),
+        seconds=made.seconds,
+        cpu_seconds=made.cpu_seconds,
+        loss=config.train.loss,
+        changed=origin.get("changed", []),
+    )
     if is_first_rank():
-        write_json(run_dir / "training.json", training)
+        write_json(run_dir / "training.json", asdict(training))
         save_weights(method, weights)
     return training
 
@@ -173,6 +177,7 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
             enable_version_counter=False,
         ),
         Timer(),
+        ProcessorTimer(),
     ]
     if shows_pictures(logger):
         callbacks.append(Showcase(config, scores))

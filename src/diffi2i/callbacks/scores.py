@@ -1,5 +1,6 @@
 """Scores the validation images, and measures whether the network uses its prior."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +18,10 @@ from diffi2i.data.resize import imresize, to_uint8
 from diffi2i.methods.batch import Batch, with_known_pixels
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
-from diffi2i.metrics.intervals import of_all_ranks
+from diffi2i.metrics.intervals import ImageRecord, image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import METRICS
+from diffi2i.run.record import Score
 from diffi2i.schema import ProtocolConfig, TaskConfig
 
 Scores = ImageScores | SegmentationScores | DepthScores
@@ -33,6 +35,27 @@ def new_scores(task: TaskConfig, protocol: ProtocolConfig, statistics: Path | No
     if task.kind == "depth":
         return DepthScores(protocol.min_depth, protocol.max_depth, protocol.crop)
     return ImageScores(protocol, statistics)
+
+
+def as_scores(
+    sheet: Scores,
+    values: Mapping[str, float | None],
+    images: Sequence[ImageRecord],
+    baseline: Mapping[str, float | None],
+) -> dict[str, Score]:
+    """What a record says of each score of a filled sheet.
+
+    `values` are the sheet's own, `images` its records of all ranks, `baseline` the values of the naive output's sheet.
+    Collective under DDP.
+    """
+    counts = sheet.counts()
+    intervals, without = image_intervals(images, [key for key, count in counts.items() if count])
+    reasons = sheet.reasons() | without
+    scores = {}
+    for key, value in values.items():
+        low, high = intervals.get(key, (None, None))
+        scores[key] = Score(value, counts[key], low, high, baseline.get(key), why_not=reasons.get(key))
+    return scores
 
 
 def naive_output(batch: Batch, task: TaskConfig, constant: float | None) -> Tensor:

@@ -7,7 +7,7 @@ import lightning as L
 from diffi2i.build import build
 from diffi2i.data.seen import DepthSeen, LabelsSeen, new_seen, suspicious, unit_of
 from diffi2i.methods.batch import Batch
-from diffi2i.runtime import of_all_ranks
+from diffi2i.run.hardware import of_all_ranks
 from diffi2i.schema import Config
 
 

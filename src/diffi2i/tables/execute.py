@@ -20,7 +20,8 @@ from pathlib import Path
 from statistics import median
 
 from diffi2i.errors import UserError
-from diffi2i.results import read_result, write_json
+from diffi2i.run.files import write_json
+from diffi2i.run.record import read_result
 from diffi2i.tables.plan import RUNS, Run, lineage, row_run
 from diffi2i.tables.records import Failure, done, failure_file, read
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from diffi2i.results import finite
+from diffi2i.run.files import finite
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.ordering import NOT_MEASURED, Ordering, Pair, summary
 from diffi2i.tables.remarks import compute_text

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diffi2i import config
 from diffi2i.errors import UserError
-from diffi2i.results import config_hash
+from diffi2i.run.identity import config_hash
 from diffi2i.schema import Config
 from diffi2i.tables import experiment as experiments
 from diffi2i.tables.experiment import ALL_TASKS, Column, Experiment, Row

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffi2i.errors import UserError
-from diffi2i.results import read_result, why_not_comparable
+from diffi2i.run.record import read_result, why_not_comparable
 from diffi2i.tables.experiment import Experiment
 from diffi2i.tables.plan import RUNS, Cell, Run, fits, in_order, scored_apart
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffi2i.results import write_json
+from diffi2i.run.files import write_json
 from diffi2i.tables import figures
 from diffi2i.tables.experiment import Experiment
 from diffi2i.tables.formats import plain, to_csv, to_latex, to_markdown

@@ -21,12 +21,13 @@ from PIL import Image
 
 from diffi2i.build import build
 from diffi2i.callbacks.panels import COLUMNS
-from diffi2i.results import config_hash, provenance
+from diffi2i.run.provenance import provenance
+from diffi2i.run.record import Record
 from diffi2i.schema import Config
 
 # How long W&B may keep a training from starting (WANDB_INIT_TIMEOUT comes before it), and a finished one from ending.
 INIT_SECONDS, FINISH_SECONDS = 30.0, 600.0
-COSTS = ("parameters", "macs", "seconds_per_image", "peak_memory_mb", "wall_time_s", "steps")
+COSTS = ("parameters", "macs", "seconds_per_image", "peak_memory_mb")
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def build_logger(config: Config, run_dir: Path) -> Logger | None:
     if not node.get("_target_"):
         return None
     logger: Logger = build({**node, "save_dir": str(run_dir)}, "logger")
-    logger.log_hyperparams(asdict(config) | {"config_hash": config_hash(config), "provenance": provenance()})
+    logger.log_hyperparams(asdict(config) | {"provenance": asdict(provenance(config))})
     return logger
 
 
@@ -162,29 +163,32 @@ def padded(picture: Image.Image, size: tuple[int, ...]) -> Image.Image:
     return canvas
 
 
-def log_result(logger: Logger | None, record: Mapping[str, Any], run_dir: Path) -> None:
+def log_result(logger: Logger | None, record: Record, run_dir: Path) -> None:
     """Logs the final scores and costs as `final/<key>` and the baseline's as `baseline/<key>`.
 
-    W&B and TensorBoard also have the panel, W&B also tables of the scores and of each image's. `record` holds what
-    `evaluate.score` returns, and what training adds to it.
+    W&B and TensorBoard also have the panel, W&B also tables of the scores and of each image's. `record` is a run's.
     """
     if logger is None:
         return
-    measured = record["metrics"] | {key: record.get(key) for key in COSTS}
-    values = {f"final/{key}": value for key, value in measured.items()}
-    values |= {f"baseline/{key}": value for key, value in record["baseline"].items()}
-    values = {key: float(value) for key, value in values.items() if value is not None}
+    assert record.training is not None
+    steps = record.training.steps
+    measured = {key: score.value for key, score in record.scores.items()} | record.scores[record.main_metric].gains
+    measured |= {key: getattr(record.cost, key) for key in COSTS}
+    measured |= {"steps": steps, "wall_time_s": record.training.seconds, "cpu_time_s": record.training.cpu_seconds}
+    logged = {f"final/{key}": value for key, value in measured.items()}
+    logged |= {f"baseline/{key}": score.baseline for key, score in record.scores.items()}
+    values: dict[str, Any] = {key: float(value) for key, value in logged.items() if value is not None}
     panel = run_dir / "panel.png"
     if isinstance(logger, WandbLogger):
-        values |= {"final/scores": scores_table(record), "final/per_image": images_table(record["per_image"])}
+        values |= {"final/scores": scores_table(record), "final/per_image": images_table(record.images)}
         if panel.is_file():
             values["final/panel"] = wandb.Image(str(panel), caption=" | ".join(COLUMNS))
         # Without W&B's own step: it refuses one that an interrupted run has already sent.
         logger.experiment.log(values)
         return
-    logger.log_metrics(values, record["steps"])
+    logger.log_metrics(values, steps)
     if panel.is_file():
-        log_pictures(logger, "final", {"panel": Image.open(panel)}, record["steps"])
+        log_pictures(logger, "final", {"panel": Image.open(panel)}, steps)
     logger.save()
 
 
@@ -193,13 +197,14 @@ def logged_step(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def scores_table(record: Mapping[str, Any]) -> Any:
-    """One row a score that applies: its value, 95 % interval, the baseline's value, and how many images count."""
+def scores_table(record: Record) -> Any:
+    """One row a score or gain that applies: value, 95 % interval, the baseline's value, and how many images count."""
     table = wandb.Table(columns=["metric", "score", "low", "high", "baseline", "images"])
-    scores = {key: value for key, value in record["metrics"].items() if value is not None}
-    for key, value in scores.items():
-        low, high = record["intervals"].get(key, (None, None))
-        table.add_data(key, value, low, high, record["baseline"].get(key), record["n_images"].get(key))
+    for key, score in record.scores.items():
+        if score.value is not None:
+            table.add_data(key, score.value, score.low, score.high, score.baseline, score.n)
+    for key, gain in record.scores[record.main_metric].gains.items():
+        table.add_data(key, gain, None, None, None, None)
     return table
 
 

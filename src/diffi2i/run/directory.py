@@ -29,8 +29,10 @@ from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_man
 from diffi2i.errors import UserError
 from diffi2i.methods.build import method_class
 from diffi2i.methods.method import Method
-from diffi2i.results import PLACES, config_hash, first_difference, read_json, read_result, write_json
-from diffi2i.runtime import is_first_rank
+from diffi2i.run.files import read_json, write_json
+from diffi2i.run.hardware import is_first_rank
+from diffi2i.run.identity import PLACES, config_hash, first_difference
+from diffi2i.run.record import Init, Record
 from diffi2i.schema import Config
 
 # What may change while a training is under way: how long it takes, and what keeps it from diverging.
@@ -43,14 +45,21 @@ def origin_of(config: Config, data: ImageDataModule) -> dict[str, Any]:
 
     Reads all files of both splits. Raises `UserError`: one cannot be read.
     """
-    init = None
-    if config.init is not None:
-        record = read_result(config.init)
-        init = {
-            "weights": file_hash(config.init / "weights.safetensors"),
-            **{key: record[key] for key in ("config_hash", "network_steps")},
-        }
+    init = None if config.init is None else asdict(init_of(config.init))
     return {"train": hash_of_manifest(data.manifests["train"]), "val": data.val_manifest, "init": init}
+
+
+def init_of(run_dir: Path) -> Init:
+    """What the record of a run that starts from this one says of it."""
+    record = Record.read(run_dir)
+    if record.method is None or record.training is None or record.provenance.config_hash is None:
+        raise UserError(f"{run_dir} is no trained run: name another as method.init")
+    return Init(
+        method=record.method.name,
+        weights=file_hash(run_dir / "weights.safetensors"),
+        config_hash=record.provenance.config_hash,
+        network_steps=record.training.network_steps,
+    )
 
 
 def default_run_dir(config: Config, origin: dict[str, Any]) -> Path:
@@ -149,10 +158,11 @@ def check_origin(run_dir: Path, config: Config, data: ImageDataModule, origin: d
 
 
 class Checkpoint(NamedTuple):
-    """Optimiser steps made, seconds of training, and the averaged weights."""
+    """Optimiser steps made, wall and processor seconds of training, and the averaged weights."""
 
     steps: int
     seconds: float
+    cpu_seconds: float
     weights: dict[str, Tensor]
 
 
@@ -160,9 +170,15 @@ def read_checkpoint(file: Path) -> Checkpoint:
     """A Lightning checkpoint, on the CPU; nothing in it can run. Raises `UserError` where it is damaged."""
     try:
         found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        times = found["callbacks"]
+        return Checkpoint(
+            found["global_step"],
+            times["Timer"]["time_elapsed"]["train"],
+            times["ProcessorTimer"]["seconds"],
+            found["state_dict"],
+        )
     except Exception as error:
         raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}): name another run_dir") from error
-    return Checkpoint(found["global_step"], found["callbacks"]["Timer"]["time_elapsed"]["train"], found["state_dict"])
 
 
 def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:

@@ -79,20 +79,20 @@ def test_each_kind_has_its_score_sheet(task: TaskConfig, kind: type) -> None:
 def test_the_gain_is_positive_where_the_own_prior_is_better() -> None:
     batch = image_batch()
     near, far = ((batch["target"] + step).clamp(0, 1) for step in (0.02, 0.2))
-    logged = validate(ValidationScores(IMAGE, "set"), ({"output": near, "exchanged": far}, batch))
+    logged = validate(ValidationScores(IMAGE, "set"), ({"output": near, "prior_dependence": far}, batch))
     assert logged["val/set/prior_dependence"] > 0
-    swapped = validate(ValidationScores(IMAGE, "set"), ({"output": far, "exchanged": near}, batch))
+    swapped = validate(ValidationScores(IMAGE, "set"), ({"output": far, "prior_dependence": near}, batch))
     assert swapped["val/set/prior_dependence"] == pytest.approx(-logged["val/set/prior_dependence"])
 
     scene = depth_batch()
     close, off = scene["target"] + 0.1, scene["target"] + 1.0
-    logged = validate(ValidationScores(DEPTH, "set"), ({"output": close, "exchanged": off}, scene))
+    logged = validate(ValidationScores(DEPTH, "set"), ({"output": close, "prior_dependence": off}, scene))
     assert logged["val/set/prior_dependence"] == pytest.approx(0.9, abs=1e-5)  # of the error, which is to be small
     assert logged["val/set/rmse"] == pytest.approx(0.1, abs=1e-5)
 
     labelled = label_batch()
     right, wrong = logits(labelled["target"]), logits(torch.zeros_like(labelled["target"]))
-    logged = validate(ValidationScores(LABELS, "set"), ({"output": right, "exchanged": wrong}, labelled))
+    logged = validate(ValidationScores(LABELS, "set"), ({"output": right, "prior_dependence": wrong}, labelled))
     assert logged["val/set/miou"] == 1
     assert logged["val/set/prior_dependence"] == pytest.approx(1 - 0.25)
 
@@ -107,7 +107,7 @@ def test_without_another_image_there_is_no_gain(capsys: Any) -> None:
 def test_a_main_metric_that_is_not_scored_is_shown_as_such(capsys: Any) -> None:
     task = replace(IMAGE, main_metric="psnr_hole")
     batch = image_batch()
-    logged = validate(ValidationScores(task, "set"), ({"output": batch["input"], "exchanged": batch["input"]}, batch))
+    logged = validate(ValidationScores(task, "set"), ({"output": batch["input"], "prior_dependence": batch["input"]}, batch))
     assert "val/set/psnr" in logged
     assert capsys.readouterr().out == "step 7: psnr_hole n/a, prior_dependence n/a\n"
 

@@ -73,17 +73,14 @@ def score(
     trainer.validate(method, data, verbose=False)
     assert sheet.baseline is not None
     assert sheet.pictures is not None
-    values, images = dict(sheet.values), of_all_ranks(sheet.own.per_image)
-    dependence = values.pop("prior_dependence")
-    scores = as_scores(sheet.own, values, images, sheet.baseline.compute())
-    if dependence is not None:
-        main = config.task.main_metric
-        scores[main] = replace(scores[main], gains={"prior_dependence": dependence})
+    images, main = of_all_ranks(sheet.own.per_image), config.task.main_metric
+    scores = as_scores(sheet.own, sheet.values, images, sheet.baseline.compute())
+    scores[main] = replace(scores[main], gains=sheet.gains)
     record = Record(
         task=config.task.name,
         budget=config.budget,
         seed=config.seed,
-        main_metric=config.task.main_metric,
+        main_metric=main,
         method=facts,
         data=DataFacts(
             dataset=config.dataset.name,

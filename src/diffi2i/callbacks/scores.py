@@ -89,7 +89,8 @@ class ValidationScores(L.Callback):
         statistics: see `DistributionScores`.
 
     Attributes:
-        values: all scores and `prior_dependence`, once an epoch has ended; None where one does not apply.
+        values: all scores, once an epoch has ended; None where one does not apply.
+        gains: by how much the main one is better than under each of the method's probes.
     """
 
     def __init__(
@@ -102,18 +103,20 @@ class ValidationScores(L.Callback):
     ) -> None:
         self.task, self.dataset, self.constant = task, dataset, constant
         self.values: dict[str, float | None] = {}
+        self.gains: dict[str, float] = {}
         # A network's score costs more than restoring the image: the final evaluation has it, unless it is what counts.
         kept = [metric for metric in task.protocol.metrics if METRICS[metric].cheap or metric == task.main_metric]
         during = replace(task.protocol, metrics=kept)
         self.own = new_scores(task, task.protocol if pictures else during, statistics)
-        self.exchanged = new_scores(task, during)
+        self.during, self.probes = during, dict[str, Scores]()
         self.baseline = new_scores(task, task.protocol, statistics) if pictures else None
         self.pictures = Pictures(pictures) if pictures else None
         self.inputs: list[dict[str, str | float]] = []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.inputs = []
-        for scores in (self.own, self.exchanged, *([self.baseline] if self.baseline else [])):
+        self.probes = {}
+        for scores in (self.own, *([self.baseline] if self.baseline else [])):
             scores.to(pl_module.device)
             scores.reset()
 
@@ -126,14 +129,19 @@ class ValidationScores(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        probes = [name for name in outputs if name != "output"]
+        for name in probes:  # also on a rank without images: their scores, too, are collective
+            if name not in self.probes:
+                self.probes[name] = new_scores(self.task, self.during)
+                self.probes[name].to(pl_module.device)
         if batch_idx >= len(trainer.datamodule.val_share):  # type: ignore[attr-defined]
             return
         target, names, mask = batch["target"], batch["name"], batch.get("mask", batch.get("valid"))
         output = self.within_range(with_known_pixels(outputs["output"], batch))
         self.own.update(output, target, names=names, mask=mask)
-        if "exchanged" in outputs:
-            exchanged = self.within_range(with_known_pixels(outputs["exchanged"], batch))
-            self.exchanged.update(exchanged, target, names=names, mask=mask)
+        for name in probes:
+            probe = self.within_range(with_known_pixels(outputs[name], batch))
+            self.probes[name].update(probe, target, names=names, mask=mask)
         if self.baseline and self.pictures:
             self.inputs += [{"name": name, "sha256": input_hash(batch, i)} for i, name in enumerate(names)]
             naive = naive_output(batch, self.task, self.constant)
@@ -172,24 +180,24 @@ class ValidationScores(L.Callback):
         return [image, *colours, (4 * error).expand(3, -1, -1)]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.values = values = self.metrics()
-        for key, value in values.items():
+        self.values = self.own.compute()
+        self.gains = self.compute_gains()
+        for key, value in {**self.values, **self.gains}.items():
             if value is not None:
                 # All ranks have the same value, and ModelCheckpoint looks for it on each.
                 pl_module.log(f"val/{self.dataset}/{key}", torch.tensor(value, dtype=torch.float32))
         if trainer.is_global_zero and self.pictures is None:
-            main, gain = (shown(values.get(key)) for key in (self.task.main_metric, "prior_dependence"))
-            print(f"step {trainer.global_step}: {self.task.main_metric} {main}, prior_dependence {gain}", flush=True)
+            main = self.task.main_metric
+            scores = {main: self.values.get(main), **self.gains}
+            words = ", ".join(f"{key} {shown(value)}" for key, value in scores.items())
+            print(f"step {trainer.global_step}: {words}", flush=True)
 
-    def metrics(self) -> dict[str, float | None]:
-        """All scores and `prior_dependence`; None where one does not apply. Collective under DDP."""
+    def compute_gains(self) -> dict[str, float]:
+        """By how much the main metric is better than each probe's, where both have it. Collective under DDP."""
         main = self.task.main_metric
-        values: dict[str, float | None] = self.own.compute()
-        own, exchanged = values.get(main), self.exchanged.compute().get(main)
-        gain = None
-        if own is not None and exchanged is not None:
-            gain = exchanged - own if METRICS[main].lower else own - exchanged
-        return values | {"prior_dependence": gain}
+        own, sign = self.values.get(main), -1 if METRICS[main].lower else 1
+        probes = {name: sheet.compute().get(main) for name, sheet in self.probes.items()}
+        return {name: sign * (own - value) for name, value in probes.items() if own is not None and value is not None}
 
 
 def input_hash(batch: Batch, index: int) -> str:

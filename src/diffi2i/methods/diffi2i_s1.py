@@ -75,7 +75,7 @@ class DiffI2IS1(Method):
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         if "other" not in batch or self.cpen_s1 is None:
             return {}
-        return {"exchanged": self.restore(batch, self.prior(batch["other"]))}
+        return {"prior_dependence": self.restore(batch, self.prior(batch["other"]))}
 
     def parts(self) -> dict[str, nn.Module]:
         return ({} if self.cpen_s1 is None else {"CPEN_S1": self.cpen_s1}) | {"DI2Iformer": self.di2iformer}

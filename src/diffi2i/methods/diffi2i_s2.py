@@ -177,7 +177,7 @@ class DiffI2IS2(Method):
         if "other" not in batch:
             return {}
         other = batch["other"]
-        return {"exchanged": self.restore(batch, self.prior(other, self.noise(other)))}
+        return {"prior_dependence": self.restore(batch, self.prior(other, self.noise(other)))}
 
     def parts(self) -> dict[str, nn.Module]:
         denoiser = {} if self.denoiser is None else {"denoiser": self.denoiser}

@@ -69,7 +69,7 @@ class Method(L.LightningModule):
         raise NotImplementedError
 
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Predictions under a changed condition. `exchanged`: under another image's prior."""
+        """Predictions under changed conditions. A record has by how much the true one is better, as `gains` by name."""
         return {}
 
     @property

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
-from diffi2i.schema import Config
 
 VERSION = 2
 """Of the record's form. Records of version 0.1 have none."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffi2i.callbacks.colours import colour_depth, colour_labels
 from diffi2i.callbacks.panels import Pictures
+from diffi2i.config.schema import ProtocolConfig, TaskConfig
 from diffi2i.data.manifest import combined_hash
 from diffi2i.data.resize import imresize, to_uint8
 from diffi2i.methods.batch import Batch, with_known_pixels
@@ -20,7 +21,6 @@ from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.schema import ProtocolConfig, TaskConfig
 
 Scores = ImageScores | SegmentationScores | DepthScores
 # Without a network, or a look at the whole set.

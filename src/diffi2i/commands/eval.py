@@ -5,20 +5,20 @@ from typing import Any
 
 import torch
 
-from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
-from diffi2i.build import build_data, check_depth
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.targets import TargetsSeen
-from diffi2i.config import check_held, check_source, held_kind
+from diffi2i.config.checks import check_held, check_source, held_kind
+from diffi2i.config.schema import SET_METRICS, Config, EvalConfig
+from diffi2i.data.build import build_data, check_depth
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
+from diffi2i.metrics.cost import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.metrics.intervals import image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.results import read_result, write_result
 from diffi2i.runs import load_method
 from diffi2i.runtime import autocast_of, device_of, new_trainer, quiet
-from diffi2i.schema import SET_METRICS, Config, EvalConfig
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 

@@ -1,22 +1,44 @@
-"""The typed schema of every command's configuration: names, types, defaults, meanings."""
+"""The typed schema of every command's configuration: names, types, defaults, meanings, and what cannot be.
 
+A field without default is mandatory. What a value may be is checked where its dataclass is made (`__post_init__`, which
+raises `UserError`); what several of them may be together, in `checks`. Values that only a network or a method can judge
+are refused by its constructor.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import II, MISSING
+from omegaconf import II
+
+from diffi2i.errors import UserError
 
 
-@dataclass
+def above_zero(node: object, prefix: str, keys: Sequence[str]) -> None:
+    """Raises `UserError` for a number that is 0 or less; None passes."""
+    for key in keys:
+        value = getattr(node, key)
+        if value is not None and value <= 0:
+            raise UserError(f"{prefix}{key}={value} must be above 0")
+
+
+def one_of(key: str, value: str, choices: Sequence[str]) -> None:
+    """Raises `UserError` for another value."""
+    if value not in choices:
+        raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+
+
+@dataclass(kw_only=True)
 class RoleConfig:
     """What a budget gives to the runs of one role: optimiser steps, peak rate, its schedule, loss; see `TrainConfig`.
 
     `prior_only` is that of DiffI2I's second stage.
     """
 
-    steps: int = MISSING
-    lr: float = MISSING
-    loss: str = MISSING
+    steps: int
+    lr: float
+    loss: str
     adversarial_from: float = 0.0
     schedule: str = II("task.schedule")
     warmup: float = II("task.warmup")
@@ -25,16 +47,16 @@ class RoleConfig:
     prior_only: float = 0.0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PhaseConfig:
     """From optimiser step `step` on, training uses crops of `patch` pixels at the global batch `batch`."""
 
-    step: int = MISSING
-    patch: int = MISSING
-    batch: int = MISSING
+    step: int
+    patch: int
+    batch: int
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BudgetConfig:
     """What one budget of a task sets; see `TrainConfig` for the meanings.
 
@@ -49,8 +71,8 @@ class BudgetConfig:
     model: str | None = None
     train_degrade: dict[str, Any] | None = None
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    batch: int = MISSING
-    patch: int = MISSING
+    batch: int
+    patch: int
     val_crop: int | None = None
     val_crops: int = 1
     short_side: int | None = None
@@ -59,11 +81,11 @@ class BudgetConfig:
     clip: float | None = 1.0
     head_lr: float = 1.0
     decay_norms: bool = True
-    ema_decay: float = MISSING
-    epoch_steps: int = MISSING
+    ema_decay: float
+    epoch_steps: int
     phases: list[PhaseConfig] = field(default_factory=list)
-    fresh: RoleConfig = field(default_factory=RoleConfig)
-    continued: RoleConfig = field(default_factory=RoleConfig)
+    fresh: RoleConfig
+    continued: RoleConfig
     adversarial: RoleConfig | None = None
 
 
@@ -83,7 +105,7 @@ IMAGE_METRICS = (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ProtocolConfig:
     """How outputs are scored.
 
@@ -105,8 +127,18 @@ class ProtocolConfig:
     flip: bool = False
     sizes: list[float] = field(default_factory=lambda: [1.0])
 
+    def __post_init__(self) -> None:
+        if self.border < 0:
+            raise UserError(f"task.protocol.border={self.border} must be 0 or more pixels")
+        if not 0 < self.min_depth < self.max_depth:
+            raise UserError("task.protocol needs 0 < min_depth < max_depth, in metres")
+        if self.crop is not None:
+            one_of("task.protocol.crop", self.crop, ("eigen",))
+        if not self.sizes or min(self.sizes) <= 0:
+            raise UserError(f"task.protocol.sizes={self.sizes} must be factors above 0: [1.0]")
 
-@dataclass
+
+@dataclass(kw_only=True)
 class SceneConfig:
     """How photos with labels or depth are cropped for training; see `data.scenes.TrainScenes`.
 
@@ -124,8 +156,27 @@ class SceneConfig:
     long_side: int | None = None
     rotate: float = 0.0
 
+    def __post_init__(self) -> None:
+        above_zero(self, "task.scenes.", ("aspect", "input_scale", "short_side"))
+        zoom, short, long = self.zoom, self.short_side, self.long_side
+        if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
+            raise UserError(f"task.scenes.zoom={zoom} must be the smallest and the largest zoom: [0.5,2.0]")
+        if short is not None and self.input_scale != 1:
+            raise UserError(
+                f"task.scenes has both short_side={short} and input_scale={self.input_scale}: "
+                "write task.scenes.input_scale=1 or task.scenes.short_side=null task.scenes.long_side=null"
+            )
+        if long is not None and short is None:
+            raise UserError(
+                f"task.scenes.long_side={long} bounds a short_side: write task.scenes.short_side={long // 4} too"
+            )
+        if long is not None and short is not None and long < short:
+            raise UserError(f"task.scenes.long_side={long} is below short_side={short}: write {4 * short}, or null")
+        if not 0 <= self.rotate <= 45:
+            raise UserError(f"task.scenes.rotate={self.rotate} is an angle in degrees from 0 to 45: write 2.5")
 
-@dataclass
+
+@dataclass(kw_only=True)
 class TaskConfig:
     """What to learn: the shapes, the degradation, the losses, the optimiser, the score, the budgets.
 
@@ -136,7 +187,7 @@ class TaskConfig:
     `schedule`, `warmup` and `lr_end` are those of `TrainConfig`.
     """
 
-    name: str = MISSING
+    name: str
     kind: str = "image"
     in_channels: int = 3
     scale: int = 1
@@ -145,17 +196,47 @@ class TaskConfig:
     degrade: dict[str, Any] | None = None
     fill: str = "black"
     scenes: SceneConfig = field(default_factory=SceneConfig)
-    losses: dict[str, Any] = MISSING
-    optimizer: dict[str, Any] = MISSING
+    losses: dict[str, Any]
+    optimizer: dict[str, Any]
     schedule: str = "cosine"
     warmup: float = 0.05
     lr_end: float = 0.01
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    main_metric: str = MISSING
-    budgets: dict[str, BudgetConfig] = MISSING
+    main_metric: str
+    budgets: dict[str, BudgetConfig]
+
+    def __post_init__(self) -> None:
+        one_of("task.kind", self.kind, ("image", "labels", "depth"))
+        one_of("task.fill", self.fill, ("black", "smooth"))
+        protocol = self.protocol
+        if self.kind == "image" and (protocol.flip or protocol.sizes != [1.0]):
+            raise UserError(f"flip and sizes belong to labels and depth, not to task={self.name}: leave them out")
+        self.check_metrics()
+
+    def check_metrics(self) -> None:
+        """An image task lists scores that exist, its main one among them; labels and depth have no list."""
+        metrics = self.protocol.metrics
+        if self.kind != "image":
+            if metrics:
+                raise UserError(
+                    f"task.protocol.metrics belongs to images: task={self.name} has fixed scores, leave it out"
+                )
+            return
+        if not metrics:
+            raise UserError(f"task.protocol.metrics=[] scores nothing: write some of {','.join(IMAGE_METRICS)}")
+        for metric in metrics:
+            if metric not in IMAGE_METRICS:
+                raise UserError(f"task.protocol.metrics={metric}: choose from {', '.join(IMAGE_METRICS)}")
+            if metrics.count(metric) > 1:
+                raise UserError(f"task.protocol.metrics names {metric} {metrics.count(metric)} times: write it once")
+        if self.main_metric not in metrics:
+            raise UserError(
+                f"task.main_metric={self.main_metric} is not in task.protocol.metrics: choose one of "
+                f"{', '.join(metrics)}, or write it into that list too"
+            )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DatasetConfig:
     """Where the images come from.
 
@@ -167,8 +248,8 @@ class DatasetConfig:
     alone, evaluation all of it.
     """
 
-    name: str = MISSING
-    source: dict[str, Any] = MISSING
+    name: str
+    source: dict[str, Any]
     target: dict[str, Any] | None = None
     expected: dict[str, int] = field(default_factory=dict)
     augment: str = "flips_and_turns"
@@ -178,8 +259,18 @@ class DatasetConfig:
     workers: int = 0
     max_val_images: int | None = None
 
+    def __post_init__(self) -> None:
+        one_of("dataset.augment", self.augment, ("flips_and_turns", "flips", "none"))
+        one_of("dataset.on_error", self.on_error, ("error", "skip"))
+        above_zero(self, "dataset.", ("max_val_images",))
+        box = self.train_box
+        if box is not None and (len(box) != 4 or not (0 <= box[0] < box[1] and 0 <= box[2] < box[3])):
+            raise UserError(
+                f"dataset.train_box={box} must be rows and columns [top,bottom,left,right]: [45,472,43,608]"
+            )
 
-@dataclass
+
+@dataclass(kw_only=True)
 class CpenConfig:
     """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks.
 
@@ -187,21 +278,28 @@ class CpenConfig:
     """
 
     channels: int = 64
-    blocks: int = MISSING
+    blocks: int
     s1_sees_input: bool = True
 
+    def __post_init__(self) -> None:
+        above_zero(self, "model.cpen.", ("channels",))
 
-@dataclass
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """Sizes of the networks. `network` is the Hydra node of the one that Z guides (`DI2Iformer`, `Segmenter`, ...)."""
 
-    name: str = MISSING
-    network: dict[str, Any] = MISSING
-    cpen: CpenConfig = field(default_factory=CpenConfig)
+    name: str
+    network: dict[str, Any]
+    cpen: CpenConfig
     denoiser_layers: int = 4
 
+    def __post_init__(self) -> None:
+        if self.denoiser_layers < 0:
+            raise UserError(f"model.denoiser_layers={self.denoiser_layers} must not be negative")
 
-@dataclass
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """What the budget gives to this run. All counts are optimiser steps at the global batch `batch`.
 
@@ -224,31 +322,73 @@ class TrainConfig:
     `adversarial_from` of the steps. `phases` change patch and batch as training goes on.
     """
 
-    steps: int = MISSING
-    batch: int = MISSING
-    patch: int = MISSING
+    steps: int
+    batch: int
+    patch: int
     val_crop: int | None = None
     val_crops: int = 1
     phases: list[PhaseConfig] = field(default_factory=list)
-    loss: str = MISSING
+    loss: str
     adversarial_from: float = 0.0
-    lr: float = MISSING
+    lr: float
     schedule: str = "cosine"
     warmup: float = 0.05
     lr_end: float = 0.01
     milestones: list[float] = field(default_factory=list)
     gamma: float = 0.5
-    ema_decay: float = MISSING
+    ema_decay: float
     ema_every: int = 1
     # Not None: OmegaConf would look up the interpolation of `conf/common.yaml` before its target is there.
     degrade: dict[str, Any] | None = field(default_factory=dict)
     clip: float | None = 1.0
     head_lr: float = 1.0
     decay_norms: bool = True
-    epoch_steps: int = MISSING
+    epoch_steps: int
+
+    def __post_init__(self) -> None:
+        one_of("train.schedule", self.schedule, ("constant", "cosine", "poly", "multistep"))
+        above_zero(self, "train.", ("steps", "batch", "patch", "val_crop", "val_crops", "lr", "gamma", "head_lr"))
+        above_zero(self, "train.", ("clip", "epoch_steps", "ema_every"))
+        if self.val_crops > 1 and self.val_crop is None:
+            raise UserError(f"train.val_crops={self.val_crops} needs the crops' side: write train.val_crop=<pixels>")
+        if not 0 <= self.warmup < 1 or not 0 <= self.lr_end <= 1 or not 0 <= self.ema_decay < 1:
+            raise UserError("train.warmup and train.ema_decay lie in [0, 1), train.lr_end in [0, 1]")
+        if self.ema_decay == 0 and self.ema_every != 1:
+            raise UserError(
+                f"train.ema_decay=0 keeps no average, only the weights of every {self.ema_every} steps: "
+                "write train.ema_every=1"
+            )
+        if not 0 <= self.adversarial_from <= 1:
+            raise UserError(f"train.adversarial_from={self.adversarial_from} is a fraction of the steps in [0, 1]")
+        if self.degrade and "_target_" not in self.degrade:
+            raise UserError(
+                "train.degrade names no degradation: write '+train.degrade={_target_: diffi2i.data.degrade.Inpaint, "
+                "...}', or train.degrade=null for task.degrade's"
+            )
+        self.check_milestones()
+
+    def check_milestones(self) -> None:
+        """They rise within the run, and stand where the schedule that has them does."""
+        if self.schedule == "multistep" and not self.milestones:
+            raise UserError(
+                "train.schedule=multistep needs its steps: write train.milestones=[0.5,0.7], fractions of the run"
+            )
+        if self.schedule != "multistep" and self.milestones:
+            raise UserError(
+                f"train.milestones={self.milestones} belong to train.schedule=multistep, not to {self.schedule}: "
+                "write train.milestones=[] too"
+            )
+        rising = self.milestones == sorted(set(self.milestones))
+        if not rising or not all(self.warmup <= milestone < 1 for milestone in self.milestones):
+            raise UserError(
+                f"train.milestones={self.milestones} must rise within [train.warmup={self.warmup}, 1), as fractions of "
+                f"train.steps={self.steps}: [0.5,0.7]"
+            )
+        if self.gamma > 1:
+            raise UserError(f"train.gamma={self.gamma} multiplies the rate at a milestone: write 1 or less, say 0.5")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ValidationConfig:
     """Validation during training: after every `every_epochs` epochs, on the first `max_images` images (None: all).
 
@@ -258,8 +398,11 @@ class ValidationConfig:
     every_epochs: int = 1
     max_images: int | None = 100
 
+    def __post_init__(self) -> None:
+        above_zero(self, "validation.", ("every_epochs", "max_images"))
 
-@dataclass
+
+@dataclass(kw_only=True)
 class TrainerConfig:
     """Hardware. `precision` is fp32, bf16 or auto (bf16 where the processor multiplies bf16 natively).
 
@@ -275,8 +418,13 @@ class TrainerConfig:
     threads: int | None = None
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
+        one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16"))
+        above_zero(self, "trainer.", ("devices", "num_nodes", "device_batch", "threads"))
 
-@dataclass
+
+@dataclass(kw_only=True)
 class Config:
     """`diffi2i train`, and what a run directory keeps as `config.yaml`.
 
@@ -284,11 +432,11 @@ class Config:
     part of the task's budget that it has (see `BudgetConfig`), and the options of its own, which the class checks.
     """
 
-    task: TaskConfig = field(default_factory=TaskConfig)
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    method: dict[str, Any] = field(default_factory=dict)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    task: TaskConfig
+    dataset: DatasetConfig
+    model: ModelConfig
+    method: dict[str, Any]
+    train: TrainConfig
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: dict[str, Any] | None = None
@@ -302,8 +450,19 @@ class Config:
         """The directory of the run that this one starts from."""
         return None if self.method["init"] is None else Path(self.method["init"])
 
+    @property
+    def world(self) -> int:
+        """Devices of all nodes."""
+        return self.trainer.devices * self.trainer.num_nodes
 
-@dataclass
+    @property
+    def micro_batches(self) -> int:
+        """Batches of one device that make up its share of an optimiser step: gradients accumulate over them."""
+        share = self.train.batch // self.world
+        return share // (self.trainer.device_batch or share)
+
+
+@dataclass(kw_only=True)
 class EvalConfig:
     """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset.
 
@@ -311,7 +470,7 @@ class EvalConfig:
     protocol, the degradation, the crops. The record keeps the list.
     """
 
-    run: str = MISSING
+    run: str
     dataset: DatasetConfig | None = None
     set: list[str] = field(default_factory=list)
     root: str | None = None
@@ -319,36 +478,45 @@ class EvalConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PredictConfig:
     """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole."""
 
-    run: str = MISSING
-    input: str = MISSING
-    output: str = MISSING
+    run: str
+    input: str
+    output: str
     mask: str | None = None
     seed: int = 0
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BenchConfig(Config):
     """`diffi2i bench`: `Config`'s network measured at a `size` x `size` output, median of `repeats` calls."""
 
     size: int = 256
     repeats: int = 5
 
+    def __post_init__(self) -> None:
+        if self.size % self.task.scale or self.size <= 0 or self.repeats <= 0:
+            raise UserError(f"size={self.size} must be a multiple of {self.task.scale}, repeats={self.repeats} above 0")
 
-@dataclass
+
+@dataclass(kw_only=True)
 class DataConfig:
-    """`diffi2i data check`: reads every file of a dataset and writes its manifest."""
+    """`diffi2i data check`: reads every file of a dataset and writes its manifest. `action` is its first word."""
 
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    action: str = ""
+    dataset: DatasetConfig
     root: str | None = None
     output: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.action != "check":
+            raise UserError("data needs its action: write diffi2i data check dataset=<name> root=<folder>")
 
-@dataclass
+
+@dataclass(kw_only=True)
 class ScoreConfig:
     """`diffi2i score`: any method's outputs against their targets, by the task's metrics and protocol.
 
@@ -356,11 +524,67 @@ class ScoreConfig:
     for the baseline). Of `dataset` only the rule counts by which `target` holds classes or depth.
     """
 
-    task: TaskConfig = field(default_factory=TaskConfig)
+    task: TaskConfig
     dataset: DatasetConfig | None = None
-    pred: str = MISSING
-    target: str = MISSING
+    pred: str
+    target: str
     mask: str | None = None
     input: str | None = None
     output: str | None = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass(kw_only=True)
+class TableConfig:
+    """`diffi2i table`: finished runs side by side, or the paper's tables and figures, what they lack run first.
+
+    `names` are run directories, or names of experiments. `seeds` runs of each row, None for 3, at smoke 1; `jobs` at a
+    time, or all by a Hydra `launcher`. `roots` are the folders of test sets, `overrides` go to every training.
+    """
+
+    names: list[str] = field(default_factory=list)
+    budget: str = "demo"
+    seeds: int | None = None
+    jobs: int = 1
+    launcher: str | None = None
+    roots: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UserError("table needs run directories or experiments: diffi2i table <run> <run> ..., or table7")
+        above_zero(self, "", ("seeds", "jobs"))
+
+
+@dataclass(kw_only=True)
+class CompareConfig:
+    """`diffi2i compare`: two `runs`, each a run, the folder of an evaluation or a JSON of `diffi2i score`."""
+
+    runs: list[str] = field(default_factory=list)
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.runs) != 2:
+            raise UserError("compare needs two runs: diffi2i compare <run> <run> [output=<file>.json]")
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """`diffi2i report`: all tables, figures and pictures of a budget as one HTML file."""
+
+    budget: str = "demo"
+    output: str = "outputs/report.html"
+
+    def __post_init__(self) -> None:
+        if not self.output.endswith(".html"):
+            raise UserError(f"output={self.output}: write a file name that ends in .html")
+
+
+@dataclass(kw_only=True)
+class DashboardConfig:
+    """`diffi2i dashboard`: the W&B project, who owns it (None: the key's owner), and the folder for the files."""
+
+    project: str = "diffi2i"
+    entity: str | None = None
+    output: str = "outputs/dashboard"

@@ -1,6 +1,6 @@
 """Scores of restored images and dense predictions, accumulated over a validation set."""
 
-from diffi2i.schema import SET_METRICS
+from diffi2i.config.schema import SET_METRICS
 
 LOWER_IS_BETTER = (
     "lpips_alex",

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from diffi2i.config import conf_dir
+from diffi2i.config.compose import conf_dir
+from diffi2i.config.schema import IMAGE_METRICS
 from diffi2i.errors import UserError
-from diffi2i.schema import IMAGE_METRICS
 
 COSTS = ("parameters", "macs", "seconds_per_image")
 LABEL_METRICS = ("miou", "pixel_accuracy", "mean_accuracy")

@@ -11,8 +11,8 @@ from decimal import Decimal
 from statistics import fmean, stdev
 from textwrap import shorten
 
+from diffi2i.config.schema import SET_METRICS
 from diffi2i.metrics import FEW_IMAGES, LOWER_IS_BETTER
-from diffi2i.schema import SET_METRICS
 from diffi2i.tables.compare import check_comparable
 from diffi2i.tables.experiment import ALL_TASKS, COSTS, GAINS, Experiment
 from diffi2i.tables.ordering import orderings

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffi2i.config.schema import SET_METRICS
 from diffi2i.errors import UserError
 from diffi2i.metrics import FEW_IMAGES
 from diffi2i.results import read_result, why_not_comparable
-from diffi2i.schema import SET_METRICS
 from diffi2i.tables.experiment import names
 from diffi2i.tables.markdown import markdown
 

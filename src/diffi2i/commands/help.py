@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import takewhile
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,31 +48,26 @@ def keys(schema: type, composed: DictConfig, prefix: str = "") -> Iterator[tuple
     hints = get_type_hints(schema)
     for field in fields(schema):
         key, hint = f"{prefix}{field.name}", hints[field.name]
-        node = None if OmegaConf.is_missing(composed, field.name) else composed._get_node(field.name)
-        if (nested := nested_schema(hint)) and isinstance(node, DictConfig) and not node._is_none():
+        node = OmegaConf.select(composed, field.name, throw_on_resolution_failure=False)
+        if (nested := nested_schema(hint)) and isinstance(node, DictConfig):
             yield from keys(nested, node, f"{key}.")
-        elif isinstance(node, DictConfig) and not node._is_none() and "Any" in str(hint):
-            for own in node:
-                yield f"{key}.{own}", words(value(node, str(own))), shown(value(node, str(own)))
+        elif isinstance(node, DictConfig) and "Any" in str(hint):
+            for own in map(str, node):
+                found = value(node, own)
+                yield f"{key}.{own}", "" if found is None else type(found).__name__, shown(found)
         else:
-            yield key, typed(hint), shown(value(composed, field.name))
-
-
-def typed(hint: Any) -> str:
-    return re.sub(r"\bdiffi2i\.[\w.]*\.|typing\.", "", hint.__name__ if isinstance(hint, type) else str(hint))
-
-
-def words(found: Any) -> str:
-    return "" if found is None else type(found).__name__
+            kind = re.sub(r"[\w.]+\.", "", str(hint)) if get_args(hint) else hint.__name__
+            yield key, kind, shown(value(composed, field.name))
 
 
 def value(node: DictConfig, key: str) -> Any:
     """The value at a key, as it is written where it cannot be resolved without a run."""
     try:
-        found = node[key]
+        found: Any = node[key]
         return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
     except OmegaConfBaseException:
-        return OmegaConf.to_container(node)[key]
+        plain: Any = OmegaConf.to_container(node)
+        return plain[key]
 
 
 def shown(found: Any) -> str:

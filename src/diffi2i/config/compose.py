@@ -203,5 +203,5 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
 
 def nested_schema(hint: Any) -> type | None:
     """The dataclass that a field of this type holds, or None."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds: Sequence[type] = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return next((kind for kind in kinds if is_dataclass(kind)), None)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffi2i.models.diffusion import Prediction, PriorDiffusion, Schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from diffi2i.config.schema import DiffusionConfig
 from diffi2i.models.diffi2i import build_diffusion
-from diffi2i.models.diffusion import Prediction, PriorDiffusion, Schedule
-from diffi2i.schema import DiffusionConfig
 from tests import reference as ref
 
 DIM = 6

@@ -12,10 +12,10 @@ import torch
 from skimage import data
 from torch import Tensor
 
+from diffi2i.config.schema import IMAGE_METRICS, SET_METRICS, ProtocolConfig
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.schema import IMAGE_METRICS, SET_METRICS, ProtocolConfig
 
 PER_IMAGE = [metric for metric in IMAGE_METRICS if metric not in SET_METRICS]
 

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from diffi2i import train
-from diffi2i.build import build_data
-from diffi2i.config import conf_dir, load
+from diffi2i.commands import train
+from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
+from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.models.diffi2i import build_cpen
 from diffi2i.runs import Stage, load_method
-from diffi2i.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
 from tests.conftest import QUICK, awake
 
 MODELS = sorted(file.stem for file in (conf_dir() / "model").glob("*.yaml"))

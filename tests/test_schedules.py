@@ -5,19 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from diffi2i.stages.common import optimisation, rate_factor
+from diffi2i.stages.groups import parameter_groups
 from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
-from diffi2i import train
-from diffi2i.config import draft, load, read_run_config
+from diffi2i.commands import train
+from diffi2i.config.compose import load
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import BenchConfig, Config, ScoreConfig, TrainConfig
 from diffi2i.errors import UserError
-from diffi2i.runs import load_method
-from diffi2i.schema import BenchConfig, Config, ScoreConfig, TrainConfig
-from diffi2i.stages.common import optimisation, rate_factor
-from diffi2i.stages.groups import parameter_groups
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.runs import load_method
 from tests.conftest import SMALL_DENSE, Make
 from tests.test_step import gan
 

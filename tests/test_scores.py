@@ -13,11 +13,11 @@ from torch import Tensor
 
 from diffi2i.callbacks.colours import colour_labels
 from diffi2i.callbacks.scores import ValidationScores, naive_output, new_scores
+from diffi2i.config.schema import IMAGE_METRICS, ProtocolConfig, TaskConfig
 from diffi2i.data.resize import imresize
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.schema import IMAGE_METRICS, ProtocolConfig, TaskConfig
 
 PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole"]
 IMAGE = TaskConfig(name="deblur", main_metric="psnr", protocol=ProtocolConfig(metrics=PLAIN))

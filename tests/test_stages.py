@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
 from hydra.utils import instantiate
 from torch import Tensor
 
+from diffi2i.config.schema import Config, StageConfig, TrainConfig
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
-from diffi2i.schema import Config, StageConfig, TrainConfig
-from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")

@@ -19,10 +19,11 @@ from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffi2i import DiffI2I, build_cpen, build_di2iformer, build_diffi2i, build_diffusion
 from tests import reference as ref
 from tests.conftest import awake
+from tests.settings import task_config
 
 DIM = 8
-SISR = TaskConfig(name="sisr", in_channels=3, scale=4)
-INPAINTING = TaskConfig(name="inpainting", in_channels=4, scale=1)
+SISR = task_config(name="sisr", in_channels=3, scale=4)
+INPAINTING = task_config(name="inpainting", in_channels=4, scale=1)
 
 
 def model_of(task: TaskConfig) -> ModelConfig:

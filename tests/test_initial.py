@@ -19,6 +19,7 @@ from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.models.diffi2i import build_cpen
 from diffi2i.runs import Stage, load_method
 from tests.conftest import QUICK, awake
+from tests.settings import task_config
 
 MODELS = sorted(file.stem for file in (conf_dir() / "model").glob("*.yaml"))
 TASK_OF_NETWORK = {"DI2Iformer": ("sisr", "inpainting"), "Segmenter": ("segmentation",), "Depther": ("depth",)}
@@ -67,7 +68,7 @@ def test_z_has_one_size_in_every_network(model: str, task: str) -> None:
 
 @torch.no_grad()
 def test_z_does_not_grow_with_depth() -> None:
-    task = TaskConfig(name="sisr", in_channels=3, scale=4)
+    task = task_config(name="sisr", in_channels=3, scale=4)
     image, target = inputs(task)
 
     def size(blocks: int, seed: int) -> float:

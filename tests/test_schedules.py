@@ -20,6 +20,7 @@ from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.runs import load_method
 from tests.conftest import SMALL_DENSE, Make
+from tests.settings import train_config
 from tests.test_step import gan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -39,7 +40,7 @@ def steps_of_change(settings: TrainConfig) -> dict[int, float]:
 
 @pytest.mark.parametrize(("steps", "milestones"), [(40, [0.5, 0.7]), (1000, [0.1, 0.7, 0.9]), (7, [0.5])])
 def test_multistep_is_torchs(steps: int, milestones: list[float]) -> None:
-    settings = TrainConfig(steps=steps, lr=2e-4, schedule="multistep", warmup=0.0, milestones=milestones, gamma=0.3)
+    settings = train_config(steps=steps, lr=2e-4, schedule="multistep", warmup=0.0, milestones=milestones, gamma=0.3)
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=2e-4)
     reference = MultiStepLR(optimizer, [round(m * steps) for m in milestones], gamma=0.3)
     for step in range(steps):
@@ -50,7 +51,7 @@ def test_multistep_is_torchs(steps: int, milestones: list[float]) -> None:
 
 
 def test_multistep_may_follow_a_warm_up() -> None:
-    settings = TrainConfig(steps=100, schedule="multistep", warmup=0.1, milestones=[0.5])
+    settings = train_config(steps=100, schedule="multistep", warmup=0.1, milestones=[0.5])
     rates = [rate_factor(step, settings) for step in (0, 9, 10, 49, 50, 99)]
     assert rates == pytest.approx([1 / 11, 10 / 11, 1, 1, 0.5, 0.5])
 
@@ -199,7 +200,7 @@ def test_swins_tables_of_positions_do_not_decay() -> None:
     import timm
 
     body = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, features_only=True)
-    settings = TrainConfig(lr=1e-4, decay_norms=False)
+    settings = train_config(lr=1e-4, decay_norms=False)
     decaying, kept = parameter_groups(body, list(body.parameters()), settings)
     if "weight_decay" in decaying:
         decaying, kept = kept, decaying

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diffi2i import config
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.data import manifest
-from diffi2i.schema import Config
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 
 QUICK = (
@@ -93,7 +93,7 @@ def make(images: Path, tmp_path: Path) -> Make:
     def build(name: str, *overrides: str) -> Config:
         task = ([text.removeprefix("task=") for text in overrides if text.startswith("task=")] or ["sisr"])[-1]
         others = [text for text in overrides if not text.startswith("task=")]
-        return config.load(Config, "train", [*small(task, images), f"run_dir={tmp_path / name}", *others])
+        return compose.load(Config, "train", [*small(task, images), f"run_dir={tmp_path / name}", *others])
 
     return build
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from diffi2i import config
-from diffi2i.build import build
 from diffi2i.cli import names_row
-from diffi2i.config import conf_dir
-from diffi2i.schema import BenchConfig, Config, DataConfig, EvalConfig, PredictConfig, ScoreConfig
+from diffi2i.config import compose
+from diffi2i.config.build import build
+from diffi2i.config.compose import conf_dir
+from diffi2i.config.schema import BenchConfig, Config, DataConfig, EvalConfig, PredictConfig, ScoreConfig
 from diffi2i.tables import command as tables
 from diffi2i.tables import experiment
 from diffi2i.tables.plan import row_run
@@ -130,7 +130,7 @@ def compose(words: list[str], folder: Path) -> None:
             tables.cells_of(found, request)
         return
     if name == "data":
-        config.load(DataConfig, name, arguments[1:])
+        compose.load(DataConfig, name, arguments[1:])
         return
     flags = [word for word in arguments if word.startswith("-")]
     overrides = [word for word in arguments if word not in flags and "=" in word]
@@ -138,7 +138,7 @@ def compose(words: list[str], folder: Path) -> None:
     overrides = [word for word in overrides if not word.startswith("hydra")]
     if "method=diffi2i_s2" in overrides and not any(word.startswith("method.init=") for word in overrides):
         overrides.append(f"method.init={folder}")
-    for single in config.sweep(overrides):
+    for single in sweep.combinations(overrides):
         if names_row(single):
             row_run(single)
         else:

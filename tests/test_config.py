@@ -9,14 +9,16 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from diffi2i import config, train
-from diffi2i.build import build, build_data
-from diffi2i.config import conf_dir
+from diffi2i.commands import train
+from diffi2i.config import compose
+from diffi2i.config.build import build
+from diffi2i.config.compose import conf_dir
+from diffi2i.config.schema import BenchConfig, Config, DataConfig, EvalConfig, PredictConfig, ScoreConfig
+from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.errors import UserError
 from diffi2i.losses.task import TaskLoss
 from diffi2i.models.diffi2i import build_cpen, build_diffi2i
-from diffi2i.schema import BenchConfig, Config, DataConfig, EvalConfig, PredictConfig, ScoreConfig
 from tests.conftest import SMALL, Make
 
 # Hydra's own groups configure the sweep, not the run: test_launchers.py.
@@ -77,7 +79,7 @@ def pairs_of(group: str) -> list[tuple[str, str]]:
 
 def refusal(*overrides: str, root: str = "train") -> str:
     with pytest.raises(UserError) as caught:
-        config.load(ROOTS[root], root, overrides)
+        compose.load(ROOTS[root], root, overrides)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -95,12 +97,12 @@ def test_every_yaml_composes(file: str, images: Path) -> None:
         overrides = [f"task={task}", f"{group}={name}", f"root={images}"]
         if (group, name) == ("stage", "joint"):
             assert "needs stage-1 weights" in refusal(*overrides)
-            assert config.load(BenchConfig, "bench", overrides).stage.name == "joint"
+            assert compose.load(BenchConfig, "bench", overrides).stage.name == "joint"
             return
         if (group, name) == ("trainer", "ddp"):
-            assert config.load(Config, "train", overrides).trainer.devices == 2
+            assert compose.load(Config, "train", overrides).trainer.devices == 2
             return
-        loaded = config.load(Config, "train", overrides[group == "task" :])
+        loaded = compose.load(Config, "train", overrides[group == "task" :])
         node = getattr(loaded, group)
         assert node is not None
         if group in ("task", "dataset", "model", "stage"):
@@ -110,7 +112,7 @@ def test_every_yaml_composes(file: str, images: Path) -> None:
     elif name == "common":
         assert OmegaConf.load(conf_dir() / file).defaults
     else:
-        assert isinstance(config.load(ROOTS[name], name, NEEDED.get(name, [])), ROOTS[name])
+        assert isinstance(compose.load(ROOTS[name], name, NEEDED.get(name, [])), ROOTS[name])
 
 
 def test_every_group_has_its_files() -> None:
@@ -121,7 +123,7 @@ def test_every_group_has_its_files() -> None:
 
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
 def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> None:
-    loaded = config.load(Config, "train", [f"task={task}", f"model={model}", "budget=paper"])
+    loaded = compose.load(Config, "train", [f"task={task}", f"model={model}", "budget=paper"])
     assert (loaded.scale, loaded.task.name, loaded.model.name) == ("paper", task, model)
     assert "${" not in str(loaded)
 
@@ -130,15 +132,15 @@ def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> No
 def test_a_scale_may_name_its_model_and_an_override_wins(task: str) -> None:
     named = shipped("task", task).scales.paper.get("model")
     assert named in fitting("model", task)
-    assert config.load(Config, "train", [f"task={task}", "budget=paper"]).model.name == named
-    assert config.load(BenchConfig, "bench", [f"task={task}", "budget=paper"]).model.name == named
-    small = config.load(Config, "train", [f"task={task}", "budget=smoke"]).model.name
-    assert config.load(Config, "train", [f"task={task}", "budget=paper", f"model={small}"]).model.name == small != named
+    assert compose.load(Config, "train", [f"task={task}", "budget=paper"]).model.name == named
+    assert compose.load(BenchConfig, "bench", [f"task={task}", "budget=paper"]).model.name == named
+    small = compose.load(Config, "train", [f"task={task}", "budget=smoke"]).model.name
+    assert compose.load(Config, "train", [f"task={task}", "budget=paper", f"model={small}"]).model.name == small != named
 
 
 @pytest.mark.parametrize("dataset", fitting("dataset", "segmentation"))
 def test_the_dataset_says_how_many_classes_there_are(dataset: str, images: Path) -> None:
-    loaded = config.load(Config, "train", ["task=segmentation", f"dataset={dataset}", f"root={images}"])
+    loaded = compose.load(Config, "train", ["task=segmentation", f"dataset={dataset}", f"root={images}"])
     assert loaded.dataset.target is not None
     assert loaded.task.gt is not None
     told = loaded.dataset.target["classes"]
@@ -150,7 +152,7 @@ def test_every_task_has_every_scale_and_its_parts_build(task: str, scale: str, i
     datasets = {"image": ("photos", "folder"), "labels": ("shapes",), "depth": ("motorcycle",)}
     for dataset in datasets[KINDS["task"][task]]:
         overrides = [f"task={task}", f"scale={scale}", f"dataset={dataset}", f"root={images}"]
-        loaded = config.load(Config, "train", overrides)
+        loaded = compose.load(Config, "train", overrides)
         data = build_data(loaded)
         data.setup("fit")
         for phase in data.phases:
@@ -168,7 +170,7 @@ def test_every_task_has_every_scale_and_its_parts_build(task: str, scale: str, i
 
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
 def test_every_model_builds_for_every_task(task: str, model: str) -> None:
-    loaded = config.load(BenchConfig, "bench", [f"task={task}", f"model={model}"])
+    loaded = compose.load(BenchConfig, "bench", [f"task={task}", f"model={model}"])
     if "pretrained" in (encoder := loaded.model.network.get("encoder", {})):
         encoder["pretrained"] = "none"
     ones = torch.ones(1, 1, 32, 32)
@@ -186,7 +188,7 @@ def test_every_model_builds_for_every_task(task: str, model: str) -> None:
     ("task", "loss"), [(task, loss) for task in options("task") for loss in shipped("task", task).losses]
 )
 def test_every_loss_builds(task: str, loss: str) -> None:
-    loaded = config.load(Config, "train", [f"task={task}", f"train.loss={loss}"])
+    loaded = compose.load(Config, "train", [f"task={task}", f"train.loss={loss}"])
     node = loaded.task.losses[loss]
     assert set(node.get("weights", {})) <= set(node["terms"])
     # Its weights may not be on this machine.
@@ -208,16 +210,16 @@ def test_every_loss_builds(task: str, loss: str) -> None:
     ],
 )
 def test_paper_sizes_are_within_three_percent(overrides: list[str], millions: float) -> None:
-    loaded = config.load(BenchConfig, "bench", overrides)
+    loaded = compose.load(BenchConfig, "bench", overrides)
     with torch.device("meta"):
         network = build_diffi2i(loaded.task, loaded.model, loaded.method.diffusion)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
 def test_base_needs_fewer_operations_than_diffir() -> None:
-    from diffi2i.bench import multiply_accumulates
+    from diffi2i.metrics.cost import multiply_accumulates
 
-    loaded = config.load(BenchConfig, "bench", ["task=inpainting", "model=base"])
+    loaded = compose.load(BenchConfig, "bench", ["task=inpainting", "model=base"])
     network = build_diffi2i(loaded.task, loaded.model, loaded.method.diffusion).eval()
     macs = multiply_accumulates(lambda: network(torch.zeros(1, 4, 256, 256), torch.zeros(1, 256)))
     assert macs < 101e9 / 2
@@ -325,20 +327,20 @@ def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, images: Path) -> None:
     first = train.train(make("first"))
     joint = [*SMALL, f"root={images}", "method=diffi2i_s2", f"method.init={first}"]
-    second = train.train(config.load(Config, "train", [*joint, f"run_dir={tmp_path / 'second'}"]))
+    second = train.train(compose.load(Config, "train", [*joint, f"run_dir={tmp_path / 'second'}"]))
     assert "write task=sisr" in refusal(*joint, "task=inpainting", "model=tiny")
     said = refusal(*joint, "model.network.width=6")
     assert "has model.network.width=4, this run 6: write model.network.width=4" in said
     assert "has model.cpen.channels=4, this run 8" in refusal(*joint, "model.cpen.channels=8")
-    config.load(Config, "train", [*joint, "model.denoiser_layers=2"])  # stage 1 has none
+    compose.load(Config, "train", [*joint, "model.denoiser_layers=2"])  # stage 1 has none
 
     # A finished stage 2 can be gone on with.
     onward = [*joint[:-1], f"method.init={second}"]
-    assert config.load(Config, "train", onward).method.init == str(second)
+    assert compose.load(Config, "train", onward).method.init == str(second)
     assert "has model.denoiser_layers=1, this run 2" in refusal(*onward, "model.denoiser_layers=2")
     assert "goes on from a stage 2: write method=diffi2i_s2" in refusal("budget=smoke", "method.role=adversarial")
     assert "is a stage 1, method.role=adversarial" in refusal(*joint, "method.role=adversarial")
-    config.load(Config, "train", [*onward, "method.role=adversarial"])
+    compose.load(Config, "train", [*onward, "method.role=adversarial"])
     assert "has method.prior=joint: write method.prior=joint" in refusal(*onward, "method.prior=none")
 
     (first / "result.json").unlink()
@@ -346,7 +348,7 @@ def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, i
 
 
 def test_a_sweep_is_expanded_as_hydra_will_run_it() -> None:
-    assert config.sweep(["seed=0,1", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=1e-3,2e-3"]) == [
+    assert sweep.combinations(["seed=0,1", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=1e-3,2e-3"]) == [
         ["seed=0", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=0.001"],
         ["seed=0", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=0.002"],
         ["seed=1", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=0.001"],
@@ -356,11 +358,11 @@ def test_a_sweep_is_expanded_as_hydra_will_run_it() -> None:
 
 def test_a_sweep_that_cannot_be_read_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"cannot read 'train\.steps=\[1'") as caught:
-        config.sweep(["seed=0,1", "train.steps=[1"])
+        sweep.combinations(["seed=0,1", "train.steps=[1"])
     assert "\n" not in str(caught.value)
 
 
 def test_a_sweep_refuses_a_bad_combination() -> None:
-    good, bad = config.sweep(["budget=smoke,huge"])
-    assert config.load(Config, "train", good).scale == "smoke"
+    good, bad = sweep.combinations(["budget=smoke,huge"])
+    assert compose.load(Config, "train", good).scale == "smoke"
     assert "choose one of" in refusal(*bad)

@@ -11,10 +11,11 @@ import wandb
 from wandb_workspaces.reports.v2 import Report
 from wandb_workspaces.workspaces import Workspace
 
-from diffi2i import cli, dashboard, train
-from diffi2i.config import conf_dir, load
+from diffi2i import cli
+from diffi2i.commands import dashboard, train
+from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
-from diffi2i.schema import Config
 from diffi2i.tables import experiment
 from tests import wandb_files
 from tests.conftest import small

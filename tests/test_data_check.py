@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffi2i.data.check import SHOWN, check_dataset, data_check, write_manifest
+from diffi2i.commands.data import data_check
+from diffi2i.config.schema import DataConfig, DatasetConfig
+from diffi2i.data.check import SHOWN, check_dataset, write_manifest
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.sources import Item, Split, folder, layout, pairs
 from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
-from diffi2i.schema import DataConfig, DatasetConfig
 
 Source = Callable[[Split], list[Item]]
 LAYOUT = "diffi2i.data.sources.layout"

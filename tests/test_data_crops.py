@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from diffi2i.commands.train import train
 from diffi2i.data.dataset import EvalImages, ImageCache, spread_crops
 from diffi2i.data.degrade import Bicubic, Inpaint
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.masks import narrow
 from diffi2i.data.sources import Item, folder, pairs
 from diffi2i.run.record import Record
-from diffi2i.train import train
 from tests.conftest import Make
 
 

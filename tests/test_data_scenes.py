@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffi2i.config import conf_dir
+from diffi2i.config.compose import conf_dir
 from diffi2i.data.dataset import Draw, ImageCache
 from diffi2i.data.images import read_rgb
 from diffi2i.data.scenes import (

@@ -7,22 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffi2i.stages.common import step_generator
 from torch import Tensor, nn
 
-from diffi2i.config import load
+from diffi2i.config.compose import load
+from diffi2i.config.schema import Config, CpenConfig, DiffusionConfig, ModelConfig, StageConfig, TaskConfig
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffi2i import DiffI2I, build_cpen, build_di2iformer, build_diffi2i, build_diffusion
-from diffi2i.schema import Config, CpenConfig, DiffusionConfig, ModelConfig, StageConfig, TaskConfig
-from diffi2i.stages.common import step_generator
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests import reference as ref
 from tests.conftest import awake
+from tests.settings import task_config
 
 DIM = 8
-SISR = TaskConfig(name="sisr", in_channels=3, scale=4)
-INPAINTING = TaskConfig(name="inpainting", in_channels=4, scale=1)
+SISR = task_config(name="sisr", in_channels=3, scale=4)
+INPAINTING = task_config(name="inpainting", in_channels=4, scale=1)
 
 
 def model_of(task: TaskConfig) -> ModelConfig:

@@ -19,12 +19,14 @@ from diffi2i import config
 from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COSTS, of_kind
-from diffi2i.models.diffi2i import build_diffi2i, build_schedule
-from diffi2i.schema import Config, EvalConfig
+from diffi2i.config.schema import Config, EvalConfig
+from diffi2i.config import compose
+from diffi2i.config.schema import Config, EvalConfig
+from diffi2i.metrics.depth import DepthScores
+from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.tables import experiment
 from diffi2i.tables.experiment import Row
 from diffi2i.tables.plan import GAN
-from diffi2i.train import network_steps
 
 PAPER = Path(__file__).parents[2] / "shared" / "papers" / "diffi2i.txt"
 TABLES = [f"table{number}" for number in range(1, 12)]
@@ -85,7 +87,7 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Compose:
 
     @cache
     def loaded(*overrides: str) -> Config:
-        return config.load(Config, "train", overrides)
+        return compose.load(Config, "train", overrides)
 
     @cache
     def finished(*overrides: str) -> Path:
@@ -167,7 +169,7 @@ EVALUATIONS = sorted({tuple(column.evaluation) for name in NAMES for column in e
     "evaluation", [list(each) for each in EVALUATIONS], ids=lambda overrides: ",".join(overrides)[-60:]
 )
 def test_evaluations_compose(evaluation: list[str], images: Path) -> None:
-    loaded = config.load(EvalConfig, "eval", ["run=somewhere", f"root={images}", *evaluation])
+    loaded = compose.load(EvalConfig, "eval", ["run=somewhere", f"root={images}", *evaluation])
     assert loaded.dataset is not None
     assert f"dataset={loaded.dataset.name}" == evaluation[0]
 
@@ -236,7 +238,7 @@ def test_real_sr_is_scored_by_the_authors_scripts(compose: Compose) -> None:
         columns = [column for column in experiment.load(name).columns if column.dataset == "ntire2020_track1"]
         assert {column.metric for column in columns} - {"dists"} == {"lpips_vgg", *(["psnr_y"] * (len(columns) > 1))}
     assert {column.metric for column in experiment.load("table2").columns} == {"lpips_vgg", "dists", "psnr_y"}
-    held = config.load(EvalConfig, "eval", ["run=somewhere", "dataset=realsrset", "root=."]).dataset
+    held = compose.load(EvalConfig, "eval", ["run=somewhere", "dataset=realsrset", "root=."]).dataset
     assert held is not None
     assert (held.source["val"], held.expected) == (["Canon"], {"val": 50})
 
@@ -263,16 +265,15 @@ def test_the_head_names_where_the_protocol_comes_from(name: str) -> None:
 
 def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations(compose: Compose) -> None:
     found = experiment.load("figure6")
-    default = build_schedule(config.load(Config, "train", []).stage.diffusion).alpha_bar[-1]
+    default = build_diffusion(compose.load(Config, "train", []).stage.diffusion).alpha_bar[-1]
     assert default == pytest.approx(0.9 * (1 - 0.1 - 0.89 / 3) * (1 - 0.1 - 2 * 0.89 / 3) * 0.01)
     for row in (row for row in found.rows if row.name != "none-on"):
         diffusion = compose(found.name, row, "scale=smoke").stage.diffusion
         for override in row.evaluation:
-            diffusion.timesteps = config.load(EvalConfig, "eval", ["run=somewhere", override]).timesteps
-        schedule = build_schedule(diffusion)
-        assert schedule.alpha_bar[-1] == pytest.approx(default, rel=2e-3)
-        visits = len(visited(schedule, diffusion.timesteps))
-        assert visits == experiment.timesteps(found, row) == int(re.findall(r"\d+", row.label)[-1])
+            diffusion.timesteps = compose.load(EvalConfig, "eval", ["run=somewhere", override]).timesteps
+        built = build_diffusion(diffusion)
+        assert built.alpha_bar[-1] == pytest.approx(default, rel=2e-3)
+        assert len(built.visited) - 1 == experiment.timesteps(found, row) == int(re.findall(r"\d+", row.label)[-1])
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffi2i.stages.common import rate_factor
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffi2i import config as configuration
-from diffi2i import train
-from diffi2i.build import build_data
+from diffi2i.commands import train
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import hash_of_manifest, read_manifests
 from diffi2i.errors import UserError
 from diffi2i.run.directory import default_run_dir, origin_of
 from diffi2i.run.hardware import new_trainer
-from diffi2i.schema import Config
-from diffi2i.stages.common import rate_factor
+from diffi2i.config.schema import Config
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import QUICK, SMALL_ENCODER, Make
 from tests.test_resume import record, stop_before_step, stop_while_scoring, weights
@@ -330,7 +331,7 @@ def scenes(root: Path) -> tuple[str, ...]:
 
 def test_files_that_go_during_training_do_not_lose_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (*scenes(tmp_path / "d"), "train.patch=64", f"run_dir={tmp_path / 'run'}")
-    config = configuration.load(Config, "train", settings)
+    config = compose.load(Config, "train", settings)
     before = origin_of(config, build_data(config))
     fit = train.fit
 
@@ -347,7 +348,7 @@ def test_files_that_go_during_training_do_not_lose_the_record(tmp_path: Path, mo
 def test_unreadable_labels_are_left_out_of_the_baseline_where_training_skips_them(tmp_path: Path) -> None:
     settings = (*scenes(tmp_path / "d"), "train.patch=64", f"run_dir={tmp_path / 'run'}")
     (tmp_path / "d" / "labels" / "train" / "train0.png").write_bytes(b"no image")
-    run_dir = train.train(configuration.load(Config, "train", (*settings, "dataset.on_error=skip")))
+    run_dir = train.train(compose.load(Config, "train", (*settings, "dataset.on_error=skip")))
     assert record(run_dir).data.constant == 1
 
 

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from diffi2i import train
-from diffi2i.build import build_data
-from diffi2i.config import conf_dir, load
+from diffi2i.commands import train
+from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
+from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.models.diffi2i import build_cpen
-from diffi2i.run.directory import Stage, load_stage
-from diffi2i.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
+from diffi2i.config.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
 from tests.conftest import QUICK, awake
+from tests.settings import task_config
 
 MODELS = sorted(file.stem for file in (conf_dir() / "model").glob("*.yaml"))
 TASK_OF_NETWORK = {"DI2Iformer": ("sisr", "inpainting"), "Segmenter": ("segmentation",), "Depther": ("depth",)}
@@ -67,7 +68,7 @@ def test_z_has_one_size_in_every_network(model: str, task: str) -> None:
 
 @torch.no_grad()
 def test_z_does_not_grow_with_depth() -> None:
-    task = TaskConfig(name="sisr", in_channels=3, scale=4)
+    task = task_config(name="sisr", in_channels=3, scale=4)
     image, target = inputs(task)
 
     def size(blocks: int, seed: int) -> float:

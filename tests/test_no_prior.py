@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffi2i import config as configuration
-from diffi2i import train
+from diffi2i.commands import train
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
-from diffi2i.schema import Config
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import SMALL, Make
 from tests.test_resume import record
@@ -81,7 +81,7 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
     def run(name: str, *overrides: str) -> Path:
         settings = [*SMALL, f"root={images}", "task=sisr", "train.steps=2", f"run_dir={folder / name}", *overrides]
-        return train.train(configuration.load(Config, "train", settings))
+        return train.train(compose.load(Config, "train", settings))
 
     first = run("s1")
     return {
@@ -134,7 +134,7 @@ def test_what_cannot_start_is_refused_in_one_line(
 ) -> None:
     places = {**runs, "nothing": images}
     with pytest.raises(UserError) as error:
-        configuration.load(
+        compose.load(
             Config, "train", [*SMALL, f"root={images}", "task=sisr", *(text.format(**places) for text in overrides)]
         )
     assert words in str(error.value)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from diffi2i import config
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.run.identity import config_hash
-from diffi2i.schema import Config
+from diffi2i.config.schema import Config
+from diffi2i.results import config_hash
 from diffi2i.tables import plan as planning
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Run, in_order, lineage, plan, row_run
@@ -150,7 +152,7 @@ def test_the_overrides_compose_to_the_configuration_that_was_planned(tmp_path, m
     monkeypatch.chdir(tmp_path)
     run = of_row("v3", seed=2)
     assert run.needs is not None
-    first = config.load(Config, "train", run.needs.overrides)
+    first = compose.load(Config, "train", run.needs.overrides)
     assert (config_hash(first), first.seed, first.run_dir) == (run.needs.config_hash, 2, str(run.needs.directory))
     second = config.draft(Config, "train", run.overrides)
     assert (config_hash(second), second.seed, second.run_dir) == (run.config_hash, 2, str(run.directory))
@@ -201,7 +203,7 @@ def test_where_rows_have_tasks_of_their_own_each_is_scored_on_its_own_sets(image
     "path", ["/plain", "/with space", "/RealSR(V3)", "/it's", "/a=b,c{d}[e]", r"/back\slash", "/it\\'s\\"]
 )
 def test_folders_of_any_name_reach_the_evaluation(path: str) -> None:
-    composed = config.composition("eval", ["run=r", "dataset=set14", f"root={planning.quoted(path)}"])
+    composed = compose.composition("eval", ["run=r", "dataset=set14", f"root={planning.quoted(path)}"])
     assert composed.root == path
 
 

@@ -14,12 +14,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffi2i import train
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.run.record import Record
-from diffi2i.schema import Config
+from diffi2i.config.schema import Config
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.commands import train
+from diffi2i.config.schema import Config
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests.conftest import Make
 from tests.test_step import gan
 
@@ -185,8 +187,8 @@ SCRIPT = """
 import os, shutil, sys, time
 from pathlib import Path
 from omegaconf import OmegaConf
-from diffi2i.schema import Config
-from diffi2i.train import train
+from diffi2i.config.schema import Config
+from diffi2i.commands.train import train
 
 def give(name):
     file = OmegaConf.load(here / f"{name}.yaml")

@@ -5,20 +5,24 @@ from typing import Any
 
 import pytest
 import torch
+from diffi2i.stages.common import optimisation, rate_factor
+from diffi2i.stages.groups import parameter_groups
 from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
-from diffi2i import train
-from diffi2i.config import draft, load, read_run_config
+from diffi2i.commands import train
+from diffi2i.config.compose import load
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import BenchConfig, Config, ScoreConfig, TrainConfig
 from diffi2i.errors import UserError
-from diffi2i.run.directory import load_stage
-from diffi2i.schema import BenchConfig, Config, ScoreConfig, TrainConfig
-from diffi2i.stages.common import optimisation, rate_factor
-from diffi2i.stages.groups import parameter_groups
+from diffi2i.config.schema import BenchConfig, Config, ScoreConfig, TrainConfig
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.run.directory import load_method
 from tests.conftest import SMALL_DENSE, Make
+from tests.settings import train_config
 from tests.test_step import gan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -38,7 +42,7 @@ def steps_of_change(settings: TrainConfig) -> dict[int, float]:
 
 @pytest.mark.parametrize(("steps", "milestones"), [(40, [0.5, 0.7]), (1000, [0.1, 0.7, 0.9]), (7, [0.5])])
 def test_multistep_is_torchs(steps: int, milestones: list[float]) -> None:
-    settings = TrainConfig(steps=steps, lr=2e-4, schedule="multistep", warmup=0.0, milestones=milestones, gamma=0.3)
+    settings = train_config(steps=steps, lr=2e-4, schedule="multistep", warmup=0.0, milestones=milestones, gamma=0.3)
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=2e-4)
     reference = MultiStepLR(optimizer, [round(m * steps) for m in milestones], gamma=0.3)
     for step in range(steps):
@@ -49,7 +53,7 @@ def test_multistep_is_torchs(steps: int, milestones: list[float]) -> None:
 
 
 def test_multistep_may_follow_a_warm_up() -> None:
-    settings = TrainConfig(steps=100, schedule="multistep", warmup=0.1, milestones=[0.5])
+    settings = train_config(steps=100, schedule="multistep", warmup=0.1, milestones=[0.5])
     rates = [rate_factor(step, settings) for step in (0, 9, 10, 49, 50, 99)]
     assert rates == pytest.approx([1 / 11, 10 / 11, 1, 1, 0.5, 0.5])
 
@@ -198,7 +202,7 @@ def test_swins_tables_of_positions_do_not_decay() -> None:
     import timm
 
     body = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, features_only=True)
-    settings = TrainConfig(lr=1e-4, decay_norms=False)
+    settings = train_config(lr=1e-4, decay_norms=False)
     decaying, kept = parameter_groups(body, list(body.parameters()), settings)
     if "weight_decay" in decaying:
         decaying, kept = kept, decaying

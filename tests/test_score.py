@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from diffi2i import cli, train
+from diffi2i import cli
+from diffi2i.commands import train
 from diffi2i.data.images import to_tensor
 from diffi2i.data.resize import imresize
 from diffi2i.run.record import Record

@@ -13,17 +13,19 @@ from torch import Tensor
 
 from diffi2i.callbacks.colours import colour_labels
 from diffi2i.callbacks.scores import ValidationScores, naive_output, new_scores
+from diffi2i.config.schema import IMAGE_METRICS, ProtocolConfig, TaskConfig
 from diffi2i.data.resize import imresize
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import of_kind
-from diffi2i.schema import ProtocolConfig, TaskConfig
+from diffi2i.config.schema import ProtocolConfig, TaskConfig
+from tests.settings import task_config
 
 PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole"]
-IMAGE = TaskConfig(name="deblur", main_metric="psnr", protocol=ProtocolConfig(metrics=PLAIN))
-LABELS = TaskConfig(name="segmentation", kind="labels", classes=3, main_metric="miou")
-DEPTH = TaskConfig(name="depth", kind="depth", main_metric="rmse")
+IMAGE = task_config(name="deblur", main_metric="psnr", protocol=ProtocolConfig(metrics=PLAIN))
+LABELS = task_config(name="segmentation", kind="labels", classes=3, main_metric="miou")
+DEPTH = task_config(name="depth", kind="depth", main_metric="rmse")
 
 
 class Module(SimpleNamespace):
@@ -157,7 +159,7 @@ def test_ignored_labels_and_invalid_depths_do_not_count() -> None:
 def test_the_baseline_of_images_is_the_input_enlarged() -> None:
     batch = image_batch()
     assert naive_output(batch, IMAGE, None) is batch["input"]
-    sisr = TaskConfig(name="sisr", scale=4)
+    sisr = task_config(name="sisr", scale=4)
     expected = imresize(batch["input"], 4).clamp(0, 1)
     assert torch.equal(naive_output(batch, sisr, None), expected)
     assert expected.shape == (1, 3, 64, 80)

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
 from hydra.utils import instantiate
 from torch import Tensor
 
+from diffi2i.config.schema import Config, StageConfig
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
-from diffi2i.schema import Config, StageConfig, TrainConfig
-from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests.conftest import Make
+from tests.settings import train_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 
@@ -247,7 +248,7 @@ def test_z_differs_between_images_from_the_start(make: Make) -> None:
     ("schedule", "half", "end"), [("constant", 1.0, 1.0), ("poly", 0.55, 0.1), ("cosine", 0.55, 0.1)]
 )
 def test_the_rate_rises_then_follows_its_schedule(schedule: str, half: float, end: float) -> None:
-    budget = TrainConfig(steps=110, schedule=schedule, warmup=10 / 110 + 1e-9, lr_end=0.1)
+    budget = train_config(steps=110, schedule=schedule, warmup=10 / 110 + 1e-9, lr_end=0.1)
     rates = [rate_factor(step, budget) for step in range(111)]
     assert rates[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
     assert rates[10] == 1
@@ -256,14 +257,14 @@ def test_the_rate_rises_then_follows_its_schedule(schedule: str, half: float, en
 
 
 def test_poly_falls_in_a_straight_line_to_nothing() -> None:
-    budget = TrainConfig(steps=200, schedule="poly", warmup=0.0, lr_end=0.0)
+    budget = train_config(steps=200, schedule="poly", warmup=0.0, lr_end=0.0)
     assert [rate_factor(step, budget) for step in (0, 1, 50, 100, 199, 200)] == pytest.approx(
         [1, 0.995, 0.75, 0.5, 0.005, 0]
     )
 
 
 def test_cosine_from_2e_4_ends_at_1e_6() -> None:
-    budget = TrainConfig(steps=1000, lr=2e-4, schedule="cosine", warmup=0.0, lr_end=0.005)
+    budget = train_config(steps=1000, lr=2e-4, schedule="cosine", warmup=0.0, lr_end=0.005)
     rates = [2e-4 * rate_factor(step, budget) for step in range(1001)]
     assert rates[0] == 2e-4
     assert rates[500] == pytest.approx((2e-4 + 1e-6) / 2)
@@ -272,7 +273,7 @@ def test_cosine_from_2e_4_ends_at_1e_6() -> None:
 
 
 def test_a_warm_up_of_three_tenths_peaks_there() -> None:
-    budget = TrainConfig(steps=100, schedule="cosine", warmup=0.3, lr_end=0.01)
+    budget = train_config(steps=100, schedule="cosine", warmup=0.3, lr_end=0.01)
     rates = [rate_factor(step, budget) for step in range(101)]
     assert max(rates) == rates[30] == 1
     assert rates[0] == pytest.approx(1 / 31)

@@ -11,18 +11,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffi2i import config, train
-from diffi2i import evaluate as evaluation
 from diffi2i.callbacks import timers
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
-from diffi2i.predict import predict
 from diffi2i.run import directory
 from diffi2i.run.provenance import git_commit
 from diffi2i.run.record import Init, Record
-from diffi2i.schema import Config, EvalConfig, PredictConfig, TrainerConfig
+from diffi2i.config.schema import Config, EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.commands import eval as evaluation
+from diffi2i.commands import train
+from diffi2i.commands.predict import predict
+from diffi2i.config import compose
+from diffi2i.config.schema import Config, EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests.conftest import Make
 from tests.records import INIT
 
@@ -275,7 +278,7 @@ def test_what_the_targets_hold_is_printed_with_the_scores(
 
 def test_tlc_windows_follow_the_training_crops() -> None:
     def window(*overrides: str) -> int:
-        return evaluation.tlc_window(config.load(Config, "train", overrides))
+        return evaluation.tlc_window(compose.load(Config, "train", overrides))
 
     assert window("task=deblur", "train.patch=256") == 384
     assert window("task=deblur", "budget=paper") == 384  # of crops that grow to 384, as Restormer's

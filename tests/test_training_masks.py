@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from diffi2i import config, train
-from diffi2i.build import build_data
+from diffi2i.commands import train
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.data.degrade import Inpaint
 from diffi2i.data.masks import narrow
 from diffi2i.errors import UserError
-from diffi2i.schema import Config
 from diffi2i.tables import experiment
 from tests.conftest import Make
 

@@ -13,17 +13,20 @@ import wandb
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffi2i import train
+
 from diffi2i.callbacks.panels import GAP, HEADER, thumbnail
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase, chosen_images
-from diffi2i.config import load
+from diffi2i.commands import train
+from diffi2i.config.compose import load
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.run import tracking
 from diffi2i.run.provenance import git_commit
 from diffi2i.run.record import Record
-from diffi2i.schema import Config
+from diffi2i.config.schema import Config
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.results import git_commit
 from tests import wandb_files
 from tests.conftest import Make, small
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffi2i.callbacks.colours import colour_depth, colour_labels
 from diffi2i.callbacks.panels import Pictures
+from diffi2i.config.schema import ProtocolConfig, TaskConfig
 from diffi2i.data.manifest import combined_hash
 from diffi2i.data.resize import imresize, to_uint8
 from diffi2i.methods.batch import Batch, with_known_pixels
@@ -22,7 +23,6 @@ from diffi2i.metrics.intervals import ImageRecord, image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.record import Score
-from diffi2i.schema import ProtocolConfig, TaskConfig
 
 Scores = ImageScores | SegmentationScores | DepthScores
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from diffi2i.callbacks.panels import as_picture, sheet, thumbnail
 from diffi2i.callbacks.scores import ValidationScores, naive_output
-from diffi2i.config import read_run_config
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch, with_known_pixels
 from diffi2i.run.hardware import of_all_ranks
 from diffi2i.run.tracking import log_pictures, logged_step
-from diffi2i.schema import Config
 
 KEY = "panels"
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import lightning as L
 
-from diffi2i.build import build
+from diffi2i.config.build import build
+from diffi2i.config.schema import Config
 from diffi2i.data.seen import DepthSeen, LabelsSeen, new_seen, suspicious, unit_of
 from diffi2i.methods.batch import Batch
 from diffi2i.run.hardware import of_all_ranks
-from diffi2i.schema import Config
 
 
 class TargetsSeen(L.Callback):

@@ -1,4 +1,4 @@
-"""`diffi2i data check`: reads every file of a dataset once, says all that is wrong, and writes what is there.
+"""Reads every file of a dataset once, says all that is wrong, and writes what is there.
 
 Training stops at the first file that does not fit; here nothing stops, so that a dataset is mended in one go.
 """
@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy.typing as npt
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from rich.progress import track
 
+from diffi2i.config.schema import DatasetConfig
 from diffi2i.data.images import read_rgb
 from diffi2i.data.manifest import combined_hash, file_hash, picture_role, shared_pictures
 from diffi2i.data.seen import DepthSeen, Seen, new_seen, suspicious, unit_of
 from diffi2i.data.sources import IncompleteError, Item, Split, files
 from diffi2i.errors import UserError
-from diffi2i.schema import DataConfig, DatasetConfig
 
 SHOWN = 20  # lines of one kind of fault that are printed
 
@@ -115,29 +113,6 @@ class Report:
         }
 
 
-def data_check(config: DataConfig) -> int:
-    """Checks `config.dataset`, prints the report, writes the manifest; 1 if anything is broken, else 0.
-
-    The manifest goes to `config.output`, by default outputs/data/<dataset name>/manifest.json.
-
-    Raises:
-        UserError: the configuration names no source or target reader, or the manifest cannot be written.
-    """
-    dataset = config.dataset
-    try:
-        source = instantiate(dataset.source)
-        reader = None if dataset.target is None else instantiate(dataset.target)
-    except InstantiationException as error:
-        raise UserError(f"dataset={dataset.name}: {str(error.__cause__ or error).splitlines()[0]}") from error
-    report = check_dataset(dataset, source, reader, _splits(dataset))
-    for line in report.lines():
-        print(line)
-    output = Path(config.output or f"outputs/data/{dataset.name}/manifest.json")
-    write_manifest(report, output)
-    print(f"manifest: {output}")
-    return int(report.broken)
-
-
 def check_dataset(
     dataset: DatasetConfig,
     source: Callable[[Split], list[Item]],
@@ -177,17 +152,6 @@ def write_manifest(report: Report, path: Path) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); write output=<file>") from error
-
-
-def _splits(dataset: DatasetConfig) -> list[Split]:
-    """The splits that a dataset has: those it gives counts of, else both, or "val" alone where only that has a folder.
-
-    The last is how `diffi2i eval` takes a folder, so its hash can be had here too.
-    """
-    if dataset.expected:
-        return [split for split in ("train", "val") if split in dataset.expected]
-    only_val = dataset.source.get("val_root") is not None and dataset.source.get("root") is None
-    return ["val"] if only_val else ["train", "val"]
 
 
 def _check_split(

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffi2i.config.schema import ProtocolConfig
 from diffi2i.data.targets import IGNORED
-from diffi2i.schema import ProtocolConfig
 
 KITTI = 1 / 256
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001, "KITTI's 1/256 m": KITTI, "TUM's 1/5000 m": 0.0002}

@@ -1,15 +1,18 @@
 """From a configuration to its method, with the weights that it starts from."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
 
-from diffi2i.build import build
-from diffi2i.config import read_run_config, typed_options
+from diffi2i.config.build import build
+from diffi2i.config.compose import typed_options
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
-from diffi2i.schema import Config
 
 
 def method_class(config: Config) -> type[Method]:
@@ -36,6 +39,17 @@ def check(config: Config) -> None:
     elif config.method["role"] == "adversarial":
         raise UserError("method.role=adversarial goes on from a finished run: write method.init=<its run directory>")
     kind.check(config, typed_options(kind.Options, config), init)
+    with torch.device("meta"):  # no memory, no time: only what constructors refuse
+        made(without_pretrained(config))
+
+
+def without_pretrained(config: Config) -> Config:
+    """The configuration with an encoder of random weights, as for one whose weights will be loaded or never used."""
+    network = config.model.network
+    if not isinstance(encoder := network.get("encoder"), dict) or "pretrained" not in encoder:
+        return config
+    network = network | {"encoder": encoder | {"pretrained": "none"}}
+    return replace(config, model=replace(config.model, network=network))
 
 
 def read_init(config: Config, run_dir: Path) -> Config:
@@ -65,10 +79,15 @@ def build_method(config: Config, init: Method | None = None) -> Method:
         except UserError as error:
             others = ", ".join(name for name in losses if name != config.train.loss)
             raise UserError(f"{error}; this task's other losses: train.loss={others}") from error
-    try:
-        method = kind(config, init)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
+    method = made(config, init)
     method.learn_from(loss)
     return method
+
+
+def made(config: Config, init: Method | None = None) -> Method:
+    """The method without L_task. Raises `UserError`: its class or its networks refuse a value."""
+    try:
+        return method_class(config)(config, init)
+    except (InstantiationException, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"method={config.method['name']}: {str(cause).splitlines()[0]}") from error

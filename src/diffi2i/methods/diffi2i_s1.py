@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.models.diffi2i import build_cpen, build_network, check_same_model, use_tlc
-from diffi2i.schema import Config
 
 
 @dataclass

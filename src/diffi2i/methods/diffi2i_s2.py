@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from diffi2i.config.schema import Config
 from diffi2i.diffusion.schedule import Schedule, linear, sqrt_linear
 from diffi2i.errors import UserError
 from diffi2i.losses.prior import prior_loss
@@ -18,7 +19,6 @@ from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.models.denoiser import Denoiser
 from diffi2i.models.diffi2i import build_cpen, build_network, check_same_model, use_tlc
-from diffi2i.schema import Config
 
 
 @dataclass

@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.build import micro_batches
-from diffi2i.config import typed_options
+from diffi2i.config.compose import typed_options
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.batch import Batch, network_input
 from diffi2i.methods.noise import Noise, noise_for, step_generator
 from diffi2i.methods.optimisation import optimisation, parameter_groups
-from diffi2i.schema import Config
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Method(L.LightningModule):
         self.config = config
         self.options: Any = typed_options(self.Options, config)
         self.task_loss: TaskLoss | None = None
-        self.micro_batches = micro_batches(config)
+        self.micro_batches = config.micro_batches
 
     # What a method is.
 

@@ -23,17 +23,17 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffi2i.config import read_run_config
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import Config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
-from diffi2i.methods.build import method_class
+from diffi2i.methods.build import made, without_pretrained
 from diffi2i.methods.method import Method
 from diffi2i.run.files import read_json, write_json
 from diffi2i.run.hardware import is_first_rank
 from diffi2i.run.identity import PLACES, config_hash, first_difference
 from diffi2i.run.record import Init, Record
-from diffi2i.schema import Config
 
 # What may change while a training is under way: how long it takes, and what keeps it from diverging.
 CHANGEABLE = ("train.steps", "train.lr", "train.warmup", "train.clip", "task.optimizer.lr")
@@ -190,9 +190,7 @@ def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
     config = read_run_config(run_dir, changes)
     if not (run_dir / "weights.safetensors").is_file():
         raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")
-    if (encoder := config.model.network.get("encoder")) and "pretrained" in encoder:
-        encoder["pretrained"] = "none"  # they are in the file
-    method = method_class(config)(config)
+    method = made(without_pretrained(config))
     load_weights(method, run_dir / "weights.safetensors")
     return method
 

@@ -10,8 +10,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
+from diffi2i.config.schema import TrainerConfig
 from diffi2i.errors import UserError
-from diffi2i.schema import TrainerConfig
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
-from diffi2i.schema import Config
+from diffi2i.config.schema import Config
 
 PLACES = (
     "trainer",

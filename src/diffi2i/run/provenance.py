@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from diffi2i.config.schema import Config
 from diffi2i.run.identity import config_hash
 from diffi2i.run.record import Provenance
-from diffi2i.schema import Config
 
 PACKAGES = ("diffi2i", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 

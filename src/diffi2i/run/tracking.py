@@ -19,11 +19,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from diffi2i.build import build
 from diffi2i.callbacks.panels import COLUMNS
+from diffi2i.config.build import build
+from diffi2i.config.schema import Config
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Record
-from diffi2i.schema import Config
 
 # How long W&B may keep a training from starting (WANDB_INIT_TIMEOUT comes before it), and a finished one from ending.
 INIT_SECONDS, FINISH_SECONDS = 30.0, 600.0

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from diffi2i.config.schema import TableConfig
 from diffi2i.errors import UserError
 from diffi2i.tables.execute import Durations, duration, execute, has_checkpoint, total_duration
 from diffi2i.tables.experiment import Experiment, experiments_dir
 from diffi2i.tables.plan import RUNS, Cell, Run, in_order, named, plan, scored_apart
 from diffi2i.tables.records import Failure, disagreements, done, read
-
-USE = "diffi2i table <experiment> ... [scale=demo] [seeds=3] [jobs=1] [key=value ...] [--dry-run]"
 
 
 @dataclass
@@ -29,14 +28,14 @@ class Request:
     dry_run: bool = False
 
 
-def table(arguments: Sequence[str]) -> None:
+def table(config: TableConfig) -> None:
     """Plans the experiments as one, so that what they share is run once; runs what is missing and draws each.
 
     Raises:
         UserError: nothing has been started.
         SystemExit: status 1, with the tables drawn, where runs failed.
     """
-    request = parse(arguments)
+    request = asked(config)
     plans = {experiment.name: cells_of(experiment, request) for experiment in request.experiments}
     runs = in_order(cell for cells in plans.values() for cell in cells)
     if request.dry_run:
@@ -60,41 +59,15 @@ def stopped(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-def parse(arguments: Sequence[str]) -> Request:
-    """Raises `UserError`: a word that names no experiment, an unknown flag, a number that is none."""
-    flags = [text for text in arguments if text.startswith("-")]
-    overrides = [text for text in arguments if text not in flags and ("=" in text or text.startswith("~"))]
-    words = [text for text in arguments if text not in flags and text not in overrides]
-    if unknown := [flag for flag in flags if flag != "--dry-run"]:
-        raise UserError(f"table does not know {unknown[0]}: {USE}")
-    if not words:
-        raise UserError(f"table needs the name of an experiment: {USE}")
-    found = {experiment.name: experiment for word in words for experiment in named(word)}
-    request = Request(list(found.values()), dry_run="--dry-run" in flags)
-    seeds = None
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key == "scale":
-            request.scale = value
-        elif key == "seeds":
-            seeds = count(key, value)
-        elif key == "jobs":
-            request.jobs = count(key, value)
-        elif key.startswith("roots."):
-            request.roots[key.removeprefix("roots.")] = value
-        else:
-            request.extra.append(override)
-    request.seeds = seeds or (1 if request.scale == "smoke" else 3)
-    known = {dataset for experiment in request.experiments for dataset in test_sets(experiment)}
-    if unknown := [dataset for dataset in request.roots if dataset not in known]:
+def asked(config: TableConfig) -> Request:
+    """Raises `UserError`: a word that names no experiment, or a folder for no test set."""
+    found = {experiment.name: experiment for name in config.names for experiment in named(name)}
+    seeds = config.seeds or (1 if config.budget == "smoke" else 3)
+    experiments = list(found.values())
+    known = {dataset for experiment in experiments for dataset in test_sets(experiment)}
+    if unknown := [dataset for dataset in config.roots if dataset not in known]:
         raise UserError(f"roots.{unknown[0]}: write roots. and one of {', '.join(sorted(known))}")
-    return request
-
-
-def count(key: str, value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{key}={value} must be a whole number, 1 or more")
-    return int(value)
+    return Request(experiments, config.budget, seeds, config.jobs, config.roots, config.overrides, config.dry_run)
 
 
 def test_sets(experiment: Experiment) -> list[str]:

@@ -1,43 +1,15 @@
-"""`diffi2i compare`: two records of scores image by image, which tells more than their two means."""
+"""Two records of scores image by image, which tells more than their two means."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from diffi2i.errors import UserError
 from diffi2i.metrics.intervals import paired_difference
 from diffi2i.metrics.spec import METRICS
-from diffi2i.run.files import write_json
 from diffi2i.run.record import Record
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.runs import digits, number
-
-USE = "diffi2i compare <run> <run> [output=<file>.json], each a run, an eval folder or a JSON of diffi2i score"
-
-
-def compare(arguments: Sequence[str]) -> dict[str, Any]:
-    """`diffi2i compare <a> <b>`: prints the table, and writes `output` if asked. Returns what it writes.
-
-    Raises:
-        UserError: not two places, a place without record, or records that do not compare.
-    """
-    outputs = [text.removeprefix("output=") for text in arguments if text.startswith("output=")]
-    places = [text for text in arguments if not text.startswith("output=")]
-    if len(places) != 2 or len(outputs) > 1:
-        raise UserError(f"compare needs two runs: {USE}")
-    if outputs and (Path(outputs[0]).suffix != ".json" or not Path(outputs[0]).parent.is_dir()):
-        raise UserError(f"output={outputs[0]}: write a file name that ends in .json, in a folder that exists")
-    a, b = (Record.read(Path(place)) for place in places)
-    found = comparison(a, b, places)
-    # A run may be scored under other settings than its own; a score of folders does not say what made them.
-    shown = [f"{place} ({of.method.label})" if of.method else place for place, of in zip(places, (a, b), strict=True)]
-    print(f"\nA: {shown[0]}\nB: {shown[1]}\n{found['task']}, {found['n_images']} images\n")
-    print(comparison_table(found["metrics"]))
-    print("\nbetter, worse, equal: images of B against A; interval: bootstrap over the images; p: two-sided sign test")
-    if outputs:
-        write_json(Path(outputs[0]), found)
-    return found
 
 
 def comparison(a: Record, b: Record, names: Sequence[str]) -> dict[str, Any]:

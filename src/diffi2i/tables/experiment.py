@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from diffi2i.config import conf_dir
+from diffi2i.config.compose import conf_dir
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, COSTS, GAINS, METRICS
 

@@ -11,10 +11,10 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from diffi2i import config
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.run.identity import config_hash
-from diffi2i.schema import Config
 from diffi2i.tables import experiment as experiments
 from diffi2i.tables.experiment import ALL_TASKS, Column, Experiment, Row
 
@@ -198,7 +198,7 @@ def training(overrides: tuple[str, ...], seed: int, before: Run | None, table: s
 @cache
 def composed(overrides: tuple[str, ...]) -> Config:
     """The checked configuration without seed and `stage.init`, which do not change the rest: composing takes long."""
-    return config.draft(Config, "train", overrides)
+    return compose.load(Config, "train", overrides)
 
 
 def evaluation(run: Run, name: str, overrides: tuple[str, ...], hardware: tuple[str, ...]) -> Run:

@@ -1,4 +1,4 @@
-"""`diffi2i report`: all tables, figures and pictures of a scale as one HTML file that needs nothing beside it."""
+"""All tables, figures and pictures of a scale as one HTML file that needs nothing beside it."""
 
 import base64
 import io
@@ -12,14 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from diffi2i.errors import UserError
 from diffi2i.tables import experiment, formats
-from diffi2i.tables.plan import RUNS
 from diffi2i.tables.remarks import merged
 from diffi2i.tables.table import Table, called, title
 
-USE = "diffi2i report [scale=demo] [output=outputs/report.html]"
-TABLES = RUNS.parent / "tables"
 # The largest picture in the report, in pixels: four of 240 beside each other.
 PICTURE = (960, 1600)
 
@@ -44,33 +40,6 @@ class Section:
     state: str = ""
     figure: Markup | None = None
     panels: list[Panel] = field(default_factory=list)
-
-
-def report(arguments: Sequence[str]) -> Path:
-    """Writes the report and says where. Returns its path.
-
-    Raises:
-        UserError: an unknown argument, no table at that scale, or a file that cannot be written.
-    """
-    given = {"scale": "demo", "output": "outputs/report.html"}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in given or not value:
-            raise UserError(f"report does not know '{argument}': {USE}")
-        given[key] = value
-    output, folder = Path(given["output"]), TABLES / given["scale"]
-    if output.suffix != ".html":
-        raise UserError(f"output={output}: write a file name that ends in .html")
-    if not list(folder.glob("*.json")):
-        raise UserError(f"{folder} holds no table: diffi2i table all scale={given['scale']} makes them")
-    text = page(sections_of(folder, given["scale"]), given["scale"])
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    return output
 
 
 def page(sections: Sequence[Section], scale: str) -> str:

@@ -10,17 +10,18 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffi2i.build import build_data, check_depth, constant_target, micro_batches
 from diffi2i.callbacks.counters import Counters
 from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase
 from diffi2i.callbacks.timers import ProcessorTimer
+from diffi2i.commands.eval import method_facts, score
+from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data, check_depth, constant_target
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import picture_role, shared_pictures
 from diffi2i.errors import UserError
-from diffi2i.evaluate import method_facts, score
 from diffi2i.methods.build import build_method
 from diffi2i.methods.build import check as check_method
 from diffi2i.methods.method import Method
@@ -39,7 +40,6 @@ from diffi2i.run.files import read_json, write_json
 from diffi2i.run.hardware import is_first_rank, new_trainer, quiet
 from diffi2i.run.record import Init, Training
 from diffi2i.run.tracking import log_result, shows_pictures, tracking
-from diffi2i.schema import Config
 
 
 def train(config: Config) -> Path:
@@ -156,7 +156,7 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
     main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
     scores = ValidationScores(config.task, config.dataset.name)
     callbacks: list[Callback] = [
-        Counters(train.epoch_steps, micro_batches(config)),
+        Counters(train.epoch_steps, config.micro_batches),
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
         StopOnNonFinite(),  # before the scores, which only refuse such predictions
         scores,
@@ -187,7 +187,7 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
         trainer,
         max_steps=train.steps,
         max_epochs=-1,
-        accumulate_grad_batches=1 if manual else micro_batches(config),
+        accumulate_grad_batches=1 if manual else config.micro_batches,
         gradient_clip_val=None if manual else train.clip,
         unused_parameters=manual or method.unused_parameters,
         check_val_every_n_epoch=config.validation.every_epochs,

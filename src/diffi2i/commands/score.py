@@ -12,8 +12,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from diffi2i.build import build
 from diffi2i.callbacks.scores import Scores, as_scores, new_scores
+from diffi2i.config.build import build
+from diffi2i.config.schema import ScoreConfig
 from diffi2i.data.images import IMAGE_SUFFIXES, read_rgb, to_tensor
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.resize import imresize
@@ -26,7 +27,6 @@ from diffi2i.metrics.spec import METRICS
 from diffi2i.run.hardware import device_of
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import DataFacts, Record
-from diffi2i.schema import ScoreConfig
 from diffi2i.tables.compare import shown_interval
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.runs import digits, few_images, number

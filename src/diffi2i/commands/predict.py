@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffi2i.callbacks.colours import colour_labels
 from diffi2i.callbacks.panels import as_picture
+from diffi2i.config.schema import PredictConfig
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.scenes import network_size
 from diffi2i.data.sources import images_by_name
@@ -20,7 +21,6 @@ from diffi2i.methods.batch import with_known_pixels
 from diffi2i.methods.method import Method
 from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of
-from diffi2i.schema import PredictConfig
 
 
 def predict(config: PredictConfig) -> Path:

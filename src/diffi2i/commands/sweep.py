@@ -20,13 +20,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from diffi2i import config
-from diffi2i.cli import names_row
+from diffi2i.config.compose import conf_dir, in_one_line, load, register
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
+from diffi2i.methods.build import check as check_method
 from diffi2i.metrics.spec import METRICS
-from diffi2i.schema import Config
 
 # conf/hydra/launcher/ has files of the plugins' own names, which win over these and are checked against them.
 warnings.filterwarnings("ignore", message="(?s).*validated against ConfigStore schema with the same name")
@@ -47,8 +46,8 @@ class RunFailedError(Exception):
         self.status, self.directory = status, directory
 
 
-def sweep(arguments: Sequence[str], overrides: Sequence[str]) -> None:
-    """Runs all combinations. `arguments` are the whole command line after `train`, `overrides` those without flags.
+def sweep(overrides: Sequence[str], flags: Sequence[str]) -> None:
+    """Runs all combinations. `flags` are those of the command line, `-m` among them.
 
     Raises:
         UserError: something that cannot be, before any run starts.
@@ -56,17 +55,14 @@ def sweep(arguments: Sequence[str], overrides: Sequence[str]) -> None:
     """
     check(overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors over, in place of printing a traceback
-    # Added, since the schema lacks these two: each run replaces them by the row's own overrides.
-    added = [f"+{text}" if names_row([text]) and not text.startswith("+") else text for text in arguments]
-    sys.argv = ["diffi2i train", *added]
-    config.register_schemas()
+    sys.argv = ["diffi2i train", *overrides, *flags]
+    register(Config, "train")
     try:
-        hydra.main(config_path=str(config.conf_dir()), config_name="train", version_base="1.3")(run_one)()
+        with in_one_line(Config):
+            hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(run_one)()
     except RunFailedError as error:
         report(Path(error.directory))
         sys.exit(error.status)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(config.explain(error, "train")) from error
 
 
 def run_one(_: DictConfig) -> float | None:
@@ -105,12 +101,12 @@ def environment(variables: Mapping[str, str], slurm: bool) -> dict[str, str]:
 
 def objective(overrides: Sequence[str]) -> float:
     """The main metric of a finished run."""
-    from diffi2i.build import build_data
+    from diffi2i.data.build import build_data
     from diffi2i.run.directory import default_run_dir, origin_of
     from diffi2i.run.record import Record
 
     GlobalHydra.instance().clear()  # that of the sweep, which would not let this run be composed
-    run = settings_of(overrides)
+    run = load(Config, "train", overrides)
     record = Record.read(Path(run.run_dir) if run.run_dir else default_run_dir(run, origin_of(run, build_data(run))))
     score = record.scores[record.main_metric]
     if score.value is None:
@@ -124,15 +120,6 @@ def report(directory: Path) -> None:
         print(f"diffi2i: {file.read_text().strip()}", file=sys.stderr)
     if (directory / ".submitit").is_dir():
         print(f"diffi2i: what the runs printed is in {directory / '.submitit'}", file=sys.stderr)
-
-
-def settings_of(overrides: Sequence[str]) -> Config:
-    """The checked configuration of one run; of a row, whose stage 1 comes first, without a look for that one."""
-    if names_row(overrides):
-        from diffi2i.tables.plan import row_run
-
-        return config.load(Config, "train", row_run(overrides).overrides)
-    return config.load(Config, "train", overrides)
 
 
 def on_slurm(launcher: Any) -> bool:
@@ -160,10 +147,12 @@ def check(overrides: Sequence[str]) -> None:
     if searches(node.sweeper):
         # The command line comes last, as it overrules `params`.
         drawn = [f"{key}={value}" for key, value in (node.sweeper.params or {}).items()]
-        combinations = one_at_a_time([*drawn, *texts])
+        found = one_at_a_time([*drawn, *texts])
     else:
-        combinations = config.sweep(texts)
-    runs = [settings_of(combination) for combination in combinations]
+        found = combinations(texts)
+    runs = [load(Config, "train", combination) for combination in found]
+    for run in runs:
+        check_method(run)
     check_places(node.launcher, runs)
     if searches(node.sweeper):
         check_direction(node.sweeper, runs)
@@ -174,22 +163,36 @@ def check(overrides: Sequence[str]) -> None:
             f"run_dir={directories[0]} is the same for several runs: leave it out, or name what is swept in it, as in "
             "'run_dir=runs/${seed}'"
         )
-    if on_slurm(node.launcher) and names_row(texts) and node.launcher.tasks_per_node * node.launcher.nodes > 1:
-        raise UserError("variant= needs one task per job on Slurm: write hydra.launcher.tasks_per_node=1")
 
 
 def parse(overrides: Sequence[str]) -> dict[str, Override]:
-    try:
+    with in_one_line(Config):
         return dict(zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True))
-    except HydraException as error:
-        raise UserError(config.explain(error, "train")) from error
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """The combinations that Hydra's basic sweeper will run for these overrides.
+
+    An interval, from which only a search can draw, counts as its two ends.
+    """
+    found: list[list[str]] = [[]]
+    for text, override in parse(overrides).items():
+        if override.is_interval_sweep():
+            interval: Any = override.value()
+            values = [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
+        elif override.is_sweep_override():
+            values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        else:
+            values = [text]
+        found = [[*head, value] for head in found for value in values]
+    return found
 
 
 def one_at_a_time(overrides: Sequence[str]) -> list[list[str]]:
     """Every value of every swept override, beside the first values of the others: a search's product is too large."""
     swept = [text for text, override in parse(overrides).items() if override.is_sweep_override()]
-    first = [config.sweep([text])[0][0] if text in swept else text for text in overrides]
-    return [first] + [[*first, *values] for text in swept for values in config.sweep([text])]
+    first = [combinations([text])[0][0] if text in swept else text for text in overrides]
+    return [first] + [[*first, *values] for text in swept for values in combinations([text])]
 
 
 def hydra_node(overrides: Sequence[str]) -> Any:
@@ -198,19 +201,18 @@ def hydra_node(overrides: Sequence[str]) -> Any:
     Raises:
         UserError: no such launcher or sweeper, or its package is missing.
     """
-    config.register_schemas()
-    plain = [text for text in overrides if not names_row([text])]
-    try:
-        with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-            composed = hydra.compose("train", overrides=plain, return_hydra_config=True)
-            if on_ray(composed.hydra.launcher) and composed.trainer.accelerator == "auto":
-                raise UserError("Ray hands out GPUs by number: write trainer=cpu or trainer.accelerator=gpu")
-            OmegaConf.resolve(composed.hydra.launcher)
-            return composed.hydra
-    except (HydraException, OmegaConfBaseException) as error:
-        if "hydra/sweeper/optuna'" in str(error):
-            raise UserError(f"hydra/sweeper=optuna is not installed: {EXTRA}") from error
-        raise UserError(config.explain(error, "train")) from error
+    register(Config, "train")
+    with in_one_line(Config), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
+        except HydraException as error:
+            if "hydra/sweeper/optuna'" in str(error):
+                raise UserError(f"hydra/sweeper=optuna is not installed: {EXTRA}") from error
+            raise
+        if on_ray(composed.hydra.launcher) and composed.trainer.accelerator == "auto":
+            raise UserError("Ray hands out GPUs by number: write trainer=cpu or trainer.accelerator=gpu")
+        OmegaConf.resolve(composed.hydra.launcher)
+        return composed.hydra
 
 
 def check_installed(node: Any) -> None:

@@ -10,11 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffi2i.methods.batch import Batch
-from diffi2i.methods.build import build_method
-from diffi2i.run.hardware import autocast_of, device_of
-from diffi2i.schema import BenchConfig, TaskConfig
-
 
 def parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
@@ -52,33 +47,3 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def bench(config: BenchConfig) -> None:
-    """`diffi2i bench`: prints the size and speed of a method's prediction, with untrained weights."""
-    device, task = device_of(config.trainer), config.task
-    method = build_method(config).to(device).eval()
-    side = config.size // task.scale
-    image, target = torch.rand(1, 3, side, side, device=device), random_target(task, config.size).to(device)
-    batch: Batch = {"name": ["random"], "input": image, "target": target}
-    if task.in_channels == 4:
-        batch["mask"] = torch.ones_like(image[:, :1])
-
-    def predict() -> Tensor:
-        return method.predict(batch, method.noise(batch))
-
-    print(f"task={task.name} model={config.model.name}, input {side}x{side}, output {config.size}x{config.size}")
-    for name, part in method.parts().items():
-        print(f"  {name:12}{parameters(part) / 1e6:9.3f} M parameters")
-    print(f"  {'in all':12}{parameters(*method.parts().values()) / 1e6:9.3f} M parameters")
-    print(f"  {multiply_accumulates(predict) / 1e9:.3f} G multiply-accumulates")
-    with autocast_of(config.trainer):
-        seconds, _ = latency(predict, config.repeats)
-    print(f"  {seconds * 1e3:.1f} ms on {device} (median of {config.repeats}), peak {peak_memory_mb():.0f} MiB")
-
-
-def random_target(task: TaskConfig, size: int) -> Tensor:
-    """A ground truth of the task's kind, which some methods see."""
-    if task.kind == "labels":
-        return torch.randint(task.classes or 1, (1, size, size))
-    return torch.rand(1, 1 if task.kind == "depth" else 3, size, size)

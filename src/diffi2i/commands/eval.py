@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory_mb
-from diffi2i.build import build_data, check_depth
 from diffi2i.callbacks.scores import ValidationScores, as_scores
 from diffi2i.callbacks.targets import TargetsSeen
-from diffi2i.config import METHOD_KEYS, check_held, check_source, held_kind
+from diffi2i.config.checks import check_held, check_source, held_kind
+from diffi2i.config.compose import METHOD_KEYS
+from diffi2i.config.schema import Config, EvalConfig
+from diffi2i.data.build import build_data, check_depth
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
+from diffi2i.metrics.cost import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import METRICS
@@ -24,7 +26,6 @@ from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
-from diffi2i.schema import Config, EvalConfig
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 

@@ -6,18 +6,18 @@ also sent.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from diffi2i import config
 from diffi2i.callbacks.showcase import KEY as PICTURES
+from diffi2i.config import compose
+from diffi2i.config.schema import Config, DashboardConfig, TaskConfig
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, METRICS, of_kind
 from diffi2i.run.files import write_json
-from diffi2i.schema import Config, TaskConfig
 from diffi2i.tables import experiment
 
 try:
@@ -30,24 +30,14 @@ except ModuleNotFoundError as error:
 X = "trainer/global_step"
 
 
-@dataclass
-class Dashboard:
-    """What the command takes: the W&B project, who owns it (None: the key's owner), and the folder for the files."""
-
-    project: str = "diffi2i"
-    entity: str | None = None
-    output: str = "outputs/dashboard"
-
-
-def dashboard(arguments: Sequence[str]) -> None:
+def dashboard(settings: DashboardConfig) -> None:
     """Writes `workspace_spec.json` and `report_spec.json`; with a W&B key also sends them and prints their addresses.
 
     W&B makes new views each time: earlier ones stay until they are deleted there.
 
     Raises:
-        UserError: an unknown argument, or W&B cannot be had; the files are there all the same.
+        UserError: W&B cannot be had; the files are there all the same.
     """
-    settings = read_arguments(arguments)
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
     # Without an owner: a report's runs would be looked up at W&B.
@@ -57,23 +47,14 @@ def dashboard(arguments: Sequence[str]) -> None:
     print(f"wrote {output / 'workspace_spec.json'} and {output / 'report_spec.json'}")
     try:
         if not wandb.login(prompt=False, verify=False):
-            print(f"not sent, no W&B key: after `wandb login` give {' '.join(['diffi2i dashboard', *arguments])} again")
+            print("not sent, no W&B key: after `wandb login` give the same command again")
             return
         send(tasks, settings)
     except Exception as error:  # W&B's client has no common one
         raise UserError(f"W&B: {str(error).splitlines()[0]}; the files in {output} are written") from error
 
 
-def read_arguments(arguments: Sequence[str]) -> Dashboard:
-    """`key=value` pairs. Raises `UserError` for anything else."""
-    known = [field.name for field in fields(Dashboard)]
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    if bad := [key for key, value in given.items() if key not in known or not value]:
-        raise UserError(f"dashboard does not know '{bad[0]}': write {', '.join(f'{key}=<value>' for key in known)}")
-    return Dashboard(**given)
-
-
-def send(tasks: Sequence[TaskConfig], settings: Dashboard) -> None:
+def send(tasks: Sequence[TaskConfig], settings: DashboardConfig) -> None:
     """Saves all of them in the project, which is made if need be. Raises what W&B's client raises."""
     api = wandb.Api()
     entity = settings.entity or api.default_entity
@@ -88,8 +69,8 @@ def send(tasks: Sequence[TaskConfig], settings: Dashboard) -> None:
 
 def shipped_tasks() -> list[TaskConfig]:
     """Every task of `conf/task`, at the default scale."""
-    names = sorted(file.stem for file in (config.conf_dir() / "task").glob("*.yaml"))
-    return [config.load(Config, "train", [f"task={name}"]).task for name in names]
+    names = sorted(file.stem for file in (compose.conf_dir() / "task").glob("*.yaml"))
+    return [compose.load(Config, "train", [f"task={name}"]).task for name in names]
 
 
 def metrics_of(task: TaskConfig) -> list[str]:
@@ -98,7 +79,7 @@ def metrics_of(task: TaskConfig) -> list[str]:
     return [task.main_metric, *(metric for metric in listed if metric != task.main_metric)]
 
 
-def workspace(task: TaskConfig, settings: Dashboard) -> Any:
+def workspace(task: TaskConfig, settings: DashboardConfig) -> Any:
     """The task's saved view: its runs alone, by table and row, and its panels in sections."""
     return ws.Workspace(
         entity=settings.entity or "",
@@ -163,7 +144,7 @@ def bars(metric: str) -> Any:
     )
 
 
-def report(tasks: Sequence[TaskConfig], settings: Dashboard) -> Any:
+def report(tasks: Sequence[TaskConfig], settings: DashboardConfig) -> Any:
     """One report: the bars of each table and figure, then each task's panels."""
     blocks: list[Any] = [
         wr.P("Runs are grouped by table (group) and row (job type). Numbers of different scales do not compare."),
@@ -189,7 +170,7 @@ def report(tasks: Sequence[TaskConfig], settings: Dashboard) -> Any:
     )
 
 
-def runset(settings: Dashboard, name: str, kept: Any) -> Any:
+def runset(settings: DashboardConfig, name: str, kept: Any) -> Any:
     """The runs that pass the filter, by table and row."""
     return wr.Runset(
         entity=settings.entity or "",

@@ -1,12 +1,11 @@
-"""Objects from the `_target_` nodes of a configuration."""
+"""The images of a configuration, and what is looked up in them before a run starts."""
 
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
+from diffi2i.config.build import build
+from diffi2i.config.schema import Config
 from diffi2i.data.constant import constant_depth, constant_label
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.dataset import (
@@ -22,25 +21,7 @@ from diffi2i.data.scenes import EvalScenes, TrainScenes, check_scene
 from diffi2i.data.seen import DepthSeen, impossible, unit_of
 from diffi2i.data.skip import OnError
 from diffi2i.data.sources import Item
-from diffi2i.errors import UserError, WeightsUnavailableError
-from diffi2i.schema import Config
-
-
-def build(node: dict[str, Any], key: str, **arguments: Any) -> Any:
-    """Hydra's `instantiate`, its long errors cut to the line that names the key and the cause."""
-    try:
-        return instantiate(node, **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, WeightsUnavailableError):
-            raise UserError(str(cause)) from error
-        raise UserError(f"{key}: {str(cause).splitlines()[0]}") from error
-
-
-def micro_batches(config: Config) -> int:
-    """Batches of one device that make up its share of an optimiser step: gradients accumulate over them."""
-    share = config.train.batch // (config.trainer.devices * config.trainer.num_nodes)
-    return share // (config.trainer.device_batch or share)
+from diffi2i.errors import UserError
 
 
 def build_data(config: Config) -> ImageDataModule:
@@ -51,7 +32,7 @@ def build_data(config: Config) -> ImageDataModule:
         source=build(dataset.source, "dataset.source"),
         phases=[first, *(Phase(phase.step, phase.patch, phase.batch) for phase in train.phases)],
         steps_per_epoch=train.epoch_steps,
-        micro_batches=micro_batches(config),
+        micro_batches=config.micro_batches,
         seed=config.seed,
         num_workers=dataset.workers,
         cache_mb=dataset.cache_mb,

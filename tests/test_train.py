@@ -15,10 +15,11 @@ from diffi2i import config, runs, train
 from diffi2i import evaluate as evaluation
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.method import Method
+from diffi2i.models.di2iformer import DynamicLayer
 from diffi2i.predict import predict
 from diffi2i.schema import Config, EvalConfig, PredictConfig, TrainerConfig
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
-from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -48,21 +49,13 @@ class InterruptedRunError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["pretrain", "joint"])
-def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, name: str) -> None:
-    extra = [] if name == "pretrain" else ["method=diffi2i_s2", f"method.init={stage1}"]
+@pytest.mark.parametrize("number", [1, 2])
+def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, number: int) -> None:
+    extra = [] if number == 1 else ["method=diffi2i_s2", f"method.init={stage1}"]
     whole = train.train(make("whole", *extra, "train.steps=6"))
-    kind: Any = DiffI2IS1 if name == "pretrain" else DiffI2IS2
-    step = kind.training_step
-
-    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == 3:  # in the middle of the second epoch
-            raise InterruptedRunError
-        return step(self, batch, batch_idx)
-
     config = make("broken", *extra, "train.steps=6")
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "training_step", interrupted)
+        interrupt_at(3, patch)  # in the middle of the second epoch
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
@@ -73,16 +66,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, 
     assert result(whole)["metrics"] == result(run_dir)["metrics"]
 
 
-def interrupt_at(step: int, kind: Any, patch: Any) -> None:
-    """Makes the training of `kind` raise InterruptedRunError at a step."""
-    go_on = kind.training_step
+def interrupt_at(step: int, patch: Any) -> None:
+    """Makes training raise InterruptedRunError at a step."""
+    go_on = Method.training_step
 
     def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
         if self.global_step == step:
             raise InterruptedRunError
         return go_on(self, batch, batch_idx)
 
-    patch.setattr(kind, "training_step", interrupted)
+    patch.setattr(Method, "training_step", interrupted)
 
 
 @pytest.mark.parametrize("device_batch", [2, 1])
@@ -108,7 +101,7 @@ def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
 
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(5, DiffI2IS1, patch)
+        interrupt_at(5, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
@@ -124,7 +117,7 @@ def test_the_other_tasks_resume_bit_for_bit_too(make: Make, task: str, monkeypat
     whole = train.train(make("whole", *settings))
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(3, DiffI2IS1, patch)
+        interrupt_at(3, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)
@@ -160,7 +153,7 @@ def test_a_run_directory_is_not_shared(make: Make, stage1: Path, tmp_path: Path)
 def test_the_record_is_complete_and_agrees_with_the_saved_images(make: Make, stage1: Path) -> None:
     record = result(stage1)
     fields = (
-        "task dataset model stage scale seed steps commit versions hardware protocol metrics baseline n_images "
+        "task dataset model method budget seed steps commit versions hardware protocol metrics baseline n_images "
         "parameters macs seconds_per_image peak_memory_mb wall_time_s config_hash date per_image reasons"
     )
     assert set(fields.split()) <= record.keys()
@@ -179,10 +172,10 @@ def test_the_record_is_complete_and_agrees_with_the_saved_images(make: Make, sta
     assert (stage1 / "panel.png").is_file()
 
 
-@pytest.mark.parametrize("name", ["pretrain", "joint"])
-def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, name: str) -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, number: int) -> None:
     run_dir = stage1
-    if name == "joint":
+    if number == 2:
         run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
     output = evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU))
     assert result(output)["metrics"] == result(run_dir)["metrics"]
@@ -201,12 +194,13 @@ def test_eval_scores_every_image_of_a_named_folder(make: Make, stage1: Path, ima
 
 
 def test_eval_can_pool_over_windows(make: Make, stage1: Path, tmp_path: Path) -> None:
-    output = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, tlc=True, output=str(tmp_path / "tlc")))
-    assert result(output)["tlc_window"] == 32 * 3 // 2 // 4
+    tlc = ["method.tlc=true"]
+    output = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, set=tlc, output=str(tmp_path / "tlc")))
+    assert result(output)["settings"] == tlc
     assert result(output)["metrics"]["psnr"] != result(stage1)["metrics"]["psnr"]
     other = train.train(make("segmentation", "task=segmentation"))
     with pytest.raises(UserError, match="tlc belongs to the DI2Iformer"):
-        evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, tlc=True))
+        evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, set=tlc))
 
 
 def test_a_wrong_unit_of_depth_is_refused_before_any_step(make: Make, tmp_path: Path) -> None:
@@ -236,8 +230,9 @@ def test_what_the_targets_hold_is_printed_with_the_scores(
 
 
 def test_tlc_windows_follow_the_training_crops() -> None:
-    def window(*overrides: str) -> int:
-        return evaluation.tlc_window(config.load(Config, "train", overrides))
+    def window(*overrides: str) -> int | None:
+        method = DiffI2IS1(config.load(Config, "train", ["method.tlc=true", "model=tiny", *overrides]))
+        return next(layer.window for layer in method.di2iformer.modules() if isinstance(layer, DynamicLayer))
 
     assert window("task=deblur", "train.patch=256") == 384
     assert window("task=deblur", "budget=paper") == 384  # of crops that grow to 384, as Restormer's
@@ -261,12 +256,12 @@ def test_an_output_far_out_of_range_is_scored_as_it_would_be_saved(
 
 def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path: Path) -> None:
     run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
-    spaced = EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[2, 4], output=str(tmp_path / "spaced"))
+    spaced = EvalConfig(run=str(run_dir), trainer=CPU, set=["method.sampler.steps=[2,4]"], output=str(tmp_path / "two"))
     assert result(evaluation.evaluate(spaced))["metrics"]["psnr"] != result(run_dir)["metrics"]["psnr"]
-    with pytest.raises(UserError, match="timesteps"):
-        evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[1, 2]))
-    with pytest.raises(UserError, match="stage 1 has no diffusion"):
-        evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, timesteps=[4]))
+    with pytest.raises(UserError, match=r"method\.sampler: steps=\[1, 2\] must increase within 1\.\.4 and end at 4"):
+        evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU, set=["method.sampler.steps=[1,2]"]))
+    with pytest.raises(UserError, match=r"'method\.sampler\.steps' is an option of method=diffi2i_s2, not of this one"):
+        evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, set=["method.sampler.steps=[4]"]))
 
 
 def test_nan_in_a_batch_stops_and_names_the_image(make: Make, monkeypatch: Any) -> None:
@@ -394,4 +389,4 @@ def test_a_run_without_a_name_is_named_by_its_settings(make: Make) -> None:
     assert len(names) == 2
     assert runs.default_run_dir(one, origin | {"train": "c"}).name not in names
     assert runs.default_run_dir(one, origin | {"init": {"weights": "d"}}).name not in names
-    assert all(name.startswith("folder-tiny-pretrain-smoke-seed") for name in names)
+    assert all(name.startswith("folder-tiny-diffi2i_s1-smoke-seed") for name in names)

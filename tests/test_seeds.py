@@ -10,8 +10,8 @@ from diffi2i import train
 from diffi2i.build import build_data
 from diffi2i.callbacks.scores import input_hash
 from diffi2i.data.dataset import Draw
-from diffi2i.schema import Config, StageConfig
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.schema import Config
 from tests.conftest import Make
 from tests.test_resume import record
 
@@ -88,12 +88,12 @@ def test_the_hash_of_an_input_sees_image_and_mask(make: Make) -> None:
 @torch.no_grad()
 def test_the_noise_of_inference_follows_the_evaluations_seed(make: Make) -> None:
     def prior(*overrides: str) -> torch.Tensor:
-        config = make("x", *overrides)
-        config.stage = StageConfig(name="joint")
-        config.method.diffusion.prediction, config.method.sampler.variance_noise = "eps", True
+        noisy = ("method.diffusion.prediction=eps", "method.sampler.variance_noise=true")
+        config = make("x", "method=diffi2i_s2", *noisy, *overrides)
         torch.manual_seed(0)
-        stage = DiffI2IS2(config, None).eval()
-        return method.prior({"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]})
+        method = DiffI2IS2(config).eval()
+        batch = {"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]}
+        return method.prior(batch, method.noise(batch))
 
     assert torch.equal(prior("seed=0"), prior("seed=1"))
     assert not torch.equal(prior(), prior("task.protocol.seed=1"))

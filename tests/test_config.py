@@ -135,7 +135,9 @@ def test_a_scale_may_name_its_model_and_an_override_wins(task: str) -> None:
     assert compose.load(Config, "train", [f"task={task}", "budget=paper"]).model.name == named
     assert compose.load(BenchConfig, "bench", [f"task={task}", "budget=paper"]).model.name == named
     small = compose.load(Config, "train", [f"task={task}", "budget=smoke"]).model.name
-    assert compose.load(Config, "train", [f"task={task}", "budget=paper", f"model={small}"]).model.name == small != named
+    assert (
+        compose.load(Config, "train", [f"task={task}", "budget=paper", f"model={small}"]).model.name == small != named
+    )
 
 
 @pytest.mark.parametrize("dataset", fitting("dataset", "segmentation"))

@@ -16,14 +16,10 @@ import torch
 from omegaconf import OmegaConf
 
 from diffi2i import config
-from diffi2i.diffusion.samplers import visited
-from diffi2i.errors import UserError
-from diffi2i.metrics.spec import COSTS, of_kind
-from diffi2i.config.schema import Config, EvalConfig
 from diffi2i.config import compose
 from diffi2i.config.schema import Config, EvalConfig
-from diffi2i.metrics.depth import DepthScores
-from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.errors import UserError
+from diffi2i.metrics.spec import COSTS, of_kind
 from diffi2i.tables import experiment
 from diffi2i.tables.experiment import Row
 from diffi2i.tables.plan import GAN

@@ -16,8 +16,9 @@ from diffi2i.config.schema import BenchConfig, Config, CpenConfig, ModelConfig, 
 from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.data.images import read_rgb, to_tensor
+from diffi2i.methods.build import build_method
+from diffi2i.methods.method import Method
 from diffi2i.models.diffi2i import build_cpen
-from diffi2i.config.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
 from tests.conftest import QUICK, awake
 from tests.settings import task_config
 
@@ -103,11 +104,10 @@ def test_stage_2_starts_where_stage_1_ended(tmp_path: Path) -> None:
     data.setup("fit")
     batch: Any = torch.utils.data.default_collate([data.train_set[Draw(7, index, 64)] for index in range(16)])
 
-    def task_loss(stage: Stage) -> float:
-        stage.eval()
-        return float(F.l1_loss(stage.restore(batch, method.prior(batch)), batch["target"]))
+    def task_loss(method: Method) -> float:
+        return float(F.l1_loss(method.eval().predict(batch, method.noise(batch)), batch["target"]))
 
-    before, after = task_loss(load_method(first)), task_loss(train.build_stage(config))
+    before, after = task_loss(load_method(first)), task_loss(build_method(config, load_method(first)))
     assert after == pytest.approx(before, rel=0.05)
     # A denoiser that does not start at zero is far off, so this is no matter of course.
-    assert task_loss(awake(train.build_stage(config))) > 1.05 * before
+    assert task_loss(awake(build_method(config, load_method(first)))) > 1.05 * before

@@ -13,7 +13,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffi2i.commands import sweep
-from diffi2i.config import compose
 from diffi2i.errors import UserError
 from diffi2i.run.record import Record
 from tests.conftest import SMALL

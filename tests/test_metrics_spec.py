@@ -14,10 +14,10 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from diffi2i.config import load
+from diffi2i.config.schema import Config, ProtocolConfig
 from diffi2i.errors import UserError
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.spec import COLUMNS, COSTS, GAINS, METRICS, Metric
-from diffi2i.config.schema import Config, ProtocolConfig
 from diffi2i.tables.runs import few_images
 
 SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

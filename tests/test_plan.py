@@ -4,13 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from diffi2i.results import config_hash
 
 from diffi2i.config import compose
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.run.identity import config_hash
-from diffi2i.config.schema import Config
-from diffi2i.results import config_hash
 from diffi2i.tables import plan as planning
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Run, in_order, lineage, plan, row_run

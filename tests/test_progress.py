@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from diffi2i.callbacks.progress import Eta, Progress
-from diffi2i.run.hardware import quiet
 from diffi2i.commands import train
+from diffi2i.run.hardware import quiet
 from tests.conftest import Make
 
 

@@ -15,13 +15,10 @@ import torch
 from omegaconf import OmegaConf
 
 from diffi2i.callbacks.scores import ValidationScores
-from diffi2i.run.record import Record
-from diffi2i.config.schema import Config
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.commands import train
 from diffi2i.config.schema import Config
-from diffi2i.methods.diffi2i_s1 import DiffI2IS1
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.method import Method
+from diffi2i.run.record import Record
 from tests.conftest import Make
 from tests.test_step import gan
 
@@ -38,14 +35,13 @@ def stop(*_: Any, **__: Any) -> Any:
 
 
 def stop_before_step(step: int, patch: Any) -> None:
-    """Both stages raise at the first batch of this optimiser step."""
-    for kind in (DiffI2IS1, DiffI2IS2):
-        go_on: Any = kind.training_step
+    """Training raises at the first batch of this optimiser step."""
+    go_on: Any = Method.training_step
 
-        def interrupted(self: Any, batch: Any, batch_idx: int, go_on: Any = go_on) -> Any:
-            return stop() if self.global_step == step else go_on(self, batch, batch_idx)
+    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
+        return stop() if self.global_step == step else go_on(self, batch, batch_idx)
 
-        patch.setattr(kind, "training_step", interrupted)
+    patch.setattr(Method, "training_step", interrupted)
 
 
 def stop_after_training(patch: Any) -> None:
@@ -220,7 +216,7 @@ def test_two_processes_go_on_where_scoring_was_interrupted(make: Make, tmp_path:
         capture_output=True,
         text=True,
         timeout=250,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     whole = tmp_path / "whole"

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from diffi2i.callbacks.colours import colour_labels
 from diffi2i.callbacks.scores import ValidationScores, naive_output, new_scores
-from diffi2i.config.schema import IMAGE_METRICS, ProtocolConfig, TaskConfig
+from diffi2i.config.schema import ProtocolConfig, TaskConfig
 from diffi2i.data.resize import imresize
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import of_kind
-from diffi2i.config.schema import ProtocolConfig, TaskConfig
 from tests.settings import task_config
 
 PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole"]
@@ -109,7 +108,9 @@ def test_without_another_image_there_is_no_gain(capsys: Any) -> None:
 def test_a_main_metric_that_is_not_scored_is_shown_as_such(capsys: Any) -> None:
     task = replace(IMAGE, main_metric="psnr_hole")
     batch = image_batch()
-    logged = validate(ValidationScores(task, "set"), ({"output": batch["input"], "prior_dependence": batch["input"]}, batch))
+    logged = validate(
+        ValidationScores(task, "set"), ({"output": batch["input"], "prior_dependence": batch["input"]}, batch)
+    )
     assert "val/set/psnr" in logged
     assert capsys.readouterr().out == "step 7: psnr_hole n/a, prior_dependence n/a\n"
 

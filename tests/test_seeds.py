@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffi2i.schema import Config
 
 from diffi2i.callbacks.scores import input_hash
 from diffi2i.commands import train
-from diffi2i.config.schema import Config, StageConfig
+from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
@@ -88,12 +89,12 @@ def test_the_hash_of_an_input_sees_image_and_mask(make: Make) -> None:
 @torch.no_grad()
 def test_the_noise_of_inference_follows_the_evaluations_seed(make: Make) -> None:
     def prior(*overrides: str) -> torch.Tensor:
-        config = make("x", *overrides)
-        config.stage = StageConfig(name="joint")
-        config.method.diffusion.prediction, config.method.sampler.variance_noise = "eps", True
+        noisy = ("method.diffusion.prediction=eps", "method.sampler.variance_noise=true")
+        config = make("x", "method=diffi2i_s2", *noisy, *overrides)
         torch.manual_seed(0)
-        stage = DiffI2IS2(config, None).eval()
-        return method.prior({"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]})
+        method = DiffI2IS2(config).eval()
+        batch = {"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]}
+        return method.prior(batch, method.noise(batch))
 
     assert torch.equal(prior("seed=0"), prior("seed=1"))
     assert not torch.equal(prior(), prior("task.protocol.seed=1"))

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from diffi2i.commands import train
 from diffi2i.config.checks import check
 from diffi2i.errors import UserError
+from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.optimisation import rate_factor
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -236,7 +238,7 @@ def test_two_processes_train_as_one_does(make: Make, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=250,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     last = checkpoint(config.run_dir)
@@ -245,8 +247,7 @@ def test_two_processes_train_as_one_does(make: Make, tmp_path: Path) -> None:
 
 
 def test_prior_only_is_refused_with_a_discriminator(make: Make) -> None:
-    config = make("run", *gan("sisr"))
-    config.method.prior_only = 0.5
+    config = make("run", *gan("sisr"), "method=diffi2i_s2", "method.prior_only=0.5")
     with pytest.raises(UserError, match="cannot be joined with the discriminator"):
         check(config)
 

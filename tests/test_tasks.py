@@ -13,13 +13,13 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from diffi2i import cli
-from diffi2i.config import conf_dir, read_run_config
-from diffi2i.run.record import Record
 from diffi2i.commands.predict import save
+from diffi2i.config import conf_dir, read_run_config
 from diffi2i.config.compose import conf_dir
 from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.run.record import Record
 from diffi2i.weights import cache_dir
 from tests.conftest import small
 
@@ -45,9 +45,10 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if task not in trained:
             folder = tmp_path_factory.mktemp(task)
             settings = [*small(task, images), "train.steps=2", *MORE.get(task, ())]
-            cli.main(["train", *settings, "method=diffi2i_s1", f"run_dir={folder / 's1'}"])
-            cli.main(["train", *settings, "method=diffi2i_s2", f"method.init={folder / 's1'}", f"run_dir={folder / 's2'}"])
-            trained[task] = folder / "s1", folder / "s2"
+            first, second = folder / "s1", folder / "s2"
+            cli.main(["train", *settings, "method=diffi2i_s1", f"run_dir={first}"])
+            cli.main(["train", *settings, "method=diffi2i_s2", f"method.init={first}", f"run_dir={second}"])
+            trained[task] = first, second
         return trained[task]
 
     return both
@@ -58,34 +59,34 @@ def telling(runs: Runs, tmp_path: Path) -> Path:
     """Stage 2 of segmentation, made to tell classes apart, which two steps do not teach it."""
     run_dir = tmp_path / "telling"
     shutil.copytree(runs("segmentation")[1], run_dir)
-    stage = load_method(run_dir)
-    assert isinstance(stage, DiffI2IS2)
-    data = build_data(stage.config)
+    method = load_method(run_dir)
+    assert isinstance(method, DiffI2IS2)
+    data = build_data(method.config)
     data.setup("validate")
     torch.manual_seed(0)
-    for module in stage.model.modules():
+    for module in method.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
         batch = default_collate([data.val_set[i] for i in range(3)])
-        stage.train().restore(batch, method.prior(batch))
-        stage.state_dict()["model.di2iformer.head.3.weight"].normal_()
-    save_weights(stage, run_dir / "weights.safetensors")
+        method.train().predict(batch, method.noise(batch))
+        method.state_dict()["di2iformer.head.3.weight"].normal_()
+    save_weights(method, run_dir / "weights.safetensors")
     cli.main(["eval", f"run={run_dir}", *CPU, f"output={run_dir}"])
     return run_dir
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_both_stages_train_and_eval_scores_them_again(runs: Runs, task: str, tmp_path: Path, capsys: Any) -> None:
-    for stage, run_dir in zip(("pretrain", "joint"), runs(task), strict=True):
+    for method, run_dir in zip(("diffi2i_s1", "diffi2i_s2"), runs(task), strict=True):
         record = result(run_dir)
-        assert (record.task, record.method.options["name"], record.budget) == (task, stage, "smoke")
+        assert (record.task, record.method.name, record.budget) == (task, method, "smoke")
         assert record.training.steps == 2
         assert record.scores[record.main_metric].n
         assert (run_dir / "panel.png").is_file()
         assert len(list((run_dir / "images").iterdir())) == 3 * len(record.images)
-        cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / stage}"])
-        again = result(tmp_path / stage)
+        cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / method}"])
+        again = result(tmp_path / method)
         assert (again.scores, again.data) == (record.scores, record.data)
         assert (record.data.constant is None) == (task not in KINDS)
         assert record.data.baseline == ("constant" if task in KINDS else "input itself")
@@ -107,7 +108,8 @@ def test_the_main_metric_is_scored(runs: Runs, task: str) -> None:
 @pytest.mark.parametrize("task", KINDS)
 def test_eval_can_average_over_flips_and_sizes(runs: Runs, telling: Path, task: str, tmp_path: Path) -> None:
     run_dir = telling if task == "segmentation" else runs(task)[1]
-    cli.main(["eval", f"run={run_dir}", "flip=true", "sizes=[0.5,1]", *CPU, f"output={tmp_path / 'averaged'}"])
+    views = "set=[task.protocol.flip=true,task.protocol.sizes=[0.5,1]]"
+    cli.main(["eval", f"run={run_dir}", views, *CPU, f"output={tmp_path / 'averaged'}"])
     plain, averaged = result(run_dir), result(tmp_path / "averaged")
     assert averaged.images != plain.images
     assert averaged.baseline_images == plain.baseline_images
@@ -126,9 +128,13 @@ def refusal(arguments: list[str], capsys: Any) -> str:
 
 def test_eval_refuses_what_does_not_fit_the_run(runs: Runs, capsys: Any) -> None:
     labels, deblur = f"run={runs('segmentation')[1]}", f"run={runs('deblur')[1]}"
-    assert "flip and sizes belong to labels and depth" in refusal(["eval", deblur, "flip=true"], capsys)
-    assert "flip and sizes belong to labels and depth" in refusal(["eval", deblur, "sizes=[0.5,1]"], capsys)
-    assert "factors above 0" in refusal(["eval", labels, "sizes=[0,1]"], capsys)
+    assert "flip and sizes belong to labels and depth" in refusal(
+        ["eval", deblur, "set=[task.protocol.flip=true]"], capsys
+    )
+    assert "flip and sizes belong to labels and depth" in refusal(
+        ["eval", deblur, "set=[task.protocol.sizes=[0.5,1]]"], capsys
+    )
+    assert "factors above 0" in refusal(["eval", labels, "set=[task.protocol.sizes=[0,1]]"], capsys)
     assert "holds no labels" in refusal(["eval", labels, "dataset=photos"], capsys)
     assert "holds no labels" in refusal(["eval", labels, "dataset=motorcycle"], capsys)
     assert "holds no image" in refusal(["eval", deblur, "dataset=shapes"], capsys)

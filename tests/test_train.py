@@ -12,20 +12,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffi2i.callbacks import timers
-from diffi2i.data.dataset import Draw, TrainImages
-from diffi2i.errors import UserError
-from diffi2i.run import directory
-from diffi2i.run.provenance import git_commit
-from diffi2i.run.record import Init, Record
-from diffi2i.config.schema import Config, EvalConfig, PredictConfig, TrainerConfig
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.commands import eval as evaluation
 from diffi2i.commands import train
 from diffi2i.commands.predict import predict
 from diffi2i.config import compose
 from diffi2i.config.schema import Config, EvalConfig, PredictConfig, TrainerConfig
+from diffi2i.data.dataset import Draw, TrainImages
+from diffi2i.errors import UserError
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.method import Method
+from diffi2i.models.di2iformer import DynamicLayer
+from diffi2i.run import directory
+from diffi2i.run.provenance import git_commit
+from diffi2i.run.record import Record
 from tests.conftest import Make
 from tests.records import INIT
 
@@ -56,21 +55,13 @@ class InterruptedRunError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["pretrain", "joint"])
-def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, name: str) -> None:
-    extra = [] if name == "pretrain" else ["method=diffi2i_s2", f"method.init={stage1}"]
+@pytest.mark.parametrize("number", [1, 2])
+def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, number: int) -> None:
+    extra = [] if number == 1 else ["method=diffi2i_s2", f"method.init={stage1}"]
     whole = train.train(make("whole", *extra, "train.steps=6"))
-    kind: Any = DiffI2IS1 if name == "pretrain" else DiffI2IS2
-    step = kind.training_step
-
-    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == 3:  # in the middle of the second epoch
-            raise InterruptedRunError
-        return step(self, batch, batch_idx)
-
     config = make("broken", *extra, "train.steps=6")
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "training_step", interrupted)
+        interrupt_at(3, patch)  # in the middle of the second epoch
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
@@ -81,16 +72,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, 
     assert result(whole).scores == result(run_dir).scores
 
 
-def interrupt_at(step: int, kind: Any, patch: Any) -> None:
-    """Makes the training of `kind` raise InterruptedRunError at a step."""
-    go_on = kind.training_step
+def interrupt_at(step: int, patch: Any) -> None:
+    """Makes training raise InterruptedRunError at a step."""
+    go_on = Method.training_step
 
     def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
         if self.global_step == step:
             raise InterruptedRunError
         return go_on(self, batch, batch_idx)
 
-    patch.setattr(kind, "training_step", interrupted)
+    patch.setattr(Method, "training_step", interrupted)
 
 
 def test_processor_seconds_add_up_over_interruptions(make: Make, monkeypatch: Any) -> None:
@@ -136,7 +127,7 @@ def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
 
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(5, DiffI2IS1, patch)
+        interrupt_at(5, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
@@ -152,7 +143,7 @@ def test_the_other_tasks_resume_bit_for_bit_too(make: Make, task: str, monkeypat
     whole = train.train(make("whole", *settings))
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(3, DiffI2IS1, patch)
+        interrupt_at(3, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)
@@ -216,10 +207,10 @@ def test_the_record_is_complete_and_agrees_with_the_saved_images(make: Make, sta
     assert (stage1 / "panel.png").is_file()
 
 
-@pytest.mark.parametrize("name", ["pretrain", "joint"])
-def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, name: str) -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, number: int) -> None:
     run_dir = stage1
-    if name == "joint":
+    if number == 2:
         run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
     output = evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU))
     again, trained = result(output), result(run_dir)
@@ -240,14 +231,15 @@ def test_eval_scores_every_image_of_a_named_folder(make: Make, stage1: Path, ima
 
 
 def test_eval_can_pool_over_windows(make: Make, stage1: Path, tmp_path: Path) -> None:
-    output = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, tlc=True, output=str(tmp_path / "tlc")))
+    tlc = ["method.tlc=true"]
+    output = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, set=tlc, output=str(tmp_path / "tlc")))
     method = result(output).method
-    assert method.settings == ["tlc=true"]
-    assert method.label == f"stage 1 (sees GT), TLC {32 * 3 // 2 // 4}"
+    assert method.settings == tlc
+    assert method.label == "stage 1 (sees GT), tlc=true"
     assert result(output).scores["psnr"].value != result(stage1).scores["psnr"].value
     other = train.train(make("segmentation", "task=segmentation"))
     with pytest.raises(UserError, match="tlc belongs to the DI2Iformer"):
-        evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, tlc=True))
+        evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, set=tlc))
 
 
 def test_a_wrong_unit_of_depth_is_refused_before_any_step(make: Make, tmp_path: Path) -> None:
@@ -277,8 +269,9 @@ def test_what_the_targets_hold_is_printed_with_the_scores(
 
 
 def test_tlc_windows_follow_the_training_crops() -> None:
-    def window(*overrides: str) -> int:
-        return evaluation.tlc_window(compose.load(Config, "train", overrides))
+    def window(*overrides: str) -> int | None:
+        method = DiffI2IS1(compose.load(Config, "train", ["method.tlc=true", "model=tiny", *overrides]))
+        return next(layer.window for layer in method.di2iformer.modules() if isinstance(layer, DynamicLayer))
 
     assert window("task=deblur", "train.patch=256") == 384
     assert window("task=deblur", "budget=paper") == 384  # of crops that grow to 384, as Restormer's
@@ -302,16 +295,17 @@ def test_an_output_far_out_of_range_is_scored_as_it_would_be_saved(
 
 def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path: Path) -> None:
     run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
-    spaced = EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[2, 4], output=str(tmp_path / "spaced"))
+    spaced = EvalConfig(run=str(run_dir), trainer=CPU, set=["method.sampler.steps=[2,4]"], output=str(tmp_path / "two"))
     output = evaluation.evaluate(spaced)
     assert result(output).scores["psnr"].value != result(run_dir).scores["psnr"].value
     method = result(output).method
-    assert (method.settings, method.label) == (["timesteps=[2,4]"], "stage 2, time steps 2,4")
-    assert method.options["diffusion"]["timesteps"] == [2, 4]
-    with pytest.raises(UserError, match="timesteps"):
-        evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[1, 2]))
-    with pytest.raises(UserError, match="stage 1 has no diffusion"):
-        evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, timesteps=[4]))
+    assert (method.settings, method.label) == (["method.sampler.steps=[2,4]"], "stage 2, sampler.steps=[2,4]")
+    assert method.options["sampler"]["steps"] == [2, 4]
+    assert (result(run_dir).cost.calls, result(output).cost.calls) == (4, 2)
+    with pytest.raises(UserError, match=r"method\.sampler: steps=\[1, 2\] must increase within 1\.\.4 and end at 4"):
+        evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU, set=["method.sampler.steps=[1,2]"]))
+    with pytest.raises(UserError, match=r"'method\.sampler\.steps' is an option of method=diffi2i_s2, not of this one"):
+        evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, set=["method.sampler.steps=[4]"]))
 
 
 def test_nan_in_a_batch_stops_and_names_the_image(make: Make, monkeypatch: Any) -> None:
@@ -439,35 +433,27 @@ def test_a_run_without_a_name_is_named_by_its_settings(make: Make) -> None:
     assert len(names) == 2
     assert directory.default_run_dir(one, origin | {"train": "c"}).name not in names
     assert directory.default_run_dir(one, origin | {"init": {"weights": "d"}}).name not in names
-    assert all(name.startswith("folder-tiny-pretrain-smoke-seed") for name in names)
+    assert all(name.startswith("folder-tiny-diffi2i_s1-smoke-seed") for name in names)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "init", "window", "name", "label"),
+    ("overrides", "name", "label"),
     [
-        ((), None, None, "diffi2i_s1", "stage 1 (sees GT)"),
-        ((), INIT, None, "diffi2i_s1", "stage 1 (sees GT), trained on"),
-        (("stage=no_prior",), None, None, "no_prior", "no prior"),
-        (("stage=no_prior",), INIT, None, "no_prior", "no prior, trained on"),
-        (("stage=joint",), INIT, None, "diffi2i_s2", "stage 2"),
-        (("stage=joint", "stage.prior=none"), INIT, None, "diffi2i_s2", "stage 2, no diffusion"),
-        (("stage=joint", "stage.prior=traditional"), INIT, None, "diffi2i_s2", "stage 2, traditional"),
-        (("stage=joint", "scale=paper", "stage.budget=gan"), INIT, None, "diffi2i_s2", "stage 2, GAN"),
-        (("stage=joint", "stage.diffusion.timesteps=[2,4]"), INIT, None, "diffi2i_s2", "stage 2, time steps 2,4"),
-        (
-            ("stage=joint", "stage.diffusion.timesteps=[4]"),
-            INIT,
-            96,
-            "diffi2i_s2",
-            "stage 2, time steps 4, TLC 96",
-        ),
+        ((), "diffi2i_s1", "stage 1 (sees GT)"),
+        (("method.init=a",), "diffi2i_s1", "stage 1 (sees GT), trained on"),
+        (("method=no_prior",), "no_prior", "no prior"),
+        (("method=no_prior", "method.init=a"), "no_prior", "no prior, trained on"),
+        (("method=diffi2i_s2",), "diffi2i_s2", "stage 2"),
+        (("method=diffi2i_s2", "method.prior=none"), "diffi2i_s2", "stage 2, no diffusion"),
+        (("method=diffi2i_s2", "method.prior=traditional"), "diffi2i_s2", "stage 2, traditional"),
+        (("method=diffi2i_s2", "budget=reduced", "method.role=adversarial"), "diffi2i_s2", "stage 2, GAN"),
+        (("method=regressor",), "regressor", "regressor"),
     ],
 )
-def test_a_run_is_called_by_its_method_and_its_settings(
-    overrides: tuple[str, ...], init: Init | None, window: int | None, name: str, label: str
-) -> None:
-    drafted = config.draft(Config, "train", ("task=sisr", *overrides))
-    facts = evaluation.method_facts(drafted, init, window=window)
-    assert (facts.name, facts.label, facts.init) == (name, label, init)
+def test_a_run_is_called_by_its_method_and_its_settings(overrides: tuple[str, ...], name: str, label: str) -> None:
+    config = compose.load(Config, "train", ("task=sisr", "model=tiny", *overrides))
+    facts = evaluation.method_facts(method_class(config)(config), INIT)
+    assert (facts.name, facts.label, facts.init) == (name, label, INIT)
     assert facts.sees_target == label.startswith("stage 1")
-    assert facts.options["prior"] == drafted.stage.prior
+    assert facts.options.get("prior") == config.method.get("prior")
+    assert not {"init", "name", "_target_"} & facts.options.keys()

@@ -13,7 +13,6 @@ import wandb
 from PIL import Image
 from safetensors.torch import load_file
 
-
 from diffi2i.callbacks.panels import GAP, HEADER, thumbnail
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase, chosen_images
@@ -21,12 +20,10 @@ from diffi2i.commands import train
 from diffi2i.config.compose import load
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
+from diffi2i.methods.method import Method
 from diffi2i.run import tracking
 from diffi2i.run.provenance import git_commit
 from diffi2i.run.record import Record
-from diffi2i.config.schema import Config
-from diffi2i.methods.diffi2i_s1 import DiffI2IS1
-from diffi2i.results import git_commit
 from tests import wandb_files
 from tests.conftest import Make, small
 
@@ -84,9 +81,9 @@ def stages(images: Path, tmp_path_factory: Any) -> dict[str, Path]:
 def test_a_run_says_what_it_is(stages: dict[str, Path]) -> None:
     (one,), (two,) = parts(stages["stage1"]), parts(stages["stage2"])
     assert (one.header.project, one.header.display_name) == ("diffi2i", "stage1")
-    assert (one.header.run_group, one.header.job_type) == ("sisr", "pretrain")
+    assert (one.header.run_group, one.header.job_type) == ("sisr", "diffi2i_s1")
     assert (two.header.run_group, two.header.job_type) == ("table7", "v3")
-    assert list(two.header.tags) == ["sisr", "folder", "smoke", "joint"]
+    assert list(two.header.tags) == ["sisr", "folder", "smoke", "diffi2i_s2"]
     assert one.header.run_id != two.header.run_id
     assert one.exit_code == two.exit_code == 0
 
@@ -95,7 +92,7 @@ def test_a_run_holds_the_configuration_and_its_provenance(stages: dict[str, Path
     (run,), record = parts(stages["stage2"]), result(stages["stage2"])
     assert run.config["train"]["steps"] == 4
     assert run.config["model"]["cpen"]["channels"] == 4
-    assert run.config["stage"]["init"] == str(stages["stage1"])
+    assert run.config["method"]["init"] == str(stages["stage1"])
     provenance = run.config["provenance"]
     assert provenance["config_hash"] == record.provenance.config_hash
     assert provenance["commit"] == git_commit()
@@ -139,16 +136,16 @@ def test_a_picture_shows_input_outputs_target_and_error(stages: dict[str, Path],
     assert np.abs(error - np.minimum(4 * difference, 255)).max() <= 5  # both were rounded to 8 bits before
 
 
-def test_stage_1_is_shown_only_for_the_very_same_image(stages: dict[str, Path], make: Make) -> None:
+def test_the_first_run_is_shown_only_for_the_very_same_image(stages: dict[str, Path], make: Make) -> None:
     target = Image.open(stages["stage1"] / "images" / "image09_target.png")
     config = make("s2", "method=diffi2i_s2", f"method.init={stages['stage1']}", "logger=wandb")
     shown = Showcase(config, ValidationScores(config.task, "folder"))
-    before = shown.stage1_output("image09", target)
+    before = shown.first_output("image09", target)
     assert before is not None
     output = Image.open(stages["stage1"] / "images" / "image09_output.png")
     assert before.tobytes() == output.tobytes() != target.tobytes()
-    assert shown.stage1_output("image09", target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) is None
-    assert shown.stage1_output("image10", target) is None
+    assert shown.first_output("image09", target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) is None
+    assert shown.first_output("image10", target) is None
 
 
 def test_a_run_ends_with_its_scores(stages: dict[str, Path]) -> None:
@@ -187,7 +184,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_steps(make: Make, monkeypatch: A
         pass
 
     config = make("broken", "train.steps=6", "logger=wandb", "logger.panels=0")
-    run_dir, step = Path(str(config.run_dir)), DiffI2IS1.training_step
+    run_dir, step = Path(str(config.run_dir)), Method.training_step
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         if self.global_step == 3:
@@ -195,7 +192,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_steps(make: Make, monkeypatch: A
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DiffI2IS1, "training_step", interrupted)
+        patch.setattr(Method, "training_step", interrupted)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)

@@ -11,7 +11,7 @@ from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
-from diffi2i.models.diffi2i import build_cpen, build_network, check_same_model, use_tlc
+from diffi2i.models.diffi2i import build_cpen, build_network, use_tlc
 
 
 @dataclass
@@ -50,8 +50,8 @@ class DiffI2IS1(Method):
     @classmethod
     def check(cls, config: Config, options: Stage1Options, init: Config | None) -> None:
         super().check(config, options, init)
-        if init is not None:
-            check_same_model(config, init)
+        if init is not None and (theirs := init.method["prior"]) != options.prior:
+            raise UserError(f"method.init={config.init} has method.prior={theirs}: write method.prior={theirs}")
 
     def prior(self, batch: Batch) -> Tensor:
         """Z (B, 4C') from the input and the ground truth (Eq. 5), or zeros."""

@@ -20,6 +20,7 @@ from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.batch import Batch, network_input
 from diffi2i.methods.noise import Noise, noise_for, step_generator
 from diffi2i.methods.optimisation import optimisation, parameter_groups
+from diffi2i.models.diffi2i import check_same_model
 
 
 @dataclass
@@ -97,9 +98,14 @@ class Method(L.LightningModule):
         Raises:
             UserError: a run from which this method cannot start, or options that do not fit the task.
         """
-        if init is not None and init.method["name"] != config.method["name"]:
-            mine, theirs = config.method["name"], init.method["name"]
-            raise UserError(f"method.init={config.init} is a run of {theirs}, from which no {mine} starts")
+        if init is None:
+            return
+        if (theirs := init.method["name"]) != (mine := config.method["name"]):
+            raise UserError(
+                f"method.init={config.init} is a run of {theirs}, from which no {mine} starts: "
+                f"name a run of method={mine}"
+            )
+        check_same_model(config, init)
 
     # The same for all.
 

@@ -1,4 +1,4 @@
-"""What the two training stages train, freeze and start from."""
+"""What DiffI2I's two stages train, freeze and start from, and what every method has from its base."""
 
 from itertools import pairwise
 from typing import Any
@@ -9,56 +9,37 @@ from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_k
 from hydra.utils import instantiate
 from torch import Tensor
 
-from diffi2i.config.schema import Config, StageConfig
-from diffi2i.losses.pixel import L1
-from diffi2i.losses.task import TaskLoss
+from diffi2i.methods.batch import with_known_pixels
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
-from tests.conftest import Make
+from diffi2i.methods.method import Method
+from diffi2i.methods.noise import noise_for, step_generator
+from diffi2i.methods.optimisation import rate_factor
+from tests.conftest import Make, random_batch, with_l1
 from tests.settings import train_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 
 
-def loss() -> TaskLoss:
-    return TaskLoss({"l1": L1()})
-
-
-def random_batch(config: Config, size: int = 32, images: int = 2) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    target = torch.rand(images, 3, size, size, generator=generator)
-    batch: dict[str, Any] = {"target": target, "name": [f"image {i}" for i in range(images)]}
-    if config.task.scale == 1:
-        mask = (torch.rand(images, 1, size, size, generator=generator) > 0.5).float()
-        return batch | {"mask": mask, "input": target * (1 - mask)}
-    return batch | {"input": torch.nn.functional.avg_pool2d(target, config.task.scale)}
-
-
-def joint_config(make: Make, **stage: Any) -> Config:
-    """A stage-2 configuration that needs no run directory of stage 1."""
-    config = make("joint", "task=inpainting")
-    config.stage = StageConfig(name="joint", **stage)
-    return config
-
-
-def joint_stage(make: Make, **stage: Any) -> tuple[DiffI2IS2, DiffI2IS1]:
+def stage_2(make: Make, *options: str) -> tuple[DiffI2IS2, DiffI2IS1]:
+    """A stage 2 of inpainting and the stage 1 that it starts from."""
     torch.manual_seed(0)
-    config = joint_config(make, **stage)
-    pretrained = DiffI2IS1(config, None, loss())
-    return DiffI2IS2(config, pretrained, loss()), pretrained
+    settings = ("task=inpainting", *options)
+    first = DiffI2IS1(make("s1", "task=inpainting"))
+    return with_l1(DiffI2IS2(make("s2", "method=diffi2i_s2", *settings), first)), first
 
 
-def backward(stage: DiffI2IS1 | DiffI2IS2, batch: dict[str, Any], steps: int) -> None:
+def backward(method: Method, batch: dict[str, Any], steps: int) -> None:
     """Leaves the gradients of a step that comes after so many, in which what starts at zero has moved.
 
     Zeros lie one behind the other: in stage 2 the denoiser's last layer, then a second convolution of each block.
     """
-    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], lr=1e-4)
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-4)
     for _ in range(steps):
-        stage.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+        method.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        stage.zero_grad()
-    stage.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+        method.zero_grad()
+    method.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
 
 
 def without_gradient(module: torch.nn.Module) -> list[str]:
@@ -71,68 +52,68 @@ def snapshot(module: torch.nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("task", ["sisr", "inpainting"])
 def test_every_weight_of_stage_1_gets_a_gradient(make: Make, task: str) -> None:
-    stage = DiffI2IS1(make("s1", f"task={task}"), None, loss())
-    backward(stage, random_batch(stage.config), 1)
-    assert without_gradient(stage) == []
+    method = with_l1(DiffI2IS1(make("s1", f"task={task}")))
+    backward(method, random_batch(method.config), 1)
+    assert without_gradient(method) == []
 
 
 @pytest.mark.parametrize("prior", ["joint", "none"])
 @pytest.mark.parametrize("prediction", ["eps", "x0"])
 def test_every_trainable_weight_of_stage_2_gets_a_gradient(make: Make, prior: str, prediction: str) -> None:
-    stage, _ = joint_stage(make, prior=prior)
-    stage.model.schedule.prediction = prediction  # type: ignore[assignment]
-    backward(stage, random_batch(stage.config), 2)
-    assert without_gradient(stage) == []
-    assert all(p.grad is None for p in stage.cpen_s1.parameters())
+    method, _ = stage_2(make, f"method.prior={prior}", f"method.diffusion.prediction={prediction}")
+    backward(method, random_batch(method.config), 2)
+    assert without_gradient(method) == []
+    assert all(p.grad is None for p in method.cpen_s1.parameters())
 
 
 def test_the_traditional_objective_trains_the_prior_alone(make: Make) -> None:
-    stage, _ = joint_stage(make, prior="traditional")
-    backward(stage, random_batch(stage.config), 2)
-    assert without_gradient(stage.model.cpen_s2) == []
-    assert stage.model.denoiser is not None
-    assert without_gradient(stage.model.denoiser) == []
-    assert all(p.grad is None and not p.requires_grad for p in stage.model.di2iformer.parameters())
+    method, _ = stage_2(make, "method.prior=traditional")
+    backward(method, random_batch(method.config), 2)
+    assert without_gradient(method.cpen_s2) == []
+    assert method.denoiser is not None
+    assert without_gradient(method.denoiser) == []
+    assert all(p.grad is None and not p.requires_grad for p in method.di2iformer.parameters())
 
 
 def test_stage_2_starts_bit_equal_to_stage_1(make: Make) -> None:
-    stage, pretrained = joint_stage(make)
-    assert pretrained.cpen_s1 is not None
-    for ours, theirs in ((stage.model.di2iformer, pretrained.di2iformer), (stage.cpen_s1, pretrained.cpen_s1)):
+    method, first = stage_2(make)
+    assert first.cpen_s1 is not None
+    for ours, theirs in ((method.di2iformer, first.di2iformer), (method.cpen_s1, first.cpen_s1)):
         for key, value in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[key], value), key
 
 
 def test_cpen_s1_is_in_no_optimiser_group_and_does_not_change(make: Make) -> None:
-    stage, _ = joint_stage(make)
-    configured: Any = stage.configure_optimizers()
+    method, _ = stage_2(make)
+    configured: Any = method.configure_optimizers()
     optimizer = configured[0]["optimizer"]
     optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert not optimised & {id(p) for p in stage.cpen_s1.parameters()}
-    assert optimised == {id(p) for p in stage.model.parameters()}
-    frozen, trained = snapshot(stage.cpen_s1), snapshot(stage.model)
+    assert not optimised & {id(p) for p in method.cpen_s1.parameters()}
+    others = {key: p for key, p in method.named_parameters() if not key.startswith("cpen_s1.")}
+    assert optimised == {id(p) for p in others.values()}
+    frozen, before = snapshot(method.cpen_s1), {key: value.detach().clone() for key, value in others.items()}
     for _ in range(3):
         optimizer.zero_grad()
-        stage.training_step(random_batch(stage.config), 0).backward()  # type: ignore[no-untyped-call]
+        method.training_step(random_batch(method.config), 0).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert all(torch.equal(value, frozen[key]) for key, value in stage.cpen_s1.state_dict().items())
-    still = [key for key, value in stage.model.state_dict().items() if torch.equal(value, trained[key])]
+    assert all(torch.equal(value, frozen[key]) for key, value in method.cpen_s1.state_dict().items())
+    still = [key for key, value in others.items() if torch.equal(value, before[key])]
     assert still == []
 
 
-@pytest.mark.parametrize("name", ["pretrain", "joint"])
-def test_a_small_model_overfits_one_batch(make: Make, name: str) -> None:
-    torch.manual_seed(0)
-    stage = DiffI2IS1(make("s1", "task=inpainting"), None, loss()) if name == "pretrain" else joint_stage(make)[0]
-    batch = random_batch(stage.config, size=16)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_small_model_overfits_one_batch(make: Make, number: int) -> None:
+    second, first = stage_2(make)
+    method: Method = with_l1(first) if number == 1 else second
+    batch = random_batch(method.config, size=16)
     # Smooth targets: noise cannot be predicted from its neighbours, only remembered.
     batch["target"] = torch.nn.functional.interpolate(batch["target"][..., :2, :2], size=16, mode="bilinear")
     batch["input"] = batch["target"] * (1 - batch["mask"])
-    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], lr=5e-3)
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=5e-3)
     losses = []
     for _ in range(120):
         optimizer.zero_grad()
-        total = stage.training_step(batch, 0)
+        total = method.training_step(batch, 0)
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(total.item())
@@ -140,19 +121,21 @@ def test_a_small_model_overfits_one_batch(make: Make, name: str) -> None:
 
 
 def test_the_first_steps_train_the_prior_alone_if_asked(make: Make) -> None:
-    stage, _ = joint_stage(make, prior_only=0.5)
-    backward(stage, random_batch(stage.config), 2)
-    assert without_gradient(stage.model.cpen_s2) == []
-    assert all(p.grad is None for p in stage.model.di2iformer.parameters())
+    method, _ = stage_2(make, "method.prior_only=0.5")
+    backward(method, random_batch(method.config), 2)
+    assert without_gradient(method.cpen_s2) == []
+    assert all(p.grad is None for p in method.di2iformer.parameters())
 
 
 def test_noise_at_inference_depends_on_seed_and_name_alone() -> None:
     cpu = torch.device("cpu")
-    first, second = noise_for(["a", "b"], 0, 8, cpu), noise_for(["b", "c"], 0, 8, cpu)
+    first, second = noise_for(["a", "b"], 0, cpu)((8,)), noise_for(["b", "c"], 0, cpu)((8,))
     assert torch.equal(first[1], second[0])
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, noise_for(["a", "b"], 1, 8, cpu))
-    many = noise_for([str(i) for i in range(500)], 0, 64, cpu)
+    assert not torch.equal(first, noise_for(["a", "b"], 1, cpu)((8,)))
+    assert not torch.equal(first, noise_for(["a", "b"], 0, cpu)((8,), "step 3"))
+    many = noise_for([str(i) for i in range(500)], 0, cpu)((8, 8))
+    assert many.shape == (500, 8, 8)
     assert abs(many.mean()) < 0.02
     assert abs(many.std() - 1) < 0.02
 
@@ -167,18 +150,18 @@ def test_noise_in_training_is_a_function_of_seed_step_and_rank() -> None:
 
 
 def test_batches_of_one_step_have_their_own_noise(make: Make, monkeypatch: Any) -> None:
-    stage, _ = joint_stage(make)
-    stage.micro_batches = 2
+    method, _ = stage_2(make)
+    method.micro_batches = 2
     starts: list[Tensor] = []
-    estimate = stage.model.estimate_prior
+    estimate = method.estimate
 
     def watched(image: Tensor, z_T: Tensor, noise: Any) -> Tensor:
         starts.append(z_T)
         return estimate(image, z_T, noise)
 
-    monkeypatch.setattr(stage.model, "estimate_prior", watched)
+    monkeypatch.setattr(method, "estimate", watched)
     for batch_idx in range(4):
-        stage.training_step(random_batch(stage.config), batch_idx)
+        method.training_step(random_batch(method.config), batch_idx)
     assert not torch.equal(starts[0], starts[1])
     assert torch.equal(starts[0], starts[2])  # no step was made in between
     assert torch.equal(starts[1], starts[3])
@@ -195,37 +178,38 @@ def test_known_pixels_are_kept_bit_for_bit(make: Make) -> None:
 
 def test_exchanging_the_prior_matters_only_where_it_is_used(make: Make) -> None:
     torch.manual_seed(0)
-    stage = DiffI2IS1(make("s1")).eval()
-    batch, other = random_batch(stage.config), random_batch(stage.config)
+    method = DiffI2IS1(make("s1")).eval()
+    batch, other = random_batch(method.config), random_batch(method.config)
     other["target"] = 1 - other["target"]
     batch["other"] = other
     with torch.no_grad():
-        outputs = stage.validation_step(batch)
+        outputs = method.validation_step(batch)
         assert not torch.equal(outputs["output"], outputs["exchanged"])
-        for name, parameter in stage.di2iformer.named_parameters():
+        for name, parameter in method.di2iformer.named_parameters():
             if "W_l" in name:
                 parameter.zero_()
-        outputs = stage.validation_step(batch)
+        outputs = method.validation_step(batch)
     assert torch.equal(outputs["output"], outputs["exchanged"])
 
 
 def test_the_prior_of_stage_2_does_not_see_the_ground_truth(make: Make) -> None:
-    stage, _ = joint_stage(make)
-    batch = random_batch(stage.config)
+    method, _ = stage_2(make)
+    batch = random_batch(method.config)
     with torch.no_grad():
-        z = method.prior(batch)
-        assert torch.equal(z, method.prior(batch | {"target": torch.zeros_like(batch["target"])}))
+        z = method.prior(batch, method.noise(batch))
+        blind = batch | {"target": torch.zeros_like(batch["target"])}
+        assert torch.equal(z, method.prior(blind, method.noise(blind)))
 
 
 def test_no_weight_starts_with_a_gradient_that_adam_cannot_see(make: Make) -> None:
     """Adam divides by the gradient's size plus 1e-8: far below that a weight does not move."""
     torch.manual_seed(0)
-    stage = DiffI2IS1(make("s1", "task=inpainting", "model=tiny_deep"), None, loss())
-    batch = random_batch(stage.config, images=4)
-    weights = {name: weight for name, weight in stage.named_parameters() if weight.ndim > 1}
-    optimizer = torch.optim.Adam(stage.parameters(), lr=1e-4)
+    method = DiffI2IS1(make("s1", "task=inpainting", "model=tiny_deep"))
+    batch = random_batch(method.config, images=4)
+    weights = {name: weight for name, weight in method.named_parameters() if weight.ndim > 1}
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-4)
     for _ in range(2):  # in the first step, what lies before the blocks' zeros has none
-        error = stage.restore(batch, method.prior(batch)).sub(batch["target"]).square().mean()
+        error = method.restore(batch, method.prior(batch)).sub(batch["target"]).square().mean()
         optimizer.zero_grad()
         error.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad.clone() for weight in weights.values() if weight.grad is not None]
@@ -236,8 +220,8 @@ def test_no_weight_starts_with_a_gradient_that_adam_cannot_see(make: Make) -> No
 
 def test_z_differs_between_images_from_the_start(make: Make) -> None:
     torch.manual_seed(0)
-    stage = DiffI2IS1(make("s1", "task=inpainting"), None, loss())
-    batch = random_batch(stage.config, images=6)
+    method = DiffI2IS1(make("s1", "task=inpainting"))
+    batch = random_batch(method.config, images=6)
     batch["target"] = batch["target"] * torch.linspace(0.2, 1, 6)[:, None, None, None]
     with torch.no_grad():
         z = method.prior(batch)
@@ -287,24 +271,16 @@ def test_labels_and_depth_train_every_weight(make: Make, task: str) -> None:
     torch.manual_seed(0)
     config = make("dense", f"task={task}")
     task_loss = instantiate(config.task.losses[config.train.loss])
-    stage = DiffI2IS1(config, None, task_loss)
-    batch = dense_batch(config, size=256)  # attention over a single position teaches nothing
-    backward(stage, batch, 1)
-    assert without_gradient(stage) == []
-    config.stage = StageConfig(name="joint")
-    joint = DiffI2IS2(config, stage, task_loss)
-    backward(joint, batch, 2)
-    assert without_gradient(joint) == []
-    assert all(p.grad is None for p in joint.cpen_s1.parameters())
-
-
-def dense_batch(config: Config, size: int = 64) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    batch: dict[str, Any] = {"input": torch.rand(2, 3, size, size, generator=generator), "name": ["a", "b"]}
-    if config.task.kind == "labels":
-        return batch | {"target": torch.randint(0, config.task.classes or 0, (2, size, size), generator=generator)}
-    target = 1 + 4 * torch.rand(2, 1, size, size, generator=generator)
-    return batch | {"target": target, "valid": torch.ones_like(target)}
+    method = DiffI2IS1(config)
+    method.learn_from(task_loss)
+    batch = random_batch(config, size=256)  # attention over a single position teaches nothing
+    backward(method, batch, 1)
+    assert without_gradient(method) == []
+    second = DiffI2IS2(make("s2", f"task={task}", "method=diffi2i_s2"), method)
+    second.learn_from(task_loss)
+    backward(second, batch, 2)
+    assert without_gradient(second) == []
+    assert all(p.grad is None for p in second.cpen_s1.parameters())
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
@@ -312,13 +288,13 @@ def dense_batch(config: Config, size: int = 64) -> dict[str, Any]:
 def test_averaging_over_flips_and_sizes_is_the_mean_of_the_views(make: Make, task: str) -> None:
     torch.manual_seed(0)
     config = make("dense", f"task={task}")
-    stage = DiffI2IS1(config).eval()
-    batch = dense_batch(config, size=48)
-    assert torch.equal(stage.validation_step(batch)["output"], stage.restore(batch, method.prior(batch)))
+    method = DiffI2IS1(config).eval()
+    batch = random_batch(config, size=48)
+    assert torch.equal(method.validation_step(batch)["output"], method.restore(batch, method.prior(batch)))
 
     def seen(image: Tensor, target: Tensor) -> Tensor:
         view = batch | {"input": image, "target": target}
-        return stage.restore(view, method.prior(view))
+        return method.restore(view, method.prior(view))
 
     def as_mean(output: Tensor) -> Tensor:
         return output.softmax(1) if config.task.kind == "labels" else output
@@ -335,9 +311,9 @@ def test_averaging_over_flips_and_sizes_is_the_mean_of_the_views(make: Make, tas
         )
     ]
     config.task.protocol.flip, config.task.protocol.sizes = True, [1.0, 0.5]
-    output = stage.validation_step(batch)["output"]
+    output = method.validation_step(batch)["output"]
     expected = torch.stack(views).mean(0)
     torch.testing.assert_close(output.exp() if config.task.kind == "labels" else output, expected, rtol=1e-4, atol=1e-5)
     # An image and its mirror image are scored alike.
-    mirrored = stage.averaged(batch | {"input": image.flip(-1), "target": target.flip(-1)})
+    mirrored = method.averaged(batch | {"input": image.flip(-1), "target": target.flip(-1)})
     torch.testing.assert_close(mirrored.flip(-1), output, rtol=1e-4, atol=1e-5)

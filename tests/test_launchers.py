@@ -14,7 +14,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffi2i.commands import sweep
-from diffi2i.config import compose
 from diffi2i.errors import UserError
 from tests.conftest import SMALL
 
@@ -154,11 +153,6 @@ def test_a_search_is_checked_before_its_first_trial(overrides: list[str], words:
         pytest.param(["hydra/launcher=ray"], "write trainer=cpu or trainer.accelerator=gpu", marks=ray),
         pytest.param(
             ["hydra/launcher=ray", "trainer=cpu", "trainer.devices=1,2"], "sweep over trainer in separate", marks=ray
-        ),
-        pytest.param(
-            ["hydra/launcher=submitit_slurm", "trainer.devices=2", "experiment=table7", "variant=v1,v3"],
-            "write hydra.launcher.tasks_per_node=1",
-            marks=submitit,
         ),
     ],
 )

@@ -153,11 +153,6 @@ def test_a_search_is_checked_before_its_first_trial(overrides: list[str], words:
         pytest.param(
             ["hydra/launcher=ray", "trainer=cpu", "trainer.devices=1,2"], "sweep over trainer in separate", marks=ray
         ),
-        pytest.param(
-            ["hydra/launcher=submitit_slurm", "trainer.devices=2", "experiment=table7", "variant=v1,v3"],
-            "write hydra.launcher.tasks_per_node=1",
-            marks=submitit,
-        ),
     ],
 )
 def test_what_a_sweep_cannot_do_is_refused(overrides: list[str], words: str) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
 from hydra.utils import instantiate
 from torch import Tensor
 

@@ -183,7 +183,6 @@ SCRIPT = """
 import os, shutil, sys, time
 from pathlib import Path
 from omegaconf import OmegaConf
-from diffi2i.config.schema import Config
 from diffi2i.commands.train import train
 
 def give(name):

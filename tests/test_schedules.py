@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffi2i.stages.common import optimisation, rate_factor
-from diffi2i.stages.groups import parameter_groups
 from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffi2i.config.schema import Config
 from safetensors.torch import load_file
 
 from diffi2i.commands import train
 from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1

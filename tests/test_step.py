@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffi2i.methods.optimisation import rate_factor
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -17,6 +16,7 @@ from diffi2i.config.checks import check
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.optimisation import rate_factor
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from diffi2i import config
 from diffi2i.data import manifest
 from diffi2i.schema import Config
-from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 
 QUICK = (
-    "scale=smoke",
+    "budget=smoke",
     "model.cpen.channels=4",
     "model.cpen.blocks=1",
     "model.denoiser_layers=1",
@@ -125,12 +125,12 @@ def own_hashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def autocast_losses(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The losses of all steps of stage 1 in this test, each of which must run under autocast."""
     losses = []
-    step = PretrainStage.training_step
+    step = DiffI2IS1.training_step
 
     def watched(self: Any, batch: Any, batch_idx: int) -> Any:
         assert torch.is_autocast_enabled("cpu")
         losses.append(step(self, batch, batch_idx))
         return losses[-1]
 
-    monkeypatch.setattr(PretrainStage, "training_step", watched)
+    monkeypatch.setattr(DiffI2IS1, "training_step", watched)
     return losses

@@ -108,7 +108,7 @@ def test_a_sweep_runs_one_process_per_run(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_sweep_with_a_bad_value_starts_nothing(images: Path, tmp_path: Path) -> None:
-    answer = diffi2i("train", "-m", *SMALL, f"root={images}", "stage.prior=truth,nothing", cwd=tmp_path)
+    answer = diffi2i("train", "-m", *SMALL, f"root={images}", "method.prior=truth,nothing", cwd=tmp_path)
     assert answer.returncode == 2
-    assert "stage.prior=nothing: choose one of" in answer.stderr
+    assert "method.prior=nothing: choose one of" in answer.stderr
     assert list(tmp_path.iterdir()) == []

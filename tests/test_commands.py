@@ -75,8 +75,8 @@ def commands_of(file: Path) -> Iterator[tuple[str, list[str]]]:
         lines = heads(text)
     for command in joined(lines):
         yield file.relative_to(ROOT).as_posix(), cleaned(command)
-        if file.parent.name == "task" and "scale=paper" not in command and "stage=joint" in command:
-            # "Paper scale (...): scale=paper ..." is what to add to the commands above it.
+        if file.parent.name == "task" and "budget=paper" not in command and "method=diffi2i_s2" in command:
+            # "Paper scale (...): budget=paper ..." is what to add to the commands above it.
             for rest in paper_settings(text):
                 yield file.relative_to(ROOT).as_posix(), [*cleaned(command)[:3], *rest]
 
@@ -113,7 +113,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_real(word: str, folder: Path) -> str:
     """The word with a folder in place of what the reader puts in."""
     key, equals, value = word.partition("=")
-    if key.lstrip("+") in ("root", "run", "input", "output", "pred", "target", "mask", "run_dir", "stage.init") or (
+    if key.lstrip("+") in ("root", "run", "input", "output", "pred", "target", "mask", "run_dir", "method.init") or (
         key.startswith("roots.") or value.startswith(("runs/", "my/"))
     ):
         return f"{key}{equals}{folder}"
@@ -136,8 +136,8 @@ def compose(words: list[str], folder: Path) -> None:
     overrides = [word for word in arguments if word not in flags and "=" in word]
     # Hydra's own groups configure the sweep, not the run: test_launchers.py.
     overrides = [word for word in overrides if not word.startswith("hydra")]
-    if "stage=joint" in overrides and not any(word.startswith("stage.init=") for word in overrides):
-        overrides.append(f"stage.init={folder}")
+    if "method=diffi2i_s2" in overrides and not any(word.startswith("method.init=") for word in overrides):
+        overrides.append(f"method.init={folder}")
     for single in config.sweep(overrides):
         if names_row(single):
             row_run(single)
@@ -179,4 +179,4 @@ def test_commands_are_found() -> None:
     assert {f"conf/task/{name}.yaml" for name in TASKS} <= shown
     assert {f"experiments/{name}.yaml" for name in experiment.names()} <= shown
     assert len([file for file in shown if file.startswith("conf/dataset/")]) > 20
-    assert sum("scale=paper" in words for _, words in COMMANDS) >= 20
+    assert sum("budget=paper" in words for _, words in COMMANDS) >= 20

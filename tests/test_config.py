@@ -121,7 +121,7 @@ def test_every_group_has_its_files() -> None:
 
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
 def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> None:
-    loaded = config.load(Config, "train", [f"task={task}", f"model={model}", "scale=paper"])
+    loaded = config.load(Config, "train", [f"task={task}", f"model={model}", "budget=paper"])
     assert (loaded.scale, loaded.task.name, loaded.model.name) == ("paper", task, model)
     assert "${" not in str(loaded)
 
@@ -130,10 +130,10 @@ def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> No
 def test_a_scale_may_name_its_model_and_an_override_wins(task: str) -> None:
     named = shipped("task", task).scales.paper.get("model")
     assert named in fitting("model", task)
-    assert config.load(Config, "train", [f"task={task}", "scale=paper"]).model.name == named
-    assert config.load(BenchConfig, "bench", [f"task={task}", "scale=paper"]).model.name == named
-    small = config.load(Config, "train", [f"task={task}", "scale=smoke"]).model.name
-    assert config.load(Config, "train", [f"task={task}", "scale=paper", f"model={small}"]).model.name == small != named
+    assert config.load(Config, "train", [f"task={task}", "budget=paper"]).model.name == named
+    assert config.load(BenchConfig, "bench", [f"task={task}", "budget=paper"]).model.name == named
+    small = config.load(Config, "train", [f"task={task}", "budget=smoke"]).model.name
+    assert config.load(Config, "train", [f"task={task}", "budget=paper", f"model={small}"]).model.name == small != named
 
 
 @pytest.mark.parametrize("dataset", fitting("dataset", "segmentation"))
@@ -174,7 +174,7 @@ def test_every_model_builds_for_every_task(task: str, model: str) -> None:
     ones = torch.ones(1, 1, 32, 32)
     gt = {"image": ones.expand(1, 3, 32, 32), "labels": ones[0].long(), "depth": ones}
     with torch.device("meta"):
-        network = build_diffi2i(loaded.task, loaded.model, loaded.stage.diffusion)
+        network = build_diffi2i(loaded.task, loaded.model, loaded.method.diffusion)
     side = 32 // loaded.task.scale
     image = torch.zeros(1, loaded.task.in_channels, side, side)
     z = build_cpen(loaded.task, loaded.model, gt=True)(image, gt[loaded.task.kind])
@@ -210,7 +210,7 @@ def test_every_loss_builds(task: str, loss: str) -> None:
 def test_paper_sizes_are_within_three_percent(overrides: list[str], millions: float) -> None:
     loaded = config.load(BenchConfig, "bench", overrides)
     with torch.device("meta"):
-        network = build_diffi2i(loaded.task, loaded.model, loaded.stage.diffusion)
+        network = build_diffi2i(loaded.task, loaded.model, loaded.method.diffusion)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
@@ -218,7 +218,7 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
     from diffi2i.bench import multiply_accumulates
 
     loaded = config.load(BenchConfig, "bench", ["task=inpainting", "model=base"])
-    network = build_diffi2i(loaded.task, loaded.model, loaded.stage.diffusion).eval()
+    network = build_diffi2i(loaded.task, loaded.model, loaded.method.diffusion).eval()
     macs = multiply_accumulates(lambda: network(torch.zeros(1, 4, 256, 256), torch.zeros(1, 256)))
     assert macs < 101e9 / 2
 
@@ -236,7 +236,7 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["task=nope"], "deblur, depth, inpainting, realsr, segmentation, sisr"),
         (["scale=big"], "smoke, demo, reduced, paper"),
         (["train.steps=[1"], "cannot read 'train.steps=[1'"),
-        (["stage.prior_loss=l7"], "l1, l2, kl"),
+        (["method.prior_loss=l7"], "l1, l2, kl"),
         (["train.schedule=step"], "constant, cosine, poly"),
         (["trainer.precision=fp8"], "auto, fp32, bf16"),
         (["train.batch=0"], "train.batch=0 must be above 0"),
@@ -250,17 +250,17 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["model.network.width=31"], "must be even"),
         (["model.network.projection=depthwise", "model.network.expansion=2"], "model.network.projection=pointwise"),
         (["model.network.refinement=-1"], "model.network.refinement"),
-        (["stage.diffusion.beta_1=0"], "beta_1"),
-        (["stage.diffusion.beta_T=0.05"], "beta_T"),
-        (["stage.diffusion.timesteps=[1,2]"], "end at 4"),
-        (["stage.diffusion.steps=0"], "stage.diffusion.steps"),
-        (["stage.prior_only=1"], "stage.prior_only"),
+        (["method.diffusion.beta_1=0"], "beta_1"),
+        (["method.diffusion.beta_T=0.05"], "beta_T"),
+        (["method.sampler.steps=[1,2]"], "end at 4"),
+        (["method.diffusion.steps=0"], "method.diffusion.steps"),
+        (["method.prior_only=1"], "method.prior_only"),
         (["dataset=folder"], "write root=<folder>"),
         (["dataset=folder", "root=no/such/folder"], "root=no/such/folder is not a folder"),
         (["dataset=folder", "root=.", "dataset.source.val_root=none/here"], "dataset.source.val_root=none/here"),
-        (["stage=joint"], "write stage.init="),
-        (["stage=joint", "stage.init=nowhere"], "no config.yaml"),
-        (["stage.init=somewhere"], "is no run directory, it has no config.yaml"),
+        (["method=diffi2i_s2"], "write method.init="),
+        (["method=diffi2i_s2", "method.init=nowhere"], "no config.yaml"),
+        (["method.init=somewhere"], "is no run directory, it has no config.yaml"),
         (["task.protocol.border=-1"], "task.protocol.border"),
         (["task.protocol.min_depth=0"], "0 < min_depth < max_depth"),
         (["task.protocol.flip=true"], "flip and sizes belong to labels and depth, not to task=sisr"),
@@ -275,7 +275,7 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["task=depth", "task.protocol.metrics=[psnr]"], "belongs to images: task=depth has fixed scores"),
         (["task=segmentation", "task.protocol.metrics=[miou]"], "belongs to images"),
         (["task.protocol.lpips=false"], "unknown key 'task.protocol.lpips'"),
-        (["task=segmentation", "task.scenes.scales=[2,1]"], "the smallest and the largest zoom"),
+        (["task=segmentation", "task.scenes.zoom=[2,1]"], "the smallest and the largest zoom"),
         (["task=segmentation", "task.scenes.aspect=0"], "task.scenes.aspect=0.0 must be above 0"),
         (["task=segmentation", "dataset=photos"], "write dataset= one of shapes, camvid or ade20k"),
         (["task=segmentation", "dataset=motorcycle"], "dataset=motorcycle holds no labels for task=segmentation"),
@@ -296,7 +296,7 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["train.loss=nope"], "train.loss=nope: choose one of l1, real_esrgan"),
         (["train.loss=cross_entropy"], "train.loss=cross_entropy: choose one of l1"),
         (["train.adversarial_from=1.5"], "train.adversarial_from=1.5"),
-        (["train.loss=real_esrgan", "stage.prior_only=0.1"], "cannot be joined with the discriminator"),
+        (["train.loss=real_esrgan", "method.prior_only=0.1"], "cannot be joined with the discriminator"),
         ([phases((0, 32, 8))], "steps must rise from 1"),
         ([phases((5, 64, 8), (5, 128, 8))], "steps must rise from 1"),
         ([phases((9, 64, 8), (5, 128, 8))], "step 5, patch 128, batch 8: steps must rise"),
@@ -324,7 +324,7 @@ def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, images: Path) -> None:
     first = train.train(make("first"))
-    joint = [*SMALL, f"root={images}", "stage=joint", f"stage.init={first}"]
+    joint = [*SMALL, f"root={images}", "method=diffi2i_s2", f"method.init={first}"]
     second = train.train(config.load(Config, "train", [*joint, f"run_dir={tmp_path / 'second'}"]))
     assert "write task=sisr" in refusal(*joint, "task=inpainting", "model=tiny")
     said = refusal(*joint, "model.network.width=6")
@@ -333,13 +333,13 @@ def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, i
     config.load(Config, "train", [*joint, "model.denoiser_layers=2"])  # stage 1 has none
 
     # A finished stage 2 can be gone on with.
-    onward = [*joint[:-1], f"stage.init={second}"]
-    assert config.load(Config, "train", onward).stage.init == str(second)
+    onward = [*joint[:-1], f"method.init={second}"]
+    assert config.load(Config, "train", onward).method.init == str(second)
     assert "has model.denoiser_layers=1, this run 2" in refusal(*onward, "model.denoiser_layers=2")
-    assert "goes on from a stage 2: write stage=joint" in refusal("scale=smoke", "stage.budget=gan")
-    assert "is a stage 1, stage.budget=gan" in refusal(*joint, "stage.budget=gan")
-    config.load(Config, "train", [*onward, "stage.budget=gan"])
-    assert "has stage.prior=joint: write stage.prior=joint" in refusal(*onward, "stage.prior=none")
+    assert "goes on from a stage 2: write method=diffi2i_s2" in refusal("budget=smoke", "method.role=adversarial")
+    assert "is a stage 1, method.role=adversarial" in refusal(*joint, "method.role=adversarial")
+    config.load(Config, "train", [*onward, "method.role=adversarial"])
+    assert "has method.prior=joint: write method.prior=joint" in refusal(*onward, "method.prior=none")
 
     (first / "result.json").unlink()
     assert "unfinished" in refusal(*joint)
@@ -361,6 +361,6 @@ def test_a_sweep_that_cannot_be_read_is_refused_in_one_line() -> None:
 
 
 def test_a_sweep_refuses_a_bad_combination() -> None:
-    good, bad = config.sweep(["scale=smoke,huge"])
+    good, bad = config.sweep(["budget=smoke,huge"])
     assert config.load(Config, "train", good).scale == "smoke"
     assert "choose one of" in refusal(*bad)

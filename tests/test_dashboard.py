@@ -85,7 +85,7 @@ def logged(images: Path, tmp_path_factory: Any) -> dict[str, wandb_files.Run]:
             if task != "inpainting":
                 settings.append("train.patch=64")
             if stage == "joint":
-                settings.append(f"stage.init={folder / task / 'pretrain'}")
+                settings.append(f"method.init={folder / task / 'pretrain'}")
             train.train(load(Config, "train", settings))
         runs[task] = wandb_files.read(wandb_files.parts(folder / task / "joint")[0])
     return runs

@@ -61,7 +61,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def test_label_samples_keep_the_contract(tmp_path: Path) -> None:
-    dataset = labelled(tmp_path, scales=(0.5, 2.0), aspect=1.5, jitter=0.4)
+    dataset = labelled(tmp_path, zoom=(0.5, 2.0), aspect=1.5, jitter=0.4)
     names = set()
     for draw in DRAWS:
         sample = dataset[draw]
@@ -76,7 +76,7 @@ def test_label_samples_keep_the_contract(tmp_path: Path) -> None:
 
 
 def test_depth_samples_keep_the_contract(tmp_path: Path) -> None:
-    dataset = TrainScenes(scenes(tmp_path, "depth"), Depth(), 3, ImageCache(10), scales=(0.5, 2.0))
+    dataset = TrainScenes(scenes(tmp_path, "depth"), Depth(), 3, ImageCache(10), zoom=(0.5, 2.0))
     for draw in DRAWS:
         sample = dataset[draw]
         assert sample.keys() == {"input", "target", "valid", "name"}
@@ -103,7 +103,7 @@ def test_without_zoom_photo_and_labels_agree_to_the_pixel(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("input_scale", [1.0, 0.5])
 def test_with_zoom_photo_and_labels_still_agree(tmp_path: Path, input_scale: float) -> None:
-    dataset = labelled(tmp_path, [(80, 84)], scales=(0.6, 1.9), input_scale=input_scale)
+    dataset = labelled(tmp_path, [(80, 84)], zoom=(0.6, 1.9), input_scale=input_scale)
     slopes = []
     for draw in DRAWS:
         sample = dataset[draw]
@@ -154,8 +154,8 @@ def test_small_scenes_are_padded_and_the_padding_does_not_count(tmp_path: Path) 
 
 def test_depth_is_divided_by_the_zoom_but_not_by_the_input_scale(tmp_path: Path) -> None:
     items = scenes(tmp_path, "depth", [(60, 80)])
-    labels = labelled(tmp_path, [(60, 80)], scales=(2.0, 2.0), input_scale=0.5)
-    deep = TrainScenes(items, Depth(), 3, ImageCache(1), scales=(2.0, 2.0), input_scale=0.5)
+    labels = labelled(tmp_path, [(60, 80)], zoom=(2.0, 2.0), input_scale=0.5)
+    deep = TrainScenes(items, Depth(), 3, ImageCache(1), zoom=(2.0, 2.0), input_scale=0.5)
     for draw in DRAWS[:8]:
         column = labels[draw]["target"]  # the same seed and draw: the same crop
         torch.testing.assert_close(deep[draw]["target"][0], (1 + column / 1000) / 2)
@@ -290,7 +290,7 @@ def test_camvid() -> None:
         for photo in sorted((DATA / "camvid" / "images" / "val").iterdir())[:3]
     ]
     target = Labels(11, ignore=[11])
-    train = TrainScenes(items, target, 0, ImageCache(100), scales=(0.5, 2.0), aspect=4 / 3, jitter=0.4)
+    train = TrainScenes(items, target, 0, ImageCache(100), zoom=(0.5, 2.0), aspect=4 / 3, jitter=0.4)
     sample = train[Draw(0, 0, 96)]
     assert sample["input"].shape == (3, 96, 128)
     assert set(sample["target"].unique().tolist()) <= {*range(11), IGNORED}
@@ -342,7 +342,7 @@ def test_evaluation_sees_the_short_side_and_keeps_the_target(tmp_path: Path) -> 
 
 def test_training_zooms_from_the_short_side(tmp_path: Path) -> None:
     """Scenes of two sizes are brought to one, then zoomed; photo and labels stay together."""
-    dataset = labelled(tmp_path, [(40, 60), (80, 84)], scales=(0.8, 1.25), short_side=40, long_side=160)
+    dataset = labelled(tmp_path, [(40, 60), (80, 84)], zoom=(0.8, 1.25), short_side=40, long_side=160)
     zooms: dict[str, list[float]] = {"0": [], "1": []}
     for draw in DRAWS:
         sample = dataset[draw]

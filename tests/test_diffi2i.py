@@ -16,7 +16,7 @@ from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.diffi2i import DiffI2I, build_cpen, build_di2iformer, build_diffi2i, build_diffusion
 from diffi2i.schema import Config, CpenConfig, DiffusionConfig, ModelConfig, StageConfig, TaskConfig
 from diffi2i.stages.common import step_generator
-from diffi2i.stages.joint import JointStage
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests import reference as ref
 from tests.conftest import awake
 
@@ -169,23 +169,23 @@ def test_build_diffusion_passes_every_setting_on():
 @pytest.mark.parametrize("task", [SISR, INPAINTING])
 def test_tiny_model_composes_and_runs(task: TaskConfig):
     config = load(Config, "train", ["model=tiny", f"task={task.name}"])
-    model = build_diffi2i(config.task, config.model, config.stage.diffusion)
+    model = build_diffi2i(config.task, config.model, config.method.diffusion)
     with torch.no_grad():
         output = model(images(channels=task.in_channels), torch.randn(2, 4 * config.model.cpen.channels))
     assert output.shape == (2, 3, 9 * task.scale, 6 * task.scale)
-    assert (config.stage.diffusion.steps, config.stage.diffusion.beta_1, config.stage.diffusion.beta_T) == (
+    assert (config.method.diffusion.steps, config.method.diffusion.beta_1, config.method.diffusion.beta_T) == (
         4,
         0.1,
         0.99,
     )
 
 
-def joint_stage(kind: str = "x0", **stage: Any) -> JointStage:
+def joint_stage(kind: str = "x0", **stage: Any) -> DiffI2IS2:
     torch.manual_seed(0)
     config = load(Config, "train", ["task=sisr", "model=tiny"])
     config.model = MODEL
     config.stage = StageConfig(name="joint", diffusion=DiffusionConfig(prediction=kind), **stage)
-    return awake(JointStage(config, None, TaskLoss({"l1": L1()})))
+    return awake(DiffI2IS2(config, None, TaskLoss({"l1": L1()})))
 
 
 def batch() -> dict[str, Any]:
@@ -263,6 +263,6 @@ def test_traditional_objective_draws_every_time_step():
 def test_estimated_prior_of_an_image_does_not_depend_on_its_batch(variance_noise: bool):
     stage, image = joint_stage(), images()
     stage.model.diffusion = build_diffusion(DiffusionConfig(prediction="eps", variance_noise=variance_noise))
-    together = stage.prior({"input": image, "name": ["a", "b"]})
-    alone = stage.prior({"input": image[1:], "name": ["b"]})
+    together = method.prior({"input": image, "name": ["a", "b"]})
+    alone = method.prior({"input": image[1:], "name": ["b"]})
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-4)

@@ -23,7 +23,7 @@ from diffi2i.runs import default_run_dir, origin_of
 from diffi2i.runtime import new_trainer
 from diffi2i.schema import Config
 from diffi2i.stages.common import rate_factor
-from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import QUICK, SMALL_ENCODER, Make
 from tests.test_resume import record, stop_before_step, stop_while_scoring, weights
 
@@ -91,11 +91,11 @@ def test_a_moved_stage_1_and_a_moved_run_are_gone_on_with(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage1 = train.train(make("stage1"))
-    whole = train.train(make("whole", "stage=joint", f"stage.init={stage1}"))
-    begin(make("run", "stage=joint", f"stage.init={stage1}"), monkeypatch)
+    whole = train.train(make("whole", "method=diffi2i_s2", f"method.init={stage1}"))
+    begin(make("run", "method=diffi2i_s2", f"method.init={stage1}"), monkeypatch)
     stage1.rename(tmp_path / "moved1")
     (tmp_path / "run").rename(tmp_path / "moved2")
-    moved = train.train(make("moved2", "stage=joint", f"stage.init={tmp_path / 'moved1'}"))
+    moved = train.train(make("moved2", "method=diffi2i_s2", f"method.init={tmp_path / 'moved1'}"))
     assert weights(moved) == weights(whole)
     assert record(moved) == record(whole)
     assert record(whole)["init"]["network_steps"] == 4
@@ -161,14 +161,14 @@ def test_of_many_changes_a_few_are_named(make: Make, data: Path, monkeypatch: py
 
 def test_other_weights_of_stage_1_under_the_same_path_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     stage1 = train.train(make("stage1"))
-    config = make("run", "stage=joint", f"stage.init={stage1}")
+    config = make("run", "method=diffi2i_s2", f"method.init={stage1}")
     begin(config, monkeypatch)
     file = stage1 / "weights.safetensors"
     kept = file.read_bytes()
     state = load_file(file)
     state["di2iformer.embed.bias"] = state["di2iformer.embed.bias"] + 1e-6
     save_file(state, file)
-    assert "started from other weights than stage.init=" in refused(config)
+    assert "started from other weights than method.init=" in refused(config)
     file.write_bytes(kept)
     train.train(config)
 
@@ -179,13 +179,13 @@ def test_other_weights_of_stage_1_under_the_same_path_are_refused(make: Make, mo
 def used_rates(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """The optimiser's rate at each step from now on."""
     rates: dict[int, float] = {}
-    step = PretrainStage.optimizer_step
+    step = DiffI2IS1.optimizer_step
 
     def watched(self: Any, epoch: int, batch_idx: int, optimizer: Any, *more: Any, **named: Any) -> None:
         rates[self.global_step] = optimizer.param_groups[0]["lr"]
         step(self, epoch, batch_idx, optimizer, *more, **named)
 
-    monkeypatch.setattr(PretrainStage, "optimizer_step", watched)
+    monkeypatch.setattr(DiffI2IS1, "optimizer_step", watched)
     return rates
 
 
@@ -267,13 +267,13 @@ def test_nothing_changes_once_it_is_trained(
 
 def test_a_diverged_run_goes_on_with_a_lower_rate(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rate is what makes it diverge, from the fourth step on; the checkpoint before it is sound."""
-    go_on: Any = PretrainStage.training_step
+    go_on: Any = DiffI2IS1.training_step
 
     def diverges(self: Any, batch: Any, batch_idx: int) -> Any:
         loss = go_on(self, batch, batch_idx)
         return loss * float("nan") if self.global_step == 3 and self.config.train.lr > 1e-2 else loss
 
-    monkeypatch.setattr(PretrainStage, "training_step", diverges)
+    monkeypatch.setattr(DiffI2IS1, "training_step", diverges)
     said = refused(make("run", "train.steps=6", "train.lr=0.1"))
     assert "the loss is nan at step 4" in said
     assert "lower train.lr or train.clip, to go on from the last checkpoint" in said

@@ -16,7 +16,7 @@ from diffi2i.config import conf_dir, load
 from diffi2i.data.dataset import Draw
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.models.diffi2i import build_cpen
-from diffi2i.runs import Stage, load_stage
+from diffi2i.runs import Stage, load_method
 from diffi2i.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
 from tests.conftest import QUICK, awake
 
@@ -97,16 +97,16 @@ def test_stage_2_starts_where_stage_1_ended(tmp_path: Path) -> None:
         "train.epoch_steps=60",
     )
     first = train.train(load(Config, "train", [*settings, f"run_dir={tmp_path / 's1'}"]))
-    config = load(Config, "train", [*settings, "stage=joint", f"stage.init={first}"])
+    config = load(Config, "train", [*settings, "method=diffi2i_s2", f"method.init={first}"])
     data = build_data(config)
     data.setup("fit")
     batch: Any = torch.utils.data.default_collate([data.train_set[Draw(7, index, 64)] for index in range(16)])
 
     def task_loss(stage: Stage) -> float:
         stage.eval()
-        return float(F.l1_loss(stage.restore(batch, stage.prior(batch)), batch["target"]))
+        return float(F.l1_loss(stage.restore(batch, method.prior(batch)), batch["target"]))
 
-    before, after = task_loss(load_stage(first)), task_loss(train.build_stage(config))
+    before, after = task_loss(load_method(first)), task_loss(train.build_stage(config))
     assert after == pytest.approx(before, rel=0.05)
     # A denoiser that does not start at zero is far off, so this is no matter of course.
     assert task_loss(awake(train.build_stage(config))) > 1.05 * before

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from diffi2i import train
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.schema import Config
-from diffi2i.stages.joint import JointStage
-from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import Make
 from tests.test_step import gan
 
@@ -38,7 +38,7 @@ def stop(*_: Any, **__: Any) -> Any:
 
 def stop_before_step(step: int, patch: Any) -> None:
     """Both stages raise at the first batch of this optimiser step."""
-    for kind in (PretrainStage, JointStage):
+    for kind in (DiffI2IS1, DiffI2IS2):
         go_on: Any = kind.training_step
 
         def interrupted(self: Any, batch: Any, batch_idx: int, go_on: Any = go_on) -> Any:
@@ -88,7 +88,7 @@ PLACES: dict[str, list[Callable[[Any], None]]] = {
 }
 KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "stage 1": ((), list(PLACES)),
-    "stage 2": (("stage=joint",), ["everywhere"]),
+    "stage 2": (("method=diffi2i_s2",), ["everywhere"]),
     "batch normalisation": (("task=segmentation", "train.patch=64"), ["after the last step", "everywhere"]),
     "discriminator": ((*gan("sisr"), "train.adversarial_from=0.3"), ["everywhere"]),
 }
@@ -118,7 +118,7 @@ def weights(run_dir: Path) -> bytes:
 def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     settings, places = (*KINDS[kind][0], *AVERAGED), KINDS[kind][1]
     if kind == "stage 2":
-        settings = (*settings, f"stage.init={train.train(make('stage1'))}")
+        settings = (*settings, f"method.init={train.train(make('stage1'))}")
     whole = train.train(make("whole", *settings))
     raw = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
     averaged, last = raw["state_dict"], raw["current_model_state"]

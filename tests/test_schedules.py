@@ -12,12 +12,12 @@ from torch.optim.lr_scheduler import MultiStepLR
 from diffi2i import train
 from diffi2i.config import draft, load, read_run_config
 from diffi2i.errors import UserError
-from diffi2i.runs import load_stage
+from diffi2i.runs import load_method
 from diffi2i.schema import BenchConfig, Config, ScoreConfig, TrainConfig
 from diffi2i.stages.common import optimisation, rate_factor
 from diffi2i.stages.groups import parameter_groups
-from diffi2i.stages.joint import JointStage
-from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import SMALL_DENSE, Make
 from tests.test_step import gan
 
@@ -86,10 +86,10 @@ def test_super_resolution_at_paper_scale(
     ],
 )
 def test_task_and_scale_alone_say_how_long_the_prior_trains_alone(task: str, name: str, fraction: float) -> None:
-    assert budget(task, "paper", name).stage.prior_only == fraction
-    assert budget(task, "smoke", "joint").stage.prior_only == 0
-    assert budget(task, "demo", "joint").stage.prior_only == 0
-    assert budget(task, "paper", name, "stage.prior_only=0.5", "train.loss=l1").stage.prior_only == 0.5
+    assert budget(task, "paper", name).method.prior_only == fraction
+    assert budget(task, "smoke", "joint").method.prior_only == 0
+    assert budget(task, "demo", "joint").method.prior_only == 0
+    assert budget(task, "paper", name, "method.prior_only=0.5", "train.loss=l1").method.prior_only == 0.5
 
 
 def test_the_weight_of_the_adversarial_loss() -> None:
@@ -110,7 +110,7 @@ def test_below_paper_scale_the_schedules_are_the_tasks_own() -> None:
                 assert (settings.warmup, settings.lr_end) == (loaded.task.warmup, loaded.task.lr_end)
                 assert (settings.clip, settings.head_lr, settings.decay_norms) == (1.0, 1.0, True)
     assert budget("sisr", "demo", "joint", "task.schedule=constant").train.schedule == "constant"
-    assert load(BenchConfig, "bench", ["task=sisr", "scale=paper"]).train.schedule == "multistep"
+    assert load(BenchConfig, "bench", ["task=sisr", "budget=paper"]).train.schedule == "multistep"
     for task in ("sisr", "segmentation", "depth"):  # scoring has no scale to look anything up by
         more = ["task.classes=3"] if task == "segmentation" else []
         assert load(ScoreConfig, "score", [f"task={task}", "pred=a", "target=b", *more]).task.name == task
@@ -140,8 +140,8 @@ def test_dense_tasks_at_paper_scale() -> None:
         assert (demo.short_side, demo.long_side, demo.rotate, demo.input_scale) == (None, None, 0.0, 1.0)
 
 
-def dense(task: str, *more: str) -> JointStage:
-    return JointStage(budget(task, "smoke", "joint", *SMALL_DENSE[task], *more), None)
+def dense(task: str, *more: str) -> DiffI2IS2:
+    return DiffI2IS2(budget(task, "smoke", "joint", *SMALL_DENSE[task], *more), None)
 
 
 def held(group: dict[str, Any]) -> set[int]:
@@ -232,7 +232,7 @@ def test_a_list_of_weights_is_scheduled_as_before() -> None:
 def test_a_gan_budget_composes_from_task_scale_and_stage(task: str, scale: str) -> None:
     loaded = budget(task, scale, "gan")
     assert "adversary" in loaded.task.losses[loaded.train.loss]
-    assert (loaded.stage.prior_only, loaded.train.adversarial_from) == (0, 0)
+    assert (loaded.method.prior_only, loaded.train.adversarial_from) == (0, 0)
     assert "adversary" not in loaded.task.losses[budget(task, "paper", "joint").train.loss]
 
 
@@ -244,8 +244,8 @@ def test_where_the_recipe_has_no_gan_phase_its_budget_is_refused(scale: str) -> 
 
 def test_the_chain_of_three_runs_ends_with_the_gan(make: Make) -> None:
     first = train.train(make("s1"))
-    second = train.train(make("s2", "stage=joint", f"stage.init={first}", "stage.prior_only=0.5"))
-    third_config = make("gan", *gan("sisr"), "stage=joint", "stage.budget=gan", f"stage.init={second}")
+    second = train.train(make("s2", "method=diffi2i_s2", f"method.init={first}", "method.prior_only=0.5"))
+    third_config = make("gan", *gan("sisr"), "method=diffi2i_s2", "method.role=adversarial", f"method.init={second}")
     assert (third_config.train.schedule, third_config.train.milestones) == ("multistep", [0.5])
     third = train.train(third_config)
     last = torch.load(third / "checkpoints" / "last.ckpt", weights_only=True)
@@ -254,7 +254,7 @@ def test_the_chain_of_three_runs_ends_with_the_gan(make: Make) -> None:
     ours, theirs = (o["param_groups"][0] for o in last["optimizer_states"])
     assert theirs["lr"] == pytest.approx(0.5 * ours["lr"])
     assert ours["lr"] == pytest.approx(0.5 * ours["initial_lr"])  # halved at the second of four steps
-    started, went_on = load_stage(second), load_stage(third)
+    started, went_on = load_method(second), load_method(third)
     frozen = [key for key in started.state_dict() if key.startswith("cpen_s1")]
     assert frozen
     assert all(torch.equal(started.state_dict()[key], went_on.state_dict()[key]) for key in frozen)
@@ -263,13 +263,13 @@ def test_the_chain_of_three_runs_ends_with_the_gan(make: Make) -> None:
 
 def test_who_goes_on_denoises_as_before(make: Make) -> None:
     first = train.train(make("s1"))
-    joint = ("stage=joint", "stage.diffusion.schedule=sqrt_linear")
-    second = train.train(make("s2", *joint, f"stage.init={first}"))
-    assert make("on", *joint, f"stage.init={second}").stage.diffusion.schedule == "sqrt_linear"
+    joint = ("method=diffi2i_s2", "method.diffusion.schedule=sqrt_linear")
+    second = train.train(make("s2", *joint, f"method.init={first}"))
+    assert make("on", *joint, f"method.init={second}").method.diffusion.schedule == "sqrt_linear"
     with pytest.raises(UserError) as caught:
-        make("other", "stage=joint", f"stage.init={second}")
+        make("other", "method=diffi2i_s2", f"method.init={second}")
     assert str(caught.value).endswith(
-        "learnt to denoise with schedule=sqrt_linear: write stage.diffusion.schedule=sqrt_linear"
+        "learnt to denoise with schedule=sqrt_linear: write method.diffusion.schedule=sqrt_linear"
     )
 
 
@@ -299,7 +299,7 @@ def test_a_run_from_before_these_keys_has_the_defaults(make: Make) -> None:
         today.model,
         today.dataset,
     )
-    assert loaded.task.scales["smoke"].pretrain == today.task.scales["smoke"].pretrain
+    assert loaded.task.budgets["smoke"].pretrain == today.task.budgets["smoke"].pretrain
 
 
 @pytest.mark.parametrize(
@@ -312,18 +312,18 @@ def test_a_run_from_before_these_keys_has_the_defaults(make: Make) -> None:
             ["train.schedule=multistep", "train.milestones=[0.5,0.7]"],
         ),
         (
-            ["scale=paper", "train.schedule=cosine"],
+            ["budget=paper", "train.schedule=cosine"],
             "write train.milestones=[] too",
-            ["scale=paper", "train.schedule=cosine", "train.milestones=[]"],
+            ["budget=paper", "train.schedule=cosine", "train.milestones=[]"],
         ),
         (["train.schedule=multistep", "train.milestones=[0.7,0.5]"], "must rise within [train.warmup=0.05, 1)", None),
         (["train.schedule=multistep", "train.milestones=[0.5,0.5]"], "must rise", None),
         (["train.schedule=multistep", "train.milestones=[500000]"], "as fractions of train.steps=800", None),
         (["train.schedule=multistep", "train.milestones=[0.5,1.0]"], "must rise", None),
         (["train.schedule=multistep", "train.milestones=[-0.5]"], "must rise", None),
-        (["scale=paper", "train.gamma=0"], "train.gamma=0.0 must be above 0", None),
-        (["scale=paper", "train.gamma=2"], "write 1 or less", ["scale=paper", "train.gamma=1"]),
-        (["stage.diffusion.schedule=cosine"], "choose one of linear, sqrt_linear", None),
+        (["budget=paper", "train.gamma=0"], "train.gamma=0.0 must be above 0", None),
+        (["budget=paper", "train.gamma=2"], "write 1 or less", ["budget=paper", "train.gamma=1"]),
+        (["method.diffusion.schedule=cosine"], "choose one of linear, sqrt_linear", None),
         (["train.head_lr=10"], "belongs to labels and depth: write train.head_lr=1", ["train.head_lr=1"]),
         (["task=segmentation", "train.head_lr=0"], "train.head_lr=0.0 must be above 0", None),
         (["train.clip=-1"], "train.clip=-1.0 must be above 0", ["train.clip=null"]),
@@ -336,11 +336,11 @@ def test_a_run_from_before_these_keys_has_the_defaults(make: Make) -> None:
         ),
         (["task=segmentation", "model=segment_s", "model.network.encoder.drop_path=x"], "is a probability", None),
         (
-            ["task=segmentation", "scale=paper", "task.scenes.input_scale=0.5"],
+            ["task=segmentation", "budget=paper", "task.scenes.input_scale=0.5"],
             "write task.scenes.input_scale=1 or task.scenes.short_side=null task.scenes.long_side=null",
             [
                 "task=segmentation",
-                "scale=paper",
+                "budget=paper",
                 "task.scenes.input_scale=0.5",
                 "task.scenes.short_side=null",
                 "task.scenes.long_side=null",
@@ -375,7 +375,7 @@ def test_what_cannot_be_is_refused_and_the_advice_works(
 
 
 def test_stage_1_has_a_single_group_unless_asked(make: Make) -> None:
-    stage = PretrainStage(make("s1"), None)
+    stage = DiffI2IS1(make("s1"), None)
     configured: Any = stage.configure_optimizers()
     (group,) = configured[0]["optimizer"].param_groups
     assert [id(p) for p in group["params"]] == [id(p) for p in stage.parameters()]

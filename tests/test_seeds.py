@@ -11,7 +11,7 @@ from diffi2i.build import build_data
 from diffi2i.callbacks.scores import input_hash
 from diffi2i.data.dataset import Draw
 from diffi2i.schema import Config, StageConfig
-from diffi2i.stages.joint import JointStage
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests.conftest import Make
 from tests.test_resume import record
 
@@ -90,10 +90,10 @@ def test_the_noise_of_inference_follows_the_evaluations_seed(make: Make) -> None
     def prior(*overrides: str) -> torch.Tensor:
         config = make("x", *overrides)
         config.stage = StageConfig(name="joint")
-        config.stage.diffusion.prediction, config.stage.diffusion.variance_noise = "eps", True
+        config.method.diffusion.prediction, config.method.sampler.variance_noise = "eps", True
         torch.manual_seed(0)
-        stage = JointStage(config, None).eval()
-        return stage.prior({"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]})
+        stage = DiffI2IS2(config, None).eval()
+        return method.prior({"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]})
 
     assert torch.equal(prior("seed=0"), prior("seed=1"))
     assert not torch.equal(prior(), prior("task.protocol.seed=1"))

@@ -12,8 +12,8 @@ from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 from diffi2i.schema import Config, StageConfig, TrainConfig
 from diffi2i.stages.common import noise_for, rate_factor, step_generator, with_known_pixels
-from diffi2i.stages.joint import JointStage
-from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -40,14 +40,14 @@ def joint_config(make: Make, **stage: Any) -> Config:
     return config
 
 
-def joint_stage(make: Make, **stage: Any) -> tuple[JointStage, PretrainStage]:
+def joint_stage(make: Make, **stage: Any) -> tuple[DiffI2IS2, DiffI2IS1]:
     torch.manual_seed(0)
     config = joint_config(make, **stage)
-    pretrained = PretrainStage(config, None, loss())
-    return JointStage(config, pretrained, loss()), pretrained
+    pretrained = DiffI2IS1(config, None, loss())
+    return DiffI2IS2(config, pretrained, loss()), pretrained
 
 
-def backward(stage: PretrainStage | JointStage, batch: dict[str, Any], steps: int) -> None:
+def backward(stage: DiffI2IS1 | DiffI2IS2, batch: dict[str, Any], steps: int) -> None:
     """Leaves the gradients of a step that comes after so many, in which what starts at zero has moved.
 
     Zeros lie one behind the other: in stage 2 the denoiser's last layer, then a second convolution of each block.
@@ -70,7 +70,7 @@ def snapshot(module: torch.nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("task", ["sisr", "inpainting"])
 def test_every_weight_of_stage_1_gets_a_gradient(make: Make, task: str) -> None:
-    stage = PretrainStage(make("s1", f"task={task}"), None, loss())
+    stage = DiffI2IS1(make("s1", f"task={task}"), None, loss())
     backward(stage, random_batch(stage.config), 1)
     assert without_gradient(stage) == []
 
@@ -122,7 +122,7 @@ def test_cpen_s1_is_in_no_optimiser_group_and_does_not_change(make: Make) -> Non
 @pytest.mark.parametrize("name", ["pretrain", "joint"])
 def test_a_small_model_overfits_one_batch(make: Make, name: str) -> None:
     torch.manual_seed(0)
-    stage = PretrainStage(make("s1", "task=inpainting"), None, loss()) if name == "pretrain" else joint_stage(make)[0]
+    stage = DiffI2IS1(make("s1", "task=inpainting"), None, loss()) if name == "pretrain" else joint_stage(make)[0]
     batch = random_batch(stage.config, size=16)
     # Smooth targets: noise cannot be predicted from its neighbours, only remembered.
     batch["target"] = torch.nn.functional.interpolate(batch["target"][..., :2, :2], size=16, mode="bilinear")
@@ -194,7 +194,7 @@ def test_known_pixels_are_kept_bit_for_bit(make: Make) -> None:
 
 def test_exchanging_the_prior_matters_only_where_it_is_used(make: Make) -> None:
     torch.manual_seed(0)
-    stage = PretrainStage(make("s1")).eval()
+    stage = DiffI2IS1(make("s1")).eval()
     batch, other = random_batch(stage.config), random_batch(stage.config)
     other["target"] = 1 - other["target"]
     batch["other"] = other
@@ -212,19 +212,19 @@ def test_the_prior_of_stage_2_does_not_see_the_ground_truth(make: Make) -> None:
     stage, _ = joint_stage(make)
     batch = random_batch(stage.config)
     with torch.no_grad():
-        z = stage.prior(batch)
-        assert torch.equal(z, stage.prior(batch | {"target": torch.zeros_like(batch["target"])}))
+        z = method.prior(batch)
+        assert torch.equal(z, method.prior(batch | {"target": torch.zeros_like(batch["target"])}))
 
 
 def test_no_weight_starts_with_a_gradient_that_adam_cannot_see(make: Make) -> None:
     """Adam divides by the gradient's size plus 1e-8: far below that a weight does not move."""
     torch.manual_seed(0)
-    stage = PretrainStage(make("s1", "task=inpainting", "model=tiny_deep"), None, loss())
+    stage = DiffI2IS1(make("s1", "task=inpainting", "model=tiny_deep"), None, loss())
     batch = random_batch(stage.config, images=4)
     weights = {name: weight for name, weight in stage.named_parameters() if weight.ndim > 1}
     optimizer = torch.optim.Adam(stage.parameters(), lr=1e-4)
     for _ in range(2):  # in the first step, what lies before the blocks' zeros has none
-        error = stage.restore(batch, stage.prior(batch)).sub(batch["target"]).square().mean()
+        error = stage.restore(batch, method.prior(batch)).sub(batch["target"]).square().mean()
         optimizer.zero_grad()
         error.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad.clone() for weight in weights.values() if weight.grad is not None]
@@ -235,11 +235,11 @@ def test_no_weight_starts_with_a_gradient_that_adam_cannot_see(make: Make) -> No
 
 def test_z_differs_between_images_from_the_start(make: Make) -> None:
     torch.manual_seed(0)
-    stage = PretrainStage(make("s1", "task=inpainting"), None, loss())
+    stage = DiffI2IS1(make("s1", "task=inpainting"), None, loss())
     batch = random_batch(stage.config, images=6)
     batch["target"] = batch["target"] * torch.linspace(0.2, 1, 6)[:, None, None, None]
     with torch.no_grad():
-        z = stage.prior(batch)
+        z = method.prior(batch)
     assert z.std(0).mean() > 0.1 * z.abs().mean()
 
 
@@ -286,12 +286,12 @@ def test_labels_and_depth_train_every_weight(make: Make, task: str) -> None:
     torch.manual_seed(0)
     config = make("dense", f"task={task}")
     task_loss = instantiate(config.task.losses[config.train.loss])
-    stage = PretrainStage(config, None, task_loss)
+    stage = DiffI2IS1(config, None, task_loss)
     batch = dense_batch(config, size=256)  # attention over a single position teaches nothing
     backward(stage, batch, 1)
     assert without_gradient(stage) == []
     config.stage = StageConfig(name="joint")
-    joint = JointStage(config, stage, task_loss)
+    joint = DiffI2IS2(config, stage, task_loss)
     backward(joint, batch, 2)
     assert without_gradient(joint) == []
     assert all(p.grad is None for p in joint.cpen_s1.parameters())
@@ -311,13 +311,13 @@ def dense_batch(config: Config, size: int = 64) -> dict[str, Any]:
 def test_averaging_over_flips_and_sizes_is_the_mean_of_the_views(make: Make, task: str) -> None:
     torch.manual_seed(0)
     config = make("dense", f"task={task}")
-    stage = PretrainStage(config).eval()
+    stage = DiffI2IS1(config).eval()
     batch = dense_batch(config, size=48)
-    assert torch.equal(stage.validation_step(batch)["output"], stage.restore(batch, stage.prior(batch)))
+    assert torch.equal(stage.validation_step(batch)["output"], stage.restore(batch, method.prior(batch)))
 
     def seen(image: Tensor, target: Tensor) -> Tensor:
         view = batch | {"input": image, "target": target}
-        return stage.restore(view, stage.prior(view))
+        return stage.restore(view, method.prior(view))
 
     def as_mean(output: Tensor) -> Tensor:
         return output.softmax(1) if config.task.kind == "labels" else output

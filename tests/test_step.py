@@ -15,7 +15,7 @@ from diffi2i import train
 from diffi2i.config import check
 from diffi2i.errors import UserError
 from diffi2i.stages.common import rate_factor
-from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -46,9 +46,9 @@ def discriminator(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("task", ["sisr", "inpainting"])
 def test_both_networks_move_and_only_the_generators_steps_are_counted(make: Make, task: str, monkeypatch: Any) -> None:
     before: dict[str, torch.Tensor] = {}
-    start = PretrainStage.configure_optimizers
+    start = DiffI2IS1.configure_optimizers
 
-    def watched(self: PretrainStage) -> Any:
+    def watched(self: DiffI2IS1) -> Any:
         before.update({key: value.clone() for key, value in self.state_dict().items()})
         both = start(self)
         ours, theirs = ({id(p) for g in one["optimizer"].param_groups for p in g["params"]} for one in both)
@@ -58,7 +58,7 @@ def test_both_networks_move_and_only_the_generators_steps_are_counted(make: Make
         assert all(named[key].startswith("task_loss.adversary.discriminator") for key in theirs)
         return both
 
-    monkeypatch.setattr(PretrainStage, "configure_optimizers", watched)
+    monkeypatch.setattr(DiffI2IS1, "configure_optimizers", watched)
     run_dir = train.train(make("run", *gan(task)))
     last = checkpoint(run_dir)
     assert last["global_step"] == 4
@@ -74,13 +74,13 @@ def test_both_networks_move_and_only_the_generators_steps_are_counted(make: Make
 
 def test_the_discriminator_rests_until_it_joins(make: Make, monkeypatch: Any) -> None:
     states = []
-    start = PretrainStage.on_train_batch_start
+    start = DiffI2IS1.on_train_batch_start
 
-    def watched(self: PretrainStage, batch: Any, batch_idx: int) -> Any:
+    def watched(self: DiffI2IS1, batch: Any, batch_idx: int) -> Any:
         states.append({key: value.clone() for key, value in discriminator(self.state_dict()).items()})
         return start(self, batch, batch_idx)
 
-    monkeypatch.setattr(PretrainStage, "on_train_batch_start", watched)
+    monkeypatch.setattr(DiffI2IS1, "on_train_batch_start", watched)
     run_dir = train.train(make("run", *gan("sisr"), "train.adversarial_from=0.5"))
     last = checkpoint(run_dir)
     assert all(entry["step"] == 2 for entry in last["optimizer_states"][1]["state"].values())
@@ -142,13 +142,13 @@ def test_accumulated_batches_equal_one_batch(make: Make, task: str, clip: str) -
 
 def test_saved_weights_are_the_averaged_ones(make: Make, monkeypatch: Any) -> None:
     path: list[dict[str, torch.Tensor]] = []
-    original = PretrainStage.step_both
+    original = DiffI2IS1.step_both
 
     def recorded(self: Any, adversarial: bool) -> None:
         original(self, adversarial)
         path.append({key: value.detach().clone() for key, value in self.state_dict().items()})
 
-    monkeypatch.setattr(PretrainStage, "step_both", recorded)
+    monkeypatch.setattr(DiffI2IS1, "step_both", recorded)
     run_dir = train.train(make("averaged", *gan("sisr"), "train.ema_decay=0.7", "trainer.device_batch=1"))
     assert len(path) == 4
     average = path[0]
@@ -178,7 +178,7 @@ class InterruptedRunError(Exception):
 def test_interrupted_and_resumed_equals_uninterrupted(make: Make, monkeypatch: Any, task: str, joins: float) -> None:
     settings = (*gan(task), "train.steps=6", f"train.adversarial_from={joins}", "trainer.device_batch=1")
     whole = train.train(make("whole", *settings))
-    step = PretrainStage.training_step
+    step = DiffI2IS1.training_step
 
     def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
         if self.global_step == 3:
@@ -187,7 +187,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, monkeypatch: A
 
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        patch.setattr(PretrainStage, "training_step", interrupted)
+        patch.setattr(DiffI2IS1, "training_step", interrupted)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     assert checkpoint(config.run_dir)["global_step"] == 2
@@ -207,8 +207,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, monkeypatch: A
 
 def test_stage_2_goes_on_from_stage_2_under_another_loss(make: Make) -> None:
     stage1 = train.train(make("s1"))
-    stage2 = train.train(make("s2", "stage=joint", f"stage.init={stage1}"))
-    further = make("s2-gan", *gan("sisr"), "stage=joint", f"stage.init={stage2}", "trainer.precision=bf16")
+    stage2 = train.train(make("s2", "method=diffi2i_s2", f"method.init={stage1}"))
+    further = make("s2-gan", *gan("sisr"), "method=diffi2i_s2", f"method.init={stage2}", "trainer.precision=bf16")
     weights = load_file(train.train(further) / "weights.safetensors")
     before = load_file(stage2 / "weights.safetensors")
     assert weights.keys() == before.keys()
@@ -246,7 +246,7 @@ def test_two_processes_train_as_one_does(make: Make, tmp_path: Path) -> None:
 
 def test_prior_only_is_refused_with_a_discriminator(make: Make) -> None:
     config = make("run", *gan("sisr"))
-    config.stage.prior_only = 0.5
+    config.method.prior_only = 0.5
     with pytest.raises(UserError, match="cannot be joined with the discriminator"):
         check(config)
 

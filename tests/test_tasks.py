@@ -17,8 +17,8 @@ from diffi2i import cli
 from diffi2i.build import build_data
 from diffi2i.config import conf_dir, read_run_config
 from diffi2i.predict import save
-from diffi2i.runs import load_stage, save_weights
-from diffi2i.stages.joint import JointStage
+from diffi2i.runs import load_method, save_weights
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.weights import cache_dir
 from tests.conftest import small
 
@@ -44,8 +44,8 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if task not in trained:
             folder = tmp_path_factory.mktemp(task)
             settings = [*small(task, images), "train.steps=2", *MORE.get(task, ())]
-            cli.main(["train", *settings, "stage=pretrain", f"run_dir={folder / 's1'}"])
-            cli.main(["train", *settings, "stage=joint", f"stage.init={folder / 's1'}", f"run_dir={folder / 's2'}"])
+            cli.main(["train", *settings, "method=diffi2i_s1", f"run_dir={folder / 's1'}"])
+            cli.main(["train", *settings, "method=diffi2i_s2", f"method.init={folder / 's1'}", f"run_dir={folder / 's2'}"])
             trained[task] = folder / "s1", folder / "s2"
         return trained[task]
 
@@ -57,8 +57,8 @@ def telling(runs: Runs, tmp_path: Path) -> Path:
     """Stage 2 of segmentation, made to tell classes apart, which two steps do not teach it."""
     run_dir = tmp_path / "telling"
     shutil.copytree(runs("segmentation")[1], run_dir)
-    stage = load_stage(run_dir)
-    assert isinstance(stage, JointStage)
+    stage = load_method(run_dir)
+    assert isinstance(stage, DiffI2IS2)
     data = build_data(stage.config)
     data.setup("validate")
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def telling(runs: Runs, tmp_path: Path) -> Path:
             module.momentum = 1.0
     with torch.no_grad():
         batch = default_collate([data.val_set[i] for i in range(3)])
-        stage.train().restore(batch, stage.prior(batch))
+        stage.train().restore(batch, method.prior(batch))
         stage.state_dict()["model.di2iformer.head.3.weight"].normal_()
     save_weights(stage, run_dir / "weights.safetensors")
     cli.main(["eval", f"run={run_dir}", *CPU, f"output={run_dir}"])
@@ -197,13 +197,13 @@ def test_predict_and_eval_show_the_network_the_runs_short_side(telling: Path, tm
     saved.task.scenes.short_side, saved.task.scenes.long_side = 24, 60
     OmegaConf.save(saved, run_dir / "config.yaml")
     seen = []
-    restore = JointStage.restore
+    restore = DiffI2IS2.restore
 
-    def watched(self: JointStage, batch: Any, z: torch.Tensor) -> torch.Tensor:
+    def watched(self: DiffI2IS2, batch: Any, z: torch.Tensor) -> torch.Tensor:
         seen.append(tuple(batch["input"].shape[-2:]))
         return restore(self, batch, z)
 
-    monkeypatch.setattr(JointStage, "restore", watched)
+    monkeypatch.setattr(DiffI2IS2, "restore", watched)
     sizes = odd_photos(tmp_path / "in")
     cli.main(["predict", f"run={run_dir}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *CPU])
     assert set(seen) == {(24, 39), (2, 60), (35, 24)}
@@ -224,9 +224,9 @@ def test_saved_maps_have_the_photos_size(kind: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(not (cache_dir() / "lpips_vgg_trunk.safetensors").is_file(), reason="VGG-16 is not in the cache")
 def test_realsr_goes_on_with_its_adversarial_loss(runs: Runs, images: Path, tmp_path: Path) -> None:
     stage1, stage2 = runs("realsr")
-    settings = [*small("realsr", images), "train.steps=2", "stage=joint", "train.loss=real_esrgan_vgg16"]
+    settings = [*small("realsr", images), "train.steps=2", "method=diffi2i_s2", "train.loss=real_esrgan_vgg16"]
     for name, init in (("from-1", stage1), ("from-2", stage2)):
-        cli.main(["train", *settings, f"stage.init={init}", f"run_dir={tmp_path / name}"])
+        cli.main(["train", *settings, f"method.init={init}", f"run_dir={tmp_path / name}"])
         record = result(tmp_path / name)
         assert (record["loss"], record["steps"]) == ("real_esrgan_vgg16", 2)
         assert record["parameters"] == result(stage2)["parameters"], "the discriminator was counted"

@@ -17,8 +17,8 @@ from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
 from diffi2i.predict import predict
 from diffi2i.schema import Config, EvalConfig, PredictConfig, TrainerConfig
-from diffi2i.stages.joint import JointStage
-from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -50,9 +50,9 @@ class InterruptedRunError(Exception):
 
 @pytest.mark.parametrize("name", ["pretrain", "joint"])
 def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, name: str) -> None:
-    extra = [] if name == "pretrain" else ["stage=joint", f"stage.init={stage1}"]
+    extra = [] if name == "pretrain" else ["method=diffi2i_s2", f"method.init={stage1}"]
     whole = train.train(make("whole", *extra, "train.steps=6"))
-    kind: Any = PretrainStage if name == "pretrain" else JointStage
+    kind: Any = DiffI2IS1 if name == "pretrain" else DiffI2IS2
     step = kind.training_step
 
     def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
@@ -90,7 +90,7 @@ def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
     make: Make, monkeypatch: Any, device_batch: int
 ) -> None:
     seen: list[tuple[int, torch.Size]] = []
-    step = PretrainStage.training_step
+    step = DiffI2IS1.training_step
 
     def watched(self: Any, batch: Any, batch_idx: int) -> Any:
         seen.append((self.global_step, batch["target"].shape))
@@ -99,7 +99,7 @@ def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
     phases = "train.phases=[{step: 3, patch: 40, batch: 4}, {step: 7, patch: 24, batch: 2}]"
     settings = (phases, "train.steps=8", f"trainer.device_batch={device_batch}")
     with monkeypatch.context() as patch:
-        patch.setattr(PretrainStage, "training_step", watched)
+        patch.setattr(DiffI2IS1, "training_step", watched)
         whole = train.train(make("whole", *settings))
     parts = 2 // device_batch
     shapes = {**dict.fromkeys(range(3), (2, 32)), **dict.fromkeys(range(3, 7), (4, 40)), 7: (2, 24)}
@@ -108,7 +108,7 @@ def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
 
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(5, PretrainStage, patch)
+        interrupt_at(5, DiffI2IS1, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
@@ -124,7 +124,7 @@ def test_the_other_tasks_resume_bit_for_bit_too(make: Make, task: str, monkeypat
     whole = train.train(make("whole", *settings))
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(3, PretrainStage, patch)
+        interrupt_at(3, DiffI2IS1, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)
@@ -183,7 +183,7 @@ def test_the_record_is_complete_and_agrees_with_the_saved_images(make: Make, sta
 def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, name: str) -> None:
     run_dir = stage1
     if name == "joint":
-        run_dir = train.train(make("stage2", "stage=joint", f"stage.init={stage1}"))
+        run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
     output = evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU))
     assert result(output)["metrics"] == result(run_dir)["metrics"]
     assert result(output)["baseline"] == result(run_dir)["baseline"]
@@ -240,7 +240,7 @@ def test_tlc_windows_follow_the_training_crops() -> None:
         return evaluation.tlc_window(config.load(Config, "train", overrides))
 
     assert window("task=deblur", "train.patch=256") == 384
-    assert window("task=deblur", "scale=paper") == 384  # of crops that grow to 384, as Restormer's
+    assert window("task=deblur", "budget=paper") == 384  # of crops that grow to 384, as Restormer's
     assert window("task=sisr", "train.patch=256") == 96
 
 
@@ -252,15 +252,15 @@ def test_batch_normalisation_of_a_single_value_is_explained(make: Make) -> None:
 def test_an_output_far_out_of_range_is_scored_as_it_would_be_saved(
     stage1: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    restore = PretrainStage.restore
-    monkeypatch.setattr(PretrainStage, "restore", lambda self, batch, z: 100 * restore(self, batch, z) - 10)
+    restore = DiffI2IS1.restore
+    monkeypatch.setattr(DiffI2IS1, "restore", lambda self, batch, z: 100 * restore(self, batch, z) - 10)
     far = result(evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, output=str(tmp_path / "far"))))
     assert far["n_images"]["psnr"] == 2
     assert 0 < far["metrics"]["psnr"] < result(stage1)["metrics"]["psnr"]
 
 
 def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path: Path) -> None:
-    run_dir = train.train(make("stage2", "stage=joint", f"stage.init={stage1}"))
+    run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
     spaced = EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[2, 4], output=str(tmp_path / "spaced"))
     assert result(evaluation.evaluate(spaced))["metrics"]["psnr"] != result(run_dir)["metrics"]["psnr"]
     with pytest.raises(UserError, match="timesteps"):
@@ -302,13 +302,13 @@ def test_bf16_is_one_switch(make: Make, stage1: Path, autocast_losses: list[torc
 
 def test_saved_weights_are_the_averaged_ones(make: Make, monkeypatch: Any) -> None:
     path: list[dict[str, torch.Tensor]] = []
-    original = PretrainStage.optimizer_step
+    original = DiffI2IS1.optimizer_step
 
     def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         path.append({key: value.detach().clone() for key, value in self.state_dict().items()})
 
-    monkeypatch.setattr(PretrainStage, "optimizer_step", recorded)
+    monkeypatch.setattr(DiffI2IS1, "optimizer_step", recorded)
     run_dir = train.train(make("averaged", "train.ema_decay=0.7"))
     average = path[0]
     for state in path[1:]:
@@ -323,7 +323,7 @@ def test_weights_of_another_model_are_refused(make: Make, stage1: Path) -> None:
     state["di2iformer.embed.weight"] = torch.zeros(5, 3, 3, 3)
     save_file(state, stage1 / "weights.safetensors")
     with pytest.raises(UserError, match="does not hold the model"):
-        runs.load_stage(stage1)
+        runs.load_method(stage1)
 
 
 def test_a_full_disk_loses_nothing(make: Make, monkeypatch: Any) -> None:
@@ -350,7 +350,7 @@ def odd_images(folder: Path) -> None:
 
 
 def test_predict_restores_odd_images_and_names_the_broken_one(make: Make, stage1: Path, tmp_path: Path) -> None:
-    run_dir = train.train(make("stage2", "stage=joint", f"stage.init={stage1}"))
+    run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
     odd_images(tmp_path / "in")
     (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     config = PredictConfig(run=str(run_dir), input=str(tmp_path / "in"), output=str(tmp_path / "out"), trainer=CPU)
@@ -366,7 +366,7 @@ def test_predict_restores_odd_images_and_names_the_broken_one(make: Make, stage1
 
 def test_predict_fills_holes_and_keeps_the_rest(make: Make, tmp_path: Path) -> None:
     first = train.train(make("i1", "task=inpainting"))
-    run_dir = train.train(make("i2", "task=inpainting", "stage=joint", f"stage.init={first}"))
+    run_dir = train.train(make("i2", "task=inpainting", "method=diffi2i_s2", f"method.init={first}"))
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     mask = np.zeros((20, 30), np.uint8)
     mask[5:15, 5:20] = 255

@@ -35,21 +35,21 @@ def test_paper_scale_trains_on_lamas_training_masks_and_scores_on_its_test_masks
     found = experiment.load(name)
     row = next(row for row in found.rows if row.name == EXPERIMENTS[name])
     overrides = [*found.overrides, *(row.overrides or [])]
-    trained, scored = degradations(config.draft(Config, "train", [*overrides, "scale=paper"]))
+    trained, scored = degradations(config.draft(Config, "train", [*overrides, "budget=paper"]))
     assert box_weights(trained) == [(1.0, 1.0)]
     assert box_weights(scored) == [(0.3, 0.5)]  # wide
-    trained, scored = degradations(config.draft(Config, "train", [*overrides, "scale=demo"]))
+    trained, scored = degradations(config.draft(Config, "train", [*overrides, "budget=demo"]))
     assert trained is scored
 
 
 def test_paper_scale_scores_wide_and_narrow_masks_by_default() -> None:
-    trained, scored = degradations(config.draft(Config, "train", ["task=inpainting", "scale=paper"]))
+    trained, scored = degradations(config.draft(Config, "train", ["task=inpainting", "budget=paper"]))
     assert box_weights(trained) == [(1.0, 1.0)]
     assert box_weights(scored) == [(0.3, 0.5), (0.0, 0.5)]
 
 
 def test_training_masks_are_in_the_training_samples_alone(images: Path) -> None:
-    plain = ["task=inpainting", "scale=smoke", "dataset=folder", f"root={images}"]
+    plain = ["task=inpainting", "budget=smoke", "dataset=folder", f"root={images}"]
     draws = [Draw(step, 0, 32) for step in range(40)]
 
     def masks(*overrides: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,9 +65,9 @@ def test_training_masks_are_in_the_training_samples_alone(images: Path) -> None:
     torch.testing.assert_close(scored, as_before)
 
 
-@pytest.mark.parametrize("override", ["train.degrade=null", "task.scales.paper.train_degrade=null"])
+@pytest.mark.parametrize("override", ["train.degrade=null", "task.budgets.paper.train_degrade=null"])
 def test_training_masks_can_be_left_out(override: str) -> None:
-    trained, scored = degradations(config.draft(Config, "train", ["task=inpainting", "scale=paper", override]))
+    trained, scored = degradations(config.draft(Config, "train", ["task=inpainting", "budget=paper", override]))
     assert trained is scored
 
 
@@ -79,18 +79,18 @@ def test_both_degradations_have_one_scale() -> None:
 
 def test_one_training_mask_of_its_own() -> None:
     one = "train.degrade.mask={_target_: diffi2i.data.masks.narrow}"
-    trained, _ = degradations(config.draft(Config, "train", ["task=inpainting", "scale=paper", one]))
+    trained, _ = degradations(config.draft(Config, "train", ["task=inpainting", "budget=paper", one]))
     assert box_weights(trained) == [(0.0, 0.5)]
     assert trained.masks[0].strokes == narrow().strokes
 
 
 def test_paper_scale_is_optimised_as_lama_is() -> None:
     for stage in ("pretrain", "joint"):
-        settings = config.draft(Config, "train", ["task=inpainting", "scale=paper", f"stage={stage}"])
+        settings = config.draft(Config, "train", ["task=inpainting", "budget=paper", f"stage={stage}"])
         budget = settings.train
         assert (budget.schedule, budget.warmup, budget.lr, budget.ema_decay, budget.clip) == ("constant", 0, 2e-4, 0, 1)
         assert settings.task.optimizer["betas"] == [0.9, 0.999]
-    small = config.draft(Config, "train", ["task=inpainting", "scale=reduced"])
+    small = config.draft(Config, "train", ["task=inpainting", "budget=reduced"])
     assert (small.train.schedule, small.train.warmup, small.train.ema_decay) == ("cosine", 0.05, 0.999)
     assert small.task.optimizer["betas"] == [0.9, 0.99]
 

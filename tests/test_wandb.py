@@ -21,7 +21,7 @@ from diffi2i.config import load
 from diffi2i.errors import UserError
 from diffi2i.results import git_commit
 from diffi2i.schema import Config
-from diffi2i.stages.pretrain import PretrainStage
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from tests import wandb_files
 from tests.conftest import Make, small
 
@@ -67,7 +67,7 @@ def stages(images: Path, tmp_path_factory: Any) -> dict[str, Path]:
             patch.delenv(name)
         patch.setenv("NETRC", str(folder / "netrc"))
         stage1 = run("stage1", "logger=wandb", "logger.panels=[image09]")
-        joint = ("stage=joint", f"stage.init={stage1}", "logger.group=table7", "logger.job_type=v3")
+        joint = ("method=diffi2i_s2", f"method.init={stage1}", "logger.group=table7", "logger.job_type=v3")
         return {"stage1": stage1, "stage2": run("stage2", "logger=wandb", *joint), "plain": run("plain")}
 
 
@@ -130,7 +130,7 @@ def test_a_picture_shows_input_outputs_target_and_error(stages: dict[str, Path],
 
 def test_stage_1_is_shown_only_for_the_very_same_image(stages: dict[str, Path], make: Make) -> None:
     target = Image.open(stages["stage1"] / "images" / "image09_target.png")
-    config = make("s2", "stage=joint", f"stage.init={stages['stage1']}", "logger=wandb")
+    config = make("s2", "method=diffi2i_s2", f"method.init={stages['stage1']}", "logger=wandb")
     shown = Showcase(config, ValidationScores(config.task, "folder"))
     before = shown.stage1_output("image09", target)
     assert before is not None
@@ -172,7 +172,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_steps(make: Make, monkeypatch: A
         pass
 
     config = make("broken", "train.steps=6", "logger=wandb", "logger.panels=0")
-    run_dir, step = Path(str(config.run_dir)), PretrainStage.training_step
+    run_dir, step = Path(str(config.run_dir)), DiffI2IS1.training_step
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         if self.global_step == 3:
@@ -180,7 +180,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_steps(make: Make, monkeypatch: A
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PretrainStage, "training_step", interrupted)
+        patch.setattr(DiffI2IS1, "training_step", interrupted)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffi2i.models.diffi2i import build_diffi2i
+from diffi2i.methods.batch import Batch
+from diffi2i.methods.build import build_method
 from diffi2i.runtime import autocast_of, device_of
-from diffi2i.schema import BenchConfig
+from diffi2i.schema import BenchConfig, TaskConfig
 
 
 def parameters(*modules: nn.Module) -> int:
@@ -53,20 +54,30 @@ def peak_memory_mb() -> float:
 
 
 def bench(config: BenchConfig) -> None:
-    """`diffi2i bench`: prints the size and speed of the inference network (CPEN_S2, denoiser, DI2Iformer)."""
+    """`diffi2i bench`: prints the size and speed of a method's prediction, with untrained weights."""
     device, task = device_of(config.trainer), config.task
-    network = build_diffi2i(task, config.model, config.stage.diffusion, config.stage.prior != "none")
-    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    method = build_method(config).to(device).eval()
     side = config.size // task.scale
-    image = torch.rand(1, task.in_channels, side, side, device=device).to(memory_format=torch.channels_last)
-    z_T = torch.randn(1, 4 * config.model.cpen.channels, device=device)
-    parts = {"CPEN_S2": network.cpen_s2, "denoiser": network.denoiser, "DI2Iformer": network.di2iformer}
+    image, target = torch.rand(1, 3, side, side, device=device), random_target(task, config.size).to(device)
+    batch: Batch = {"name": ["random"], "input": image, "target": target}
+    if task.in_channels == 4:
+        batch["mask"] = torch.ones_like(image[:, :1])
+
+    def predict() -> Tensor:
+        return method.predict(batch, method.noise(batch))
+
     print(f"task={task.name} model={config.model.name}, input {side}x{side}, output {config.size}x{config.size}")
-    for name, part in parts.items():
-        if part is not None:
-            print(f"  {name:12}{parameters(part) / 1e6:9.3f} M parameters")
-    print(f"  {'in all':12}{parameters(network) / 1e6:9.3f} M parameters")
-    print(f"  {multiply_accumulates(lambda: network(image, z_T)) / 1e9:.3f} G multiply-accumulates")
+    for name, part in method.parts().items():
+        print(f"  {name:12}{parameters(part) / 1e6:9.3f} M parameters")
+    print(f"  {'in all':12}{parameters(*method.parts().values()) / 1e6:9.3f} M parameters")
+    print(f"  {multiply_accumulates(predict) / 1e9:.3f} G multiply-accumulates")
     with autocast_of(config.trainer):
-        seconds = latency(lambda: network(image, z_T), config.repeats)
+        seconds = latency(predict, config.repeats)
     print(f"  {seconds * 1e3:.1f} ms on {device} (median of {config.repeats}), peak {peak_memory_mb():.0f} MiB")
+
+
+def random_target(task: TaskConfig, size: int) -> Tensor:
+    """A ground truth of the task's kind, which some methods see."""
+    if task.kind == "labels":
+        return torch.randint(task.classes or 1, (1, size, size))
+    return torch.rand(1, 1 if task.kind == "depth" else 3, size, size)

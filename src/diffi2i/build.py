@@ -99,7 +99,7 @@ def scene_samples(config: Config) -> dict[str, Any]:
             TrainScenes,
             target=target,
             seed=config.seed,
-            scales=scenes.scales,
+            zoom=scenes.zoom,
             aspect=scenes.aspect,
             jitter=scenes.jitter,
             rotate=scenes.rotate,

@@ -12,19 +12,19 @@ USAGE = f"""DiffI2I {__version__}: efficient diffusion for image-to-image transl
 
 usage: diffi2i <command> [key=value ...]
 
-  train     train one stage:      diffi2i train task=sisr stage=pretrain run_dir=runs/s1
-                                  diffi2i train task=sisr stage=joint stage.init=runs/s1 run_dir=runs/s2
-            sweep:                diffi2i train -m seed=0,1,2 stage=pretrain hydra/launcher=joblib
+  train     train a method:       diffi2i train task=sisr method=diffi2i_s1 run_dir=runs/s1
+                                  diffi2i train task=sisr method=diffi2i_s2 method.init=runs/s1 run_dir=runs/s2
+            sweep:                diffi2i train -m seed=0,1,2 method=diffi2i_s1 hydra/launcher=joblib
             a table's rows:       diffi2i train -m experiment=table7 variant=v1,v3 seed=0,1
   eval      score a run:          diffi2i eval run=runs/s2 dataset=folder root=<folder>
   predict   restore images:       diffi2i predict run=runs/s2 input=<image or folder> output=<folder>
   bench     size and speed:       diffi2i bench task=inpainting model=base
   data      check a dataset:      diffi2i data check dataset=gopro root=<folder>
   table     runs side by side:    diffi2i table runs/s1 runs/s2
-            the paper's tables:   diffi2i table table7 figure6 scale=demo seeds=3 [--dry-run]
+            the paper's tables:   diffi2i table table7 figure6 budget=demo seeds=3 [--dry-run]
   score     score two folders:    diffi2i score task=sisr pred=<folder> target=<folder> output=<file>.json
   compare   image by image:       diffi2i compare runs/s1 runs/s2
-  report    all tables as HTML:   diffi2i report scale=demo output=outputs/report.html
+  report    all tables as HTML:   diffi2i report budget=demo output=outputs/report.html
   dashboard W&B views, a report:  diffi2i dashboard project=diffi2i entity=<team>
 
 Keys are Hydra overrides: `diffi2i train --cfg job` prints all of them, conf/ documents them.
@@ -159,7 +159,7 @@ def hydra_main(command: str, arguments: list[str]) -> None:
         from diffi2i.tables.plan import row_run
 
         overrides = list(row_run(overrides).overrides)
-    model = config.scale_model(command, overrides, config.composition(command, overrides))
+    model = config.budget_model(command, overrides, config.composition(command, overrides))
     arguments = [*overrides, *model, *flags]
 
     def job(_: object) -> None:

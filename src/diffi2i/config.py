@@ -7,7 +7,6 @@ line that says what to write instead. Nothing heavy is imported here.
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.errors import UserError
@@ -25,7 +24,6 @@ from diffi2i.schema import (
     Config,
     DataConfig,
     DatasetConfig,
-    DiffusionConfig,
     EvalConfig,
     ModelConfig,
     PredictConfig,
@@ -46,12 +44,6 @@ def conf_dir() -> Path:
 T = TypeVar("T")
 
 CHOICES = {
-    "stage.name": ("pretrain", "joint"),
-    "stage.budget": ("pretrain", "joint", "gan"),
-    "stage.prior": ("truth", "zero", "joint", "none", "traditional"),
-    "stage.prior_loss": ("l1", "l2", "kl"),
-    "stage.diffusion.prediction": ("eps", "x0"),
-    "stage.diffusion.schedule": ("linear", "sqrt_linear"),
     "task.kind": ("image", "labels", "depth"),
     "task.fill": ("black", "smooth"),
     "task.protocol.crop": ("eigen",),
@@ -79,7 +71,6 @@ POSITIVE = (
     "trainer.num_nodes",
     "trainer.device_batch",
     "trainer.threads",
-    "stage.diffusion.steps",
     "task.scenes.aspect",
     "task.scenes.input_scale",
     "task.scenes.short_side",
@@ -92,21 +83,34 @@ POSITIVE = (
 def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
     """Composes `conf/<name>.yaml` with Hydra `overrides` into a checked `schema`.
 
+    What a method's own options may be, and which run it may start from, its class checks: `methods.build.check`.
+
     Raises:
         UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
     """
-    config = draft(schema, name, overrides)
-    if isinstance(config, Config) and not isinstance(config, BenchConfig):
-        check_init(config)
-    return config
-
-
-def draft(schema: type[T], name: str, overrides: Sequence[str]) -> T:
-    """As `load`, for a run that is only planned: the stage 1 that it starts from need not be there."""
+    overrides = [quoted_settings(override) for override in overrides]
     composed = composition(name, overrides)
-    if model := scale_model(name, overrides, composed):
+    if model := budget_model(name, overrides, composed):
         composed = composition(name, [*overrides, *model])
     return typed(schema, composed)
+
+
+def quoted_settings(override: str) -> str:
+    """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list."""
+    if not override.startswith("set=[") or not override.endswith("]"):
+        return override
+    entries, depth, quote = [""], 0, ""
+    for letter in override.removeprefix("set=[")[:-1]:
+        if quote or letter in "\"'":
+            quote = "" if letter == quote else quote or letter
+        depth += 0 if quote else (letter in "[{(") - (letter in "]})")
+        if letter == "," and not depth and not quote:
+            entries.append("")
+        else:
+            entries[-1] += letter
+    bare = [entry.strip() for entry in entries if entry.strip()]
+    escaped = [entry if entry[0] in "\"'" else "'" + entry.replace("'", "\\'") + "'" for entry in bare]
+    return f"set=[{','.join(escaped)}]"
 
 
 def composition(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -119,23 +123,22 @@ def composition(name: str, overrides: Sequence[str]) -> DictConfig:
         raise UserError(explain(error, name)) from error
 
 
-def scale_model(name: str, overrides: Sequence[str], composed: DictConfig) -> list[str]:
-    """The override for the model that the task's scale names; empty where the command line names one, or none does."""
+def budget_model(name: str, overrides: Sequence[str], composed: DictConfig) -> list[str]:
+    """The override for the model that the task's budget names; empty where the command line names one, or none does."""
     if name not in ("train", "bench") or any(override.startswith("model=") for override in overrides):
         return []
-    scales: Any = OmegaConf.to_container(composed.task.scales, resolve=False)
-    model = scales.get(composed.scale, {}).get("model")
+    budgets: Any = OmegaConf.to_container(composed.task.budgets, resolve=False)
+    model = budgets.get(composed.budget, {}).get("model")
     return [f"model={model}"] if model else []
 
 
 def typed(schema: type[T], composed: DictConfig) -> T:
     """Turns a composed configuration into a checked `schema`; see `load`."""
-    scale, scales = composed.get("scale"), OmegaConf.select(composed, "task.scales")
-    if scale is not None and scales is not None and scale not in scales:
-        raise UserError(f"scale={scale}: choose one of {', '.join(scales)}")
-    budget = OmegaConf.select(composed, "stage.budget")
-    if scales is not None and budget in ("pretrain", "joint", "gan") and not scales[scale].get(budget):
-        raise UserError(f"stage.budget={budget}: task={composed.task.name} has none at scale={scale}")
+    budget, budgets = composed.get("budget"), OmegaConf.select(composed, "task.budgets")
+    if budget is not None and budgets is not None and budget not in budgets:
+        raise UserError(f"budget={budget}: choose one of {', '.join(budgets)}")
+    if budgets is not None and "method" in composed:
+        check_role(composed.method.role, budgets[budget], composed.task.name, budget)
     try:
         # As a plain container, since a key added with `+` would slip through between typed nodes.
         plain: Any = OmegaConf.to_container(composed, resolve=False)
@@ -150,6 +153,17 @@ def typed(schema: type[T], composed: DictConfig) -> T:
         raise UserError(explain(error, "")) from error
     check(config)
     return config
+
+
+ROLES = ("fresh", "continued", "adversarial")
+
+
+def check_role(role: str, budget: DictConfig, task: str, name: str) -> None:
+    """The budget has the role."""
+    if role not in ROLES:
+        raise UserError(f"method.role={role}: choose one of {', '.join(ROLES)}")
+    if not budget.get(role):
+        raise UserError(f"method.role={role}: task={task} has none at budget={name}")
 
 
 def keep_for_scoring(task: dict[str, Any], dataset: dict[str, Any] | None) -> None:
@@ -209,9 +223,26 @@ def unknown_key(key: str, name: str) -> str:
     if re.match(r"(train\.|task\.)?degrade\.", key):  # its keys are its class's arguments, which no schema knows
         return f"unknown key '{key}': to add it, write a plus sign before it, +{key.removesuffix('._target_')}=..."
     known = known_keys(SCHEMAS.get(name, Config))
+    if key.startswith("method."):
+        options = {path.stem: keys_of_method(path) for path in sorted((conf_dir() / "method").glob("*.yaml"))}
+        if having := [method for method, keys in options.items() if key in keys]:
+            return f"'{key}' is an option of method={' and '.join(having)}, not of this one: leave it out"
+        known += [key for keys in options.values() for key in keys]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     near = near or [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]][:1]
     return f"unknown key '{key}'" + (f": did you mean '{near[0]}'?" if near else "")
+
+
+def keys_of_method(file: Path) -> list[str]:
+    """All dotted keys of a method's file."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        keys = []
+        for name, child in node.items():
+            keys += [f"{prefix}{name}", *(walk(child, f"{prefix}{name}.") if isinstance(child, dict) else [])]
+        return keys
+
+    return walk(OmegaConf.to_container(OmegaConf.load(file)), "method.")
 
 
 def known_keys(schema: type) -> list[str]:
@@ -252,6 +283,24 @@ def check(config: Any) -> None:
     Raises:
         UserError: one line that says what to write.
     """
+    check_values(config)
+    if isinstance(config, DataConfig):
+        check_source(config.dataset)
+    if isinstance(config, ScoreConfig):
+        check_protocol(config.task)
+    if getattr(config, "model", None) is not None:
+        check_model(config.model)
+    if isinstance(config, BenchConfig):
+        if config.size % config.task.scale or config.size <= 0 or config.repeats <= 0:
+            raise UserError(
+                f"size={config.size} must be a multiple of {config.task.scale}, repeats={config.repeats} above 0"
+            )
+    elif isinstance(config, Config):
+        check_train(config)
+
+
+def check_values(config: Any) -> None:
+    """As `check`, each value by itself."""
     for key, choices in CHOICES.items():
         value = select(config, key)
         if value is not None and value not in choices:
@@ -260,21 +309,6 @@ def check(config: Any) -> None:
         value = select(config, key)
         if value is not None and value <= 0:
             raise UserError(f"{key}={value} must be above 0")
-    if isinstance(config, DataConfig):
-        check_source(config.dataset)
-    if isinstance(config, ScoreConfig):
-        check_protocol(config.task)
-    if getattr(config, "model", None) is not None:
-        check_model(config.model)
-    if getattr(config, "stage", None) is not None:
-        check_diffusion(config.stage.diffusion)
-    if isinstance(config, BenchConfig):
-        if config.size % config.task.scale or config.size <= 0 or config.repeats <= 0:
-            raise UserError(
-                f"size={config.size} must be a multiple of {config.task.scale}, repeats={config.repeats} above 0"
-            )
-    elif isinstance(config, Config):
-        check_train(config)
 
 
 def check_model(model: ModelConfig) -> None:
@@ -305,26 +339,8 @@ def check_model(model: ModelConfig) -> None:
         raise UserError("model.network.expansion must be above 0 and model.network.refinement not negative")
 
 
-def check_diffusion(diffusion: DiffusionConfig) -> None:
-    if not 0 < diffusion.beta_1 <= diffusion.beta_T < 1:
-        raise UserError(
-            f"stage.diffusion needs 0 < beta_1 <= beta_T < 1, got {diffusion.beta_1} and {diffusion.beta_T}"
-        )
-    if diffusion.timesteps is not None:
-        steps = diffusion.timesteps
-        if not steps or steps != sorted(set(steps)) or steps[0] < 1 or steps[-1] != diffusion.steps:
-            raise UserError(f"timesteps={steps} must increase within 1..{diffusion.steps} and end at {diffusion.steps}")
-
-
-PRIORS = {"pretrain": ("truth", "zero"), "joint": ("joint", "none", "traditional")}
-
-
 def check_train(config: Config) -> None:
     train, trainer, task = config.train, config.trainer, config.task
-    if config.stage.prior not in (known := PRIORS[config.stage.name]):
-        raise UserError(
-            f"stage.prior={config.stage.prior} is not for stage={config.stage.name}: choose one of {', '.join(known)}"
-        )
     if train.val_crops > 1 and train.val_crop is None:
         raise UserError(f"train.val_crops={train.val_crops} needs the crops' side: write train.val_crop=<pixels>")
     world = trainer.devices * trainer.num_nodes
@@ -346,17 +362,10 @@ def check_train(config: Config) -> None:
             f"train.ema_decay=0 keeps no average, only the weights of every {train.ema_every} steps: "
             "write train.ema_every=1"
         )
-    if not 0 <= config.stage.prior_only < 1:
-        raise UserError(f"stage.prior_only={config.stage.prior_only} is a fraction of the steps in [0, 1)")
     if not 0 <= train.adversarial_from <= 1:
         raise UserError(f"train.adversarial_from={train.adversarial_from} is a fraction of the steps in [0, 1]")
     if train.loss not in task.losses:
         raise UserError(f"train.loss={train.loss}: choose one of {', '.join(task.losses)}")
-    if config.stage.prior_only and "adversary" in task.losses[train.loss]:
-        raise UserError(
-            f"stage.prior_only cannot be joined with the discriminator of train.loss={train.loss}: train the prior "
-            "with another loss first, then go on with stage.prior_only=0 stage.init=<that run>"
-        )
     check_schedule(train)
     if train.head_lr != 1 and task.kind == "image":
         raise UserError(f"train.head_lr={train.head_lr} belongs to labels and depth: write train.head_lr=1")
@@ -491,9 +500,9 @@ def check_data(config: Config) -> None:
 
 def check_scenes(scenes: SceneConfig) -> None:
     """The size at which the network sees a scene is said in one way."""
-    low_high, short, long = scenes.scales, scenes.short_side, scenes.long_side
+    low_high, short, long = scenes.zoom, scenes.short_side, scenes.long_side
     if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
-        raise UserError(f"task.scenes.scales={low_high} must be the smallest and the largest zoom: [0.5,2.0]")
+        raise UserError(f"task.scenes.zoom={low_high} must be the smallest and the largest zoom: [0.5,2.0]")
     if short is not None and scenes.input_scale != 1:
         raise UserError(
             f"task.scenes has both short_side={short} and input_scale={scenes.input_scale}: "
@@ -521,73 +530,66 @@ def check_source(dataset: DatasetConfig) -> None:
             raise UserError(f"{'' if key == 'root' else 'dataset.source.'}{key}={path} is not a folder")
 
 
-def check_init(config: Config) -> None:
-    """What a run starts from is finished and fits: a stage 1, or a run of the same stage to go on with.
-
-    Stage 2 needs one.
-    """
-    init = config.stage.init
-    if config.stage.budget == "gan" and (init is None or config.stage.name == "pretrain"):
-        raise UserError("stage.budget=gan goes on from a stage 2: write stage=joint stage.init=<its run directory>")
-    if init is None:
-        if config.stage.name == "joint":
-            raise UserError("stage=joint needs stage-1 weights: write stage.init=<run directory of stage=pretrain>")
-        return
-    saved_file = Path(init) / "config.yaml"
-    if not saved_file.is_file():
-        raise UserError(f"stage.init={init} is no run directory, it has no config.yaml: write where the run lies now")
-    if not (Path(init) / "result.json").is_file():
-        raise UserError(f"stage.init={init} is unfinished: run its `diffi2i train ... run_dir={init}` again first")
-    saved = read_run_config(Path(init))
-    if saved.stage.name == "pretrain" and config.stage.budget == "gan":
-        raise UserError(f"stage.init={init} is a stage 1, stage.budget=gan goes on from a stage 2: name that one")
-    if saved.stage.name == "joint" and config.stage.name == "pretrain":
-        raise UserError(f"stage.init={init} is a stage 2, from which no stage 1 starts: write stage=joint")
-    if saved.stage.prior == "zero" and config.stage.prior != "zero":
-        raise UserError(f"stage.init={init} has no prior to go on with: name a run of stage=pretrain, not no_prior")
-    priors = {saved.stage.prior, config.stage.prior}
-    if saved.stage.name == config.stage.name and len(priors) > 1 and priors & {"none", "zero"}:
-        raise UserError(f"stage.init={init} has stage.prior={saved.stage.prior}: write stage.prior={saved.stage.prior}")
-    if saved.task.name != config.task.name:
-        raise UserError(f"stage.init={init} was trained for task={saved.task.name}: write task={saved.task.name}")
-    if saved.stage.name == "joint" and saved.stage.prior != "none":
-        for key in ("steps", "beta_1", "beta_T", "schedule", "prediction"):
-            their = getattr(saved.stage.diffusion, key)
-            if getattr(config.stage.diffusion, key) != their:
-                raise UserError(
-                    f"stage.init={init} learnt to denoise with {key}={their}: write stage.diffusion.{key}={their}"
-                )
-    if saved.task.fill != config.task.fill:
-        raise UserError(f"stage.init={init} was trained with task.fill={saved.task.fill}: write the same")
-    ours, theirs = asdict(config.model), asdict(saved.model)
-    for key in ours:
-        # The denoiser belongs to stage 2 alone.
-        if key == "name" or (key == "denoiser_layers" and saved.stage.name == "pretrain") or ours[key] == theirs[key]:
-            continue
-        our, their = ours[key], theirs[key]
-        if isinstance(our, dict):
-            inner = next(name for name in their | our if our.get(name) != their.get(name))
-            key, our, their = f"{key}.{inner}", our.get(inner), their.get(inner)
-        differing = saved.model.name != config.model.name
-        write = f"model={saved.model.name}" if differing else f"model.{key}={their}"
-        raise UserError(f"stage.init={init} has model.{key}={their}, this run {our}: write {write}")
+METHOD_KEYS = ("_target_", "name", "init", "role")
+"""What every method's node has; the rest are options of its own."""
 
 
-def read_run_config(run_dir: Path) -> Config:
-    """The configuration a run directory was trained with.
+def typed_options(kind: type[T], config: Config) -> T:
+    """A method's own options as its dataclass. Raises `UserError`: unknown key, wrong type, or what `kind` refuses."""
+    own = {key: value for key, value in config.method.items() if key not in METHOD_KEYS}
+    try:
+        merged = OmegaConf.merge({"method": OmegaConf.structured(kind)}, {"method": own})
+        options: T = OmegaConf.to_object(merged)["method"]  # type: ignore[call-overload, index, assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, "train")) from error
+    return options
+
+
+# What of a run may be changed when it is scored anew: nothing that its training depended on.
+OF_SCORING = ("method.", "task.protocol.", "task.degrade", "train.val_crop", "train.val_crops")
+OF_TRAINING = ("method.name", "method.init", "method.role", "method._target_")
+
+
+def read_run_config(run_dir: Path, changes: Sequence[str] = ()) -> Config:
+    """The configuration a run directory was trained with, under the overrides `changes`, which concern its scoring.
 
     Raises:
-        UserError: no such file, or not one of this version's.
+        UserError: no such file, not one of this version's, or a change that cannot be.
     """
     file = run_dir / "config.yaml"
     if not file.is_file():
         raise UserError(f"{run_dir} is no run directory: it has no config.yaml")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file))
+        saved = OmegaConf.load(file)
+        if "stage" in saved:
+            raise UserError(f"{file} is of version 0.1, whose settings were others: train the run anew")
+        for change in changes:
+            change_scoring(saved, change)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), saved)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{file} does not fit this version: {explain(error, 'train')}") from error
+    if changes:
+        check_values(config)
+        check_protocol(config.task)
     return config
+
+
+def change_scoring(saved: Any, change: str) -> None:
+    """Sets one key of a run's configuration; the new value stands in place of the old, dictionaries included."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([change])
+    except HydraException as error:
+        raise UserError(f"set: {explain(error, 'train')}") from error
+    key = str(parsed.key_or_group)
+    if not key.startswith(OF_SCORING) or key.startswith(OF_TRAINING):
+        raise UserError(
+            f"set={key}: not a setting under which a run can be scored: write method.<option>, task.protocol.<key>, "
+            "task.degrade or train.val_crop"
+        )
+    if OmegaConf.select(saved, key, default=MISSING) is MISSING:
+        raise UserError(f"set: {unknown_key(key, 'train')}")
+    OmegaConf.update(saved, key, parsed.value(), merge=False)
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:

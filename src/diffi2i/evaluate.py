@@ -1,6 +1,5 @@
-"""Scoring a trained stage: at the end of training, and by `diffi2i eval`."""
+"""Scoring a method: at the end of training, and by `diffi2i eval`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,16 @@ from diffi2i.bench import latency, multiply_accumulates, parameters, peak_memory
 from diffi2i.build import build_data, check_depth
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.targets import TargetsSeen
-from diffi2i.config import check_diffusion, check_held, check_protocol, check_source, held_kind, read_run_config
+from diffi2i.config import check_held, check_source, held_kind
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
+from diffi2i.methods.method import Method
 from diffi2i.metrics.intervals import image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.models.di2iformer import DI2Iformer
-from diffi2i.models.diffi2i import build_diffusion
 from diffi2i.results import read_result, write_result
-from diffi2i.runs import Stage, load_stage
+from diffi2i.runs import load_method
 from diffi2i.runtime import autocast_of, device_of, new_trainer, quiet
 from diffi2i.schema import SET_METRICS, Config, EvalConfig
-from diffi2i.stages.joint import JointStage
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 
@@ -30,7 +27,7 @@ TRAINING = ("steps", "network_steps", "wall_time_s", "loss", "changed")
 
 
 def score(
-    config: Config, stage: Stage, data: ImageDataModule, output: Path, constant: float | None = None
+    config: Config, method: Method, data: ImageDataModule, output: Path, constant: float | None = None
 ) -> dict[str, Any]:
     """Scores the validation images and saves pictures into `output`.
 
@@ -52,7 +49,7 @@ def score(
         enable_checkpointing=False,
         enable_progress_bar=False,
     )
-    trainer.validate(stage, data, verbose=False)
+    trainer.validate(method, data, verbose=False)
     assert sheet.baseline is not None
     assert sheet.pictures is not None
     metrics, n_images, per_image = sheet.values, sheet.own.counts(), of_all_ranks(sheet.own.per_image)
@@ -68,7 +65,7 @@ def score(
         "per_image": per_image,
         "baseline_per_image": of_all_ranks(sheet.baseline.per_image),
         **({"iou": sheet.own.per_class()} if isinstance(sheet.own, SegmentationScores) else {}),
-        **size_and_speed(config, stage, data),
+        **size_and_speed(config, method, data),
     }
     if trainer.is_global_zero:
         for line in targets.lines:
@@ -76,16 +73,6 @@ def score(
     if trainer.is_global_zero and sheet.pictures.rows:
         sheet.pictures.panel().save(output / "panel.png")
     return record
-
-
-def tlc_window(config: Config) -> int:
-    """In pixels of the input, as TLC's authors choose.
-
-    Half as large again as crops of one size (NAFNet, MPRNet: 384 for 256), and the size of the last where they grow
-    (Restormer: 384 for 384).
-    """
-    phases = config.train.phases
-    return (phases[-1].patch if phases else config.train.patch * 3 // 2) // config.task.scale
 
 
 def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
@@ -96,34 +83,27 @@ def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
     return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"
 
 
-def size_and_speed(config: Config, stage: Stage, data: ImageDataModule) -> dict[str, Any]:
+def size_and_speed(config: Config, method: Method, data: ImageDataModule) -> dict[str, Any]:
     """Parameters at inference, and cost of the first validation image."""
     # Lightning leaves the network on the CPU when its Trainer is done.
-    stage.to(device_of(config.trainer)).eval()
+    method.to(device_of(config.trainer)).eval()
     sample = data.val_set[0]
-    images = {key: value[None].to(stage.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
+    images = {key: value[None].to(method.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
     batch = {**images, "name": [sample["name"]]}
 
     def restore() -> torch.Tensor:
-        return stage.restore(batch, stage.prior(batch))
+        return method.predict(batch, method.noise(batch))
 
     macs = multiply_accumulates(restore)
     with autocast_of(config.trainer):
         seconds = latency(restore, repeats=3)
     return {
-        "parameters": parameters(*inference_networks(stage)),
+        "parameters": parameters(*method.parts().values()),
         "macs": macs,
         "seconds_per_image": seconds,
         "measured_at": list(sample["target"].shape),
         "peak_memory_mb": peak_memory_mb(),
     }
-
-
-def inference_networks(stage: Stage) -> list[torch.nn.Module]:
-    """What a stage needs to predict: neither a discriminator nor, in stage 2, CPEN_S1."""
-    if isinstance(stage, JointStage):
-        return [stage.model]
-    return [stage.di2iformer] if stage.cpen_s1 is None else [stage.cpen_s1, stage.di2iformer]
 
 
 def evaluate(config: EvalConfig) -> Path:
@@ -135,8 +115,8 @@ def evaluate(config: EvalConfig) -> Path:
     run_dir = Path(config.run)
     if (run_dir / "result.json").is_file():
         read_result(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
-    stage = load_stage(run_dir)
-    settings = read_run_config(run_dir)
+    method = load_method(run_dir, config.set)
+    settings = method.config
     settings.trainer = config.trainer
     if config.dataset is not None:
         target, task = config.dataset.target, settings.task
@@ -149,31 +129,6 @@ def evaluate(config: EvalConfig) -> Path:
         if "val_root" in source and source.get("root") and not source["val_root"]:
             # A folder named for evaluation is evaluated whole: nothing in it is trained on.
             source |= {"val_root": source["root"], "root": None}
-    if config.seed is not None:
-        settings.task.protocol.seed = config.seed
-    if config.degrade:
-        if settings.task.degrade is None:
-            raise UserError(f"degrade belongs to images, and run={config.run} is of {settings.task.name}: leave it out")
-        settings.task.degrade = config.degrade
-    if config.flip is not None:
-        settings.task.protocol.flip = config.flip
-    if config.sizes is not None:
-        settings.task.protocol.sizes = config.sizes
-    check_protocol(settings.task)
-    if config.timesteps is not None:
-        if not isinstance(stage, JointStage):
-            raise UserError("timesteps belongs to a stage=joint run: stage 1 has no diffusion")
-        settings.stage.diffusion = replace(settings.stage.diffusion, timesteps=config.timesteps)
-        check_diffusion(settings.stage.diffusion)
-        stage.model.diffusion = build_diffusion(settings.stage.diffusion)
-    window = tlc_window(settings) if config.tlc else None
-    if window:
-        network = stage.model.di2iformer if isinstance(stage, JointStage) else stage.di2iformer
-        if not isinstance(network, DI2Iformer):
-            raise UserError(f"tlc belongs to the DI2Iformer, and run={config.run} has another network: leave it out")
-        network.use_tlc(window)
-    stage.config = settings
-
     quiet()
     data = build_data(settings)
     data.check(splits=("val",))
@@ -181,7 +136,7 @@ def evaluate(config: EvalConfig) -> Path:
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
     trained = read_result(run_dir)
-    scores = score(settings, stage, data, output, trained.get("constant")) | {"tlc_window": window}
+    scores = score(settings, method, data, output, trained.get("constant")) | {"settings": config.set}
     origin = {"train": trained["dataset"]["train"], "val": data.val_manifest, "init": trained["init"]}
     write_result(output / "result.json", settings, origin, scores | {key: trained[key] for key in TRAINING})
     print_table([str(output)])

@@ -1,4 +1,4 @@
-"""`diffi2i predict`: restores a folder of images with a trained stage 2."""
+"""`diffi2i predict`: restores a folder of images with a finished run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,32 +16,33 @@ from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.scenes import network_size
 from diffi2i.data.sources import images_by_name
 from diffi2i.errors import UserError
-from diffi2i.runs import load_stage
+from diffi2i.methods.batch import with_known_pixels
+from diffi2i.methods.method import Method
+from diffi2i.runs import load_method
 from diffi2i.runtime import autocast_of, device_of
 from diffi2i.schema import PredictConfig
-from diffi2i.stages.common import with_known_pixels
-from diffi2i.stages.joint import JointStage
 
 
 def predict(config: PredictConfig) -> Path:
     """Writes `<output>/<name>.png` for each image; files that cannot be read are named at the end.
 
     Raises:
-        UserError: no such input, a stage-1 run (it would need the ground truth), a missing mask, or broken files.
+        UserError: no such input, a method that needs the ground truth, a missing mask, or broken files.
     """
-    stage = load_stage(Path(config.run))
-    if not isinstance(stage, JointStage):
-        raise UserError(f"run={config.run} is stage 1, which needs the ground truth: name a stage=joint run")
+    method = load_method(Path(config.run))
+    if method.sees_target:
+        name = method.config.method["name"]
+        raise UserError(f"run={config.run} is of method={name}, which needs the ground truth: name a run of another")
     files = images_at(Path(config.input))
-    masks = masks_for(files, config, needed=stage.config.task.name == "inpainting")
-    stage = stage.to(device_of(config.trainer)).eval()
-    stage.config.task.protocol.seed = config.seed
+    masks = masks_for(files, config, needed=method.config.task.name == "inpainting")
+    method = method.to(device_of(config.trainer)).eval()
+    method.config.task.protocol.seed = config.seed
 
     output, broken = Path(config.output), []
     output.mkdir(parents=True, exist_ok=True)
     for name, file in track(files.items(), description="restoring"):
         try:
-            restore(stage, name, file, masks.get(name), config, output / f"{name}.png")
+            restore(method, name, file, masks.get(name), config, output / f"{name}.png")
         except UserError as error:
             broken.append(str(error))
     print(f"{len(files) - len(broken)} of {len(files)} images restored into {output}")
@@ -50,26 +51,24 @@ def predict(config: PredictConfig) -> Path:
     return output
 
 
-def restore(
-    stage: JointStage, name: str, file: Path, mask_file: Path | None, config: PredictConfig, target: Path
-) -> None:
-    image = to_tensor(read_rgb(file))[None].to(stage.device)
+def restore(method: Method, name: str, file: Path, mask_file: Path | None, config: PredictConfig, target: Path) -> None:
+    image = to_tensor(read_rgb(file))[None].to(method.device)
     size = image.shape[-2:]
-    if stage.config.task.kind != "image":
-        scenes = stage.config.task.scenes
+    if method.config.task.kind != "image":
+        scenes = method.config.task.scenes
         seen = network_size(size, scenes.input_scale, scenes.short_side, scenes.long_side)
         image = F.interpolate(image, seen, mode="bilinear", antialias=True, align_corners=False)
     batch = {"input": image, "name": [name]}
     if mask_file is not None:
-        mask = (to_tensor(read_rgb(mask_file))[None, :1].to(stage.device) > 0.5).float()
+        mask = (to_tensor(read_rgb(mask_file))[None, :1].to(method.device) > 0.5).float()
         if mask.shape[-2:] != image.shape[-2:]:
             sizes = [f"{shape[-1]}x{shape[-2]}" for shape in (mask.shape, image.shape)]
             raise UserError(f"{mask_file} is {sizes[0]}, its image {file} is {sizes[1]}: make them equal")
         batch |= {"mask": mask, "input": image * (1 - mask)}
     with torch.inference_mode(), autocast_of(config.trainer):
-        output = with_known_pixels(stage.restore(batch, stage.prior(batch)), batch)
+        output = with_known_pixels(method.predict(batch, method.noise(batch)), batch)
     target.parent.mkdir(parents=True, exist_ok=True)
-    save(output[0], stage.config.task.kind, size, target)
+    save(output[0], method.config.task.kind, size, target)
 
 
 def save(output: Tensor, kind: str, size: Sequence[int], file: Path) -> None:

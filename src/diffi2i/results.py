@@ -30,7 +30,7 @@ PLACES = (
     "dataset.cache_mb",
     "dataset.source.root",
     "dataset.source.val_root",
-    "stage.init",
+    "method.init",
 )
 """Keys that do not shape the result: hardware, what is watched, and where things lie; what lies there does."""
 
@@ -111,15 +111,12 @@ def write_result(path: Path, config: Config, origin: dict[str, Any], scores: dic
         "dataset": {"name": config.dataset.name, "train": origin["train"], "val": origin["val"]},
         "init": origin["init"],
         "model": config.model.name,
-        "stage": config.stage.name,
-        "budget": config.stage.budget,
-        "prior": config.stage.prior,
-        "timesteps": config.stage.diffusion.timesteps,
+        "method": config.method["name"],
         "degrade": config.task.degrade,
         "val_crop": config.train.val_crop,
         "val_crops": config.train.val_crops,
         "input_scale": config.task.scenes.input_scale,
-        "scale": config.scale,
+        "budget": config.budget,
         "seed": config.seed,
         "config_hash": config_hash(config),
         "protocol": asdict(config.task.protocol),

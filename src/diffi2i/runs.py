@@ -12,6 +12,7 @@ result.json            the record; its presence says that the run is finished
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -26,13 +27,12 @@ from diffi2i.config import read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
+from diffi2i.methods.build import method_class
+from diffi2i.methods.method import Method
 from diffi2i.results import PLACES, config_hash, first_difference, read_json, read_result, write_json
 from diffi2i.runtime import is_first_rank
 from diffi2i.schema import Config
-from diffi2i.stages.joint import JointStage
-from diffi2i.stages.pretrain import PretrainStage
 
-Stage = PretrainStage | JointStage
 # What may change while a training is under way: how long it takes, and what keeps it from diverging.
 CHANGEABLE = ("train.steps", "train.lr", "train.warmup", "train.clip", "task.optimizer.lr")
 SHOWN = 3  # files of changed data that an error names
@@ -44,11 +44,10 @@ def origin_of(config: Config, data: ImageDataModule) -> dict[str, Any]:
     Reads all files of both splits. Raises `UserError`: one cannot be read.
     """
     init = None
-    if config.stage.init is not None:
-        folder = Path(config.stage.init)
-        record = read_result(folder)
+    if config.init is not None:
+        record = read_result(config.init)
         init = {
-            "weights": file_hash(folder / "weights.safetensors"),
+            "weights": file_hash(config.init / "weights.safetensors"),
             **{key: record[key] for key in ("config_hash", "network_steps")},
         }
     return {"train": hash_of_manifest(data.manifests["train"]), "val": data.val_manifest, "init": init}
@@ -56,7 +55,7 @@ def origin_of(config: Config, data: ImageDataModule) -> dict[str, Any]:
 
 def default_run_dir(config: Config, origin: dict[str, Any]) -> Path:
     """A place named by what the run is: the same for the same data under another path."""
-    names = (config.dataset.name, config.model.name, config.stage.name, config.scale, f"seed{config.seed}")
+    names = (config.dataset.name, config.model.name, config.method["name"], config.budget, f"seed{config.seed}")
     init = origin["init"] and origin["init"]["weights"]
     content = "-".join(map(str, (config_hash(config), origin["train"], origin["val"], init)))
     return Path("outputs") / config.task.name / "-".join([*names, sha256(content.encode()).hexdigest()[:8]])
@@ -144,7 +143,7 @@ def check_origin(run_dir: Path, config: Config, data: ImageDataModule, origin: d
         )
     if before["init"] != origin["init"]:
         raise UserError(
-            f"{run_dir} holds a run that started from other weights than stage.init={config.stage.init} has: "
+            f"{run_dir} holds a run that started from other weights than method.init={config.init} has: "
             "name the run that it started from, or another run_dir"
         )
 
@@ -166,35 +165,35 @@ def read_checkpoint(file: Path) -> Checkpoint:
     return Checkpoint(found["global_step"], found["callbacks"]["Timer"]["time_elapsed"]["train"], found["state_dict"])
 
 
-def load_stage(run_dir: Path) -> Stage:
-    """A finished run's LightningModule with its (averaged) weights.
+def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
+    """A finished run's method with its (averaged) weights, under `changes`; see `config.read_run_config`.
 
     Raises:
-        UserError: the weights are missing or belong to another model.
+        UserError: the weights are missing or belong to another model, or a change that cannot be.
     """
-    config = read_run_config(run_dir)
+    config = read_run_config(run_dir, changes)
     if not (run_dir / "weights.safetensors").is_file():
         raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")
     if (encoder := config.model.network.get("encoder")) and "pretrained" in encoder:
         encoder["pretrained"] = "none"  # they are in the file
-    stage: Stage = PretrainStage(config) if config.stage.name == "pretrain" else JointStage(config, None)
-    load_weights(stage, run_dir / "weights.safetensors")
-    return stage
+    method = method_class(config)(config)
+    load_weights(method, run_dir / "weights.safetensors")
+    return method
 
 
-def load_weights(stage: Stage, file: Path) -> None:
+def load_weights(method: Method, file: Path) -> None:
     """All weights but a discriminator's. Raises `UserError`: they are of another model."""
     try:
-        missing, unexpected = stage.load_state_dict(load_file(file), strict=False)
+        missing, unexpected = method.load_state_dict(load_file(file), strict=False)
     except Exception as error:
         raise UserError(f"{file} does not hold the model of its config.yaml: {str(error).splitlines()[0]}") from error
     if wrong := [*(key for key in missing if not key.startswith("task_loss.")), *unexpected]:
         raise UserError(f"{file} does not hold the model of its config.yaml: {wrong[0]} is only in one of them")
 
 
-def save_weights(stage: Stage, file: Path) -> None:
+def save_weights(method: Method, file: Path) -> None:
     """All weights but a discriminator's, as averaged by the EMA, in a format that cannot carry code."""
     temporary = file.with_suffix(".tmp")
-    kept = {key: value for key, value in stage.state_dict().items() if not key.startswith("task_loss.")}
+    kept = {key: value for key, value in method.state_dict().items() if not key.startswith("task_loss.")}
     save_file({key: value.detach().cpu().contiguous() for key, value in kept.items()}, temporary)
     temporary.replace(file)

@@ -1,14 +1,18 @@
 """The typed schema of every command's configuration: names, types, defaults, meanings."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import II, MISSING
 
 
 @dataclass
-class StageBudget:
-    """Optimiser steps, peak learning rate, its schedule and loss of one stage; see `TrainConfig` and `StageConfig`."""
+class RoleConfig:
+    """What a budget gives to the runs of one role: optimiser steps, peak rate, its schedule, loss; see `TrainConfig`.
+
+    `prior_only` is that of DiffI2I's second stage.
+    """
 
     steps: int = MISSING
     lr: float = MISSING
@@ -31,13 +35,15 @@ class PhaseConfig:
 
 
 @dataclass
-class ScaleConfig:
-    """What one scale of a task sets; see `TrainConfig` for the meanings.
+class BudgetConfig:
+    """What one budget of a task sets; see `TrainConfig` for the meanings.
 
-    `model` is the scale's own model, where it differs from the task's default; `model=<name>` comes before it.
-    `pretrain`, `joint` and `gan` are the budgets that `stage.budget` names; `gan` is None where the recipe ends with
-    the joint stage. `train_degrade` is `TrainConfig.degrade`; `betas` are for a task whose `optimizer` takes them from
-    here. `short_side`, `long_side` and `rotate` are those of `SceneConfig`.
+    `model` is the budget's own model, where it differs from the task's default; `model=<name>` comes before it.
+    `fresh`, `continued` and `adversarial` are the roles that `method.role` names: a run that starts from nothing, one
+    that goes on from another, and one that goes on under a discriminator, None where the recipe ends without. All
+    methods share them, so that what is compared has been trained alike. `train_degrade` is `TrainConfig.degrade`;
+    `betas` are for a task whose `optimizer` takes them from here. `short_side`, `long_side` and `rotate` are those of
+    `SceneConfig`.
     """
 
     model: str | None = None
@@ -56,9 +62,9 @@ class ScaleConfig:
     ema_decay: float = MISSING
     epoch_steps: int = MISSING
     phases: list[PhaseConfig] = field(default_factory=list)
-    pretrain: StageBudget = field(default_factory=StageBudget)
-    joint: StageBudget = field(default_factory=StageBudget)
-    gan: StageBudget | None = None
+    fresh: RoleConfig = field(default_factory=RoleConfig)
+    continued: RoleConfig = field(default_factory=RoleConfig)
+    adversarial: RoleConfig | None = None
 
 
 # What an image task may list in `protocol.metrics`, in the order of records: scores of each image, then of the set.
@@ -104,14 +110,14 @@ class ProtocolConfig:
 class SceneConfig:
     """How photos with labels or depth are cropped for training; see `data.scenes.TrainScenes`.
 
-    The crop is `train.patch` high and `aspect` times as wide, after resizing by a factor drawn from `scales`.
+    The crop is `train.patch` high and `aspect` times as wide, after resizing by a factor drawn from `zoom`.
     `input_scale` is the size at which the network sees an image over its stored size; it is scored at the latter.
     In place of one factor for all, `short_side` brings the shorter side of each image to so many pixels, or to fewer
     where the longer one would exceed `long_side`. Half of the crops are turned, by up to `rotate` degrees either way.
     """
 
     aspect: float = 1.0
-    scales: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    zoom: list[float] = field(default_factory=lambda: [1.0, 1.0])
     jitter: float = 0.0
     input_scale: float = 1.0
     short_side: int | None = None
@@ -121,7 +127,7 @@ class SceneConfig:
 
 @dataclass
 class TaskConfig:
-    """What to learn: the shapes, the degradation, the losses, the optimiser, the score, the budget of each scale.
+    """What to learn: the shapes, the degradation, the losses, the optimiser, the score, the budgets.
 
     `kind` is what the network predicts: `image`, `labels` or `depth`. `in_channels` counts the mask, `scale` is target
     size over input size, `classes` counts labels. `gt` embeds labels or depth for CPEN_S1. `degrade` makes an image
@@ -146,7 +152,7 @@ class TaskConfig:
     lr_end: float = 0.01
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     main_metric: str = MISSING
-    scales: dict[str, ScaleConfig] = MISSING
+    budgets: dict[str, BudgetConfig] = MISSING
 
 
 @dataclass
@@ -196,45 +202,8 @@ class ModelConfig:
 
 
 @dataclass
-class DiffusionConfig:
-    """See `models.diffusion.PriorDiffusion`. `timesteps` re-spaces the reverse process."""
-
-    steps: int = 4
-    beta_1: float = 0.1
-    beta_T: float = 0.99
-    schedule: str = "linear"
-    prediction: str = "x0"
-    variance_noise: bool = False
-    timesteps: list[int] | None = None
-
-
-@dataclass
-class StageConfig:
-    """`pretrain` (stage 1) or `joint` (stage 2).
-
-    `budget` names the scale's budget that this run has: `pretrain`, `joint` or `gan`. `init` is the run that this one
-    starts from: for stage 2 a stage 1, or a stage 2 whose training goes on; for stage 1 nothing, or a stage 1 whose
-    training goes on, as the control that is trained for as long as stage 2.
-
-    `prior` says where Z comes from. Stage 1: the ground `truth`, or `zero`: Z = 0 and no CPEN, the control that tells
-    what a prior is worth. Stage 2: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none` (no
-    diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; Table 7, V2).
-    `prior_only` is the fraction of steps that train the prior alone before the
-    DI2Iformer joins.
-    """
-
-    name: str = MISSING
-    budget: str = MISSING
-    init: str | None = None
-    prior: str = "joint"
-    prior_loss: str = "l1"
-    prior_only: float = 0.0
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-
-
-@dataclass
 class TrainConfig:
-    """The budget. All counts are optimiser steps at the global batch `batch`.
+    """What the budget gives to this run. All counts are optimiser steps at the global batch `batch`.
 
     `patch` is the side of the target's crops in pixels. Validation sees whole images, or their central `val_crop`
     pixels where a network trained on small crops could not fairly be asked for more; with `val_crops` above 1 up to so
@@ -309,39 +278,42 @@ class TrainerConfig:
 
 @dataclass
 class Config:
-    """`diffi2i train`, and what a run directory keeps as `config.yaml`."""
+    """`diffi2i train`, and what a run directory keeps as `config.yaml`.
+
+    `method` is the node of `conf/method/`: `_target_` its class, `name`, `init` the run that it starts from, `role` the
+    part of the task's budget that it has (see `BudgetConfig`), and the options of its own, which the class checks.
+    """
 
     task: TaskConfig = field(default_factory=TaskConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    stage: StageConfig = field(default_factory=StageConfig)
+    method: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: dict[str, Any] | None = None
-    scale: str = "demo"
+    budget: str = "demo"
     seed: int = 0
     root: str | None = None
     run_dir: str | None = None
+
+    @property
+    def init(self) -> Path | None:
+        """The directory of the run that this one starts from."""
+        return None if self.method["init"] is None else Path(self.method["init"])
 
 
 @dataclass
 class EvalConfig:
     """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset.
 
-    `degrade` makes the inputs in place of the run's own. `tlc` is the test-time local converter of the
-    DI2Iformer, whose windows are half as large again as the training crops, or as large as the last where crops grow.
-    `flip` and `sizes` average labels and depth, as `ProtocolConfig` says; the result keeps that in its protocol.
+    `set` changes settings of the run that do not concern its training, as overrides: the method's options, the
+    protocol, the degradation, the crops. The record keeps the list.
     """
 
     run: str = MISSING
     dataset: DatasetConfig | None = None
-    degrade: dict[str, Any] = field(default_factory=dict)
-    timesteps: list[int] | None = None
-    tlc: bool = False
-    flip: bool | None = None
-    sizes: list[float] | None = None
-    seed: int | None = None
+    set: list[str] = field(default_factory=list)
     root: str | None = None
     output: str | None = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -128,7 +128,7 @@ def settings_of(overrides: Sequence[str]) -> Config:
     if names_row(overrides):
         from diffi2i.tables.plan import row_run
 
-        return config.draft(Config, "train", row_run(overrides).overrides)
+        return config.load(Config, "train", row_run(overrides).overrides)
     return config.load(Config, "train", overrides)
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffi2i.build import build, build_data, check_depth, constant_target, micro_batches
+from diffi2i.build import build_data, check_depth, constant_target, micro_batches
 from diffi2i.callbacks.counters import Counters
 from diffi2i.callbacks.guard import StopOnNonFinite
 from diffi2i.callbacks.progress import Progress
@@ -21,13 +20,16 @@ from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import picture_role, shared_pictures
 from diffi2i.errors import UserError
 from diffi2i.evaluate import score
+from diffi2i.methods.build import build_method
+from diffi2i.methods.build import check as check_method
+from diffi2i.methods.method import Method
 from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.results import read_json, write_json, write_result
 from diffi2i.runs import (
-    Stage,
+    Checkpoint,
     claim,
     default_run_dir,
-    load_stage,
+    load_method,
     load_weights,
     origin_of,
     read_checkpoint,
@@ -35,18 +37,17 @@ from diffi2i.runs import (
 )
 from diffi2i.runtime import is_first_rank, new_trainer, quiet
 from diffi2i.schema import Config
-from diffi2i.stages.joint import JointStage
-from diffi2i.stages.pretrain import PretrainStage
 from diffi2i.tracking import log_result, shows_pictures, tracking
 
 
 def train(config: Config) -> Path:
-    """Trains one stage, or goes on where an interrupted run stopped, and scores it. Returns the run directory.
+    """Trains a method, or goes on where an interrupted run stopped, and scores it. Returns the run directory.
 
     Raises:
         UserError: the directory holds another run, or the data cannot be used; before any step is made.
     """
     quiet()
+    check_method(config)
     data = build_data(config)
     data.check()
     check_depth(data.val_items, config)
@@ -64,11 +65,12 @@ def train(config: Config) -> Path:
     L.seed_everything(config.seed, workers=True, verbose=False)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    stage = build_stage(config)
+    method = build_method(config, load_method(config.init) if config.init else None)
     with tracking(config, run_dir) as logger:
-        training = finish_training(config, stage, data, run_dir, logger)
-        training["network_steps"] = network_steps(config, training["steps"], origin)
-        record = score(config, stage, data, run_dir, constant) | training
+        training = finish_training(config, method, data, run_dir, logger)
+        before = origin["init"]["network_steps"] if origin["init"] else 0
+        training["network_steps"] = before + method.network_steps(training["steps"])
+        record = score(config, method, data, run_dir, constant) | training
         if is_first_rank():
             write_result(run_dir / "result.json", config, origin, record)
             log_result(logger, record, run_dir)
@@ -76,48 +78,42 @@ def train(config: Config) -> Path:
 
 
 def finish_training(
-    config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logger: Logger | None
+    config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None
 ) -> dict[str, Any]:
-    """Leaves the averaged weights in `stage` and in the directory, from wherever an interruption left it.
+    """Leaves the averaged weights in `method` and in the directory, from wherever an interruption left it.
 
     Returns:
         What the record says of the training.
     """
     weights, last = run_dir / "weights.safetensors", run_dir / "checkpoints" / "last.ckpt"
     if weights.is_file():
-        say(f"scoring {config.stage.name} of {config.task.name} in {run_dir}")
-        load_weights(stage, weights)
+        say(f"scoring {config.method['name']} of {config.task.name} in {run_dir}")
+        load_weights(method, weights)
         return read_json(run_dir / "training.json")
     made = read_checkpoint(last) if last.is_file() else None
-    if made is None or made.steps < config.train.steps:
-        say(f"{'resuming' if made else 'training'} {config.stage.name} of {config.task.name} in {run_dir}")
-        fit(config, stage, data, run_dir, logger)
+    if not method.trains:
+        made = Checkpoint(0, 0.0, method.state_dict())
+    elif made is None or made.steps < config.train.steps:
+        say(f"{'resuming' if made else 'training'} {config.method['name']} of {config.task.name} in {run_dir}")
+        fit(config, method, data, run_dir, logger)
         made = read_checkpoint(last)
     # Lightning copies the average into the network at the end of a fit, which a training that was interrupted after its
     # last step does not have: the last checkpoint holds the same weights in either case.
-    stage.load_state_dict(made.weights)
+    method.load_state_dict(made.weights)
     changed = read_json(run_dir / "origin.json").get("changed", [])
     training = {"steps": made.steps, "wall_time_s": made.seconds, "loss": config.train.loss, "changed": changed}
     if is_first_rank():
         write_json(run_dir / "training.json", training)
-        save_weights(stage, weights)
+        save_weights(method, weights)
     return training
 
 
-def network_steps(config: Config, steps: int, origin: dict[str, Any]) -> int:
-    """Optimiser steps that the network that Z guides has been trained, those of the runs before this one included."""
-    before: int = origin["init"]["network_steps"] if origin["init"] else 0
-    if config.stage.prior == "traditional":
-        return before
-    return before + steps - int(config.stage.prior_only * steps)
-
-
-def fit(config: Config, stage: Stage, data: ImageDataModule, run_dir: Path, logger: Logger | None) -> None:
+def fit(config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None) -> None:
     """Trains, from the last checkpoint where there is one, and leaves one after the last step."""
     last = run_dir / "checkpoints" / "last.ckpt"
-    trainer = build_trainer(config, stage, run_dir, logger)
+    trainer = build_trainer(config, method, run_dir, logger)
     try:
-        trainer.fit(stage, data, ckpt_path=str(last) if last.is_file() else None)
+        trainer.fit(method, data, ckpt_path=str(last) if last.is_file() else None)
     except SystemExit:
         # Lightning turns Ctrl-C into exit(1) and so hides it from the command line.
         if trainer.interrupted:
@@ -148,31 +144,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def build_stage(config: Config) -> Stage:
-    """The LightningModule, with the weights of `stage.init` where it starts from a run."""
-    losses, loss = config.task.losses, None
-    if config.stage.prior != "traditional":  # that one trains the diffusion alone
-        try:
-            loss = build(losses[config.train.loss], f"task.losses.{config.train.loss}")
-        except UserError as error:
-            others = ", ".join(name for name in losses if name != config.train.loss)
-            raise UserError(f"{error}; this task's other losses: train.loss={others}") from error
-    try:
-        pretrained = load_stage(Path(config.stage.init)) if config.stage.init else None
-        if config.stage.name == "pretrain":
-            assert pretrained is None or isinstance(pretrained, PretrainStage), "other stages are refused before"
-            return PretrainStage(config, pretrained, loss)
-        return JointStage(config, pretrained, loss)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
-
-
-def build_trainer(config: Config, stage: Stage, run_dir: Path, logger: Logger | None) -> L.Trainer:
+def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger | None) -> L.Trainer:
     """Lightning's Trainer. An epoch is `train.epoch_steps` optimiser steps and ends with a checkpoint."""
     train, trainer = config.train, config.trainer
-    # With a discriminator the stage itself accumulates and clips the gradients of both networks.
-    manual = not stage.automatic_optimization
+    # With a discriminator the method itself accumulates and clips the gradients of both networks.
+    manual = not method.automatic_optimization
     main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
     scores = ValidationScores(config.task, config.dataset.name)
     callbacks: list[Callback] = [
@@ -208,7 +184,7 @@ def build_trainer(config: Config, stage: Stage, run_dir: Path, logger: Logger | 
         max_epochs=-1,
         accumulate_grad_batches=1 if manual else micro_batches(config),
         gradient_clip_val=None if manual else train.clip,
-        unused_parameters=manual or config.stage.prior_only > 0,
+        unused_parameters=manual or method.unused_parameters,
         check_val_every_n_epoch=config.validation.every_epochs,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, train.epoch_steps),

@@ -1,4 +1,4 @@
-"""Lightning's counters after a restart, and where the stage itself accumulates gradients."""
+"""Lightning's counters after a restart, and where the method itself accumulates gradients."""
 
 from typing import Any
 

@@ -14,13 +14,13 @@ from diffi2i.callbacks.colours import colour_depth, colour_labels
 from diffi2i.callbacks.panels import Pictures
 from diffi2i.data.manifest import combined_hash
 from diffi2i.data.resize import imresize, to_uint8
+from diffi2i.methods.batch import Batch, with_known_pixels
 from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.schema import ProtocolConfig, TaskConfig
-from diffi2i.stages.common import Batch, with_known_pixels
 
 Scores = ImageScores | SegmentationScores | DepthScores
 # Without a network, or a look at the whole set.
@@ -54,7 +54,7 @@ def naive_output(batch: Batch, task: TaskConfig, constant: float | None) -> Tens
 
 
 class ValidationScores(L.Callback):
-    """Fills a score sheet from what the stages' `validation_step` returns, and logs it as `val/<dataset>/<key>`.
+    """Fills a score sheet from what a method's `validation_step` returns, and logs it as `val/<dataset>/<key>`.
 
     `prior_dependence` is how much better the main metric is with each image's own Z than with another image's: zero
     means that the network ignores its prior. What the prior is worth is another thing; see `tables.worth`.

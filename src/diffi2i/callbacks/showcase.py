@@ -1,4 +1,4 @@
-"""The same few validation images after every validation: input, stage 1, stage 2, target, error side by side."""
+"""The same few validation images after every validation: input, outputs, target, error side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from diffi2i.callbacks.panels import as_picture, sheet, thumbnail
 from diffi2i.callbacks.scores import ValidationScores, naive_output
 from diffi2i.config import read_run_config
 from diffi2i.errors import UserError
+from diffi2i.methods.batch import Batch, with_known_pixels
 from diffi2i.runtime import of_all_ranks
 from diffi2i.schema import Config
-from diffi2i.stages.common import Batch, with_known_pixels
 from diffi2i.tracking import log_pictures, logged_step
 
 KEY = "panels"
@@ -32,8 +32,8 @@ class Showcase(L.Callback):
     def __init__(self, config: Config, scores: ValidationScores) -> None:
         self.task, self.scores = config.task, scores
         self.chosen = chosen_images((config.logger or {}).get("panels"))
-        self.stage1 = stage1_images(config)
-        self.output_title = "stage 1" if config.stage.name == "pretrain" else "stage 2"
+        self.first = first_images(config)
+        self.method = config.method["name"]
         self.pictures: dict[str, Image.Image] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -69,16 +69,16 @@ class Showcase(L.Callback):
         shown = [as_picture(image) for image in self.scores.shown(batch, naive, output)]
         shown_input, result, target, error = shown
         parts = {"input": shown_input}
-        if (before := self.stage1_output(name, target)) is not None:
-            parts["stage 1"] = before
-        parts |= {self.output_title: result, "target": target, "error": error}
+        if (before := self.first_output(name, target)) is not None:
+            parts["the run it comes from"] = before
+        parts |= {self.method: result, "target": target, "error": error}
         return sheet([(name, {title: thumbnail(part) for title, part in parts.items()})])
 
-    def stage1_output(self, name: str, target: Image.Image) -> Image.Image | None:
-        """What the stage-1 run made of this very image, where it has kept that."""
-        if self.stage1 is None:
+    def first_output(self, name: str, target: Image.Image) -> Image.Image | None:
+        """What the first run made of this very image, where it has kept that."""
+        if self.first is None:
             return None
-        files = [self.stage1 / f"{name}_{role}.png" for role in ("target", "output")]
+        files = [self.first / f"{name}_{role}.png" for role in ("target", "output")]
         if not all(file.is_file() for file in files):
             return None
         theirs, output = (Image.open(file).convert("RGB") for file in files)
@@ -102,15 +102,13 @@ def chosen_images(panels: Any) -> int | Sequence[str]:
     raise UserError(f"logger.panels={panels}: write how many validation images to show, or their names: [a,b]")
 
 
-def stage1_images(config: Config) -> Path | None:
-    """The pictures of the stage-1 run that a stage-2 run comes from, be it by way of other stage-2 runs."""
-    init = config.stage.init
-    while init is not None and (Path(init) / "config.yaml").is_file():
-        stage = read_run_config(Path(init)).stage
-        if stage.name == "pretrain":
-            return Path(init) / "images"
-        init = stage.init
-    return None
+def first_images(config: Config) -> Path | None:
+    """The pictures of the first of the runs that this one comes from, one after the other; None for a fresh one."""
+    images = None
+    while config.init is not None and (config.init / "config.yaml").is_file():
+        images = config.init / "images"
+        config = read_run_config(config.init)
+    return images
 
 
 def some(names: Sequence[str]) -> str:

@@ -6,9 +6,9 @@ import lightning as L
 
 from diffi2i.build import build
 from diffi2i.data.seen import DepthSeen, LabelsSeen, new_seen, suspicious, unit_of
+from diffi2i.methods.batch import Batch
 from diffi2i.runtime import of_all_ranks
 from diffi2i.schema import Config
-from diffi2i.stages.common import Batch
 
 
 class TargetsSeen(L.Callback):

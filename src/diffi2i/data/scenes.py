@@ -45,7 +45,7 @@ class TrainScenes(Dataset[Sample]):
         target: Target,
         seed: int,
         cache: ImageCache,
-        scales: Sequence[float] = (1.0, 1.0),
+        zoom: Sequence[float] = (1.0, 1.0),
         aspect: float = 1.0,
         jitter: float = 0.0,
         input_scale: float = 1.0,
@@ -62,7 +62,7 @@ class TrainScenes(Dataset[Sample]):
             target: reads the label or depth files.
             seed: >= 0.
             cache: its budget holds the photos and the targets.
-            scales: the smallest and largest zoom, > 0; uniform in its logarithm.
+            zoom: the smallest and largest zoom, > 0; uniform in its logarithm.
             aspect: a crop's width over its height.
             jitter: strength of the colour shifts, 0 = none; see `color_jitter`.
             input_scale, short_side, long_side: see `network_size`.
@@ -74,10 +74,10 @@ class TrainScenes(Dataset[Sample]):
             UserError: an item without a photo, or a zoom range that is none.
         """
         require_photos(items)
-        if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-            raise UserError(f"scales is {list(scales)}; write the smallest and the largest zoom, such as [0.5, 2.0]")
+        if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
+            raise UserError(f"zoom is {list(zoom)}; write the smallest and the largest zoom, such as [0.5, 2.0]")
         self.items, self.seed, self.cache = items, seed, SceneCache(target, cache)
-        self.log_zooms = (np.log(scales[0]), np.log(scales[1]))
+        self.log_zooms = (np.log(zoom[0]), np.log(zoom[1]))
         self.aspect, self.jitter, self.rotate, self.box = aspect, jitter, rotate, box
         self.network_size = partial(network_size, input_scale=input_scale, short_side=short_side, long_side=long_side)
         self.skipped: set[str] | None = set() if on_error == "skip" else None

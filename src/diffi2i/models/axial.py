@@ -13,7 +13,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffi2i.models.di2iformer import DynamicLayer, LayerNorm, start_small
+from diffi2i.models.di2iformer import DynamicLayer, LayerNorm, prior_linear, shifted, start_small
 from diffi2i.models.encoders import Normalise
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -95,32 +95,30 @@ class AxialLayer(nn.Module):
     depth encoder, where it is added between the stages.
     """
 
-    def __init__(self, channels: int, prior_dim: int, heads: int, key_dim: int, drop_path: float = 0.0) -> None:
+    def __init__(self, channels: int, prior_dim: int | None, heads: int, key_dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm = LayerNorm(channels)
         self.attention = SqueezeAxialAttention(channels, heads, key_dim)
-        self.W_l = nn.Linear(prior_dim, channels, bias=False)
-        start_small(self.W_l)
+        self.W_l = prior_linear(prior_dim, channels)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         """`x` (B, C-hat, H, W), `z` (B, 4C') -> (B, C-hat, H, W)."""
-        out: Tensor = self.drop_path(self.attention(self.norm(x))) + self.W_l(z)[:, :, None, None] + x
-        return out
+        return shifted(self.drop_path(self.attention(self.norm(x))), self.W_l, z) + x
 
 
 class AxialBlock(nn.Module):
     """DA with axial attention, then DFFN (Eq. 9)."""
 
     def __init__(
-        self, channels: int, prior_dim: int, heads: int, key_dim: int, expansion: float, drop_path: float = 0.0
+        self, channels: int, prior_dim: int | None, heads: int, key_dim: int, expansion: float, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         self.attention = AxialLayer(channels, prior_dim, heads, key_dim, drop_path)
         self.feed_forward = DynamicLayer(channels, prior_dim, expansion, "pointwise", attention=False)
         self.feed_forward.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         out: Tensor = self.feed_forward(self.attention(x, z), z)
         return out
 
@@ -155,7 +153,7 @@ class SeaEncoder(nn.Module):
         attention: dynamic axial blocks that end each stage; only they see Z.
         heads, key_dim: see `SqueezeAxialAttention`.
         expansion: see `DynamicLayer`.
-        prior_dim: 4C'.
+        prior_dim: 4C'; None for an encoder without a prior.
         drop_path: stochastic depth of the axial blocks, in [0, 1): in each stage it rises from 0 at the first block to
             this at the last one, as in SeaFormer.
 
@@ -172,7 +170,7 @@ class SeaEncoder(nn.Module):
         heads: int,
         key_dim: int,
         expansion: float,
-        prior_dim: int,
+        prior_dim: int | None,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -203,7 +201,7 @@ class SeaEncoder(nn.Module):
                 nn.ModuleList(AxialBlock(width, prior_dim, heads, key_dim, expansion, rate) for rate in rates)
             )
 
-    def forward(self, image: Tensor, z: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, z: Tensor | None) -> list[Tensor]:
         """`image` (B, 3, H, W) RGB in [0, 1], `z` (B, 4C') -> [(B, channels[i], H / 2^(i+2), W / 2^(i+2)), ...]."""
         x = self.stem(self.normalise(image))
         maps = []

@@ -31,7 +31,7 @@ class Depther(nn.Module):
         width: channels of the pyramid.
         bins: K.
         min_depth, max_depth: the range of the output in metres, 0 <= min_depth < max_depth.
-        prior_dim: 4C'.
+        prior_dim: 4C'; None makes the same network without a prior, a plain regressor.
 
     Raises:
         ValueError: an empty range.
@@ -44,7 +44,7 @@ class Depther(nn.Module):
         bins: int,
         min_depth: float,
         max_depth: float,
-        prior_dim: int,
+        prior_dim: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= min_depth < max_depth:
@@ -62,7 +62,7 @@ class Depther(nn.Module):
         self.bin_widths = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, bins))
         self.bin_scores = nn.Conv2d(width, bins, 1)
 
-    def forward(self, image: Tensor, z: Tensor) -> Tensor:
+    def forward(self, image: Tensor, z: Tensor | None = None) -> Tensor:
         """`image` (B, 3, H, W) RGB in [0, 1] of any size, `z` (B, 4C') -> metres (B, 1, H, W), float32."""
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.encoder.multiple)

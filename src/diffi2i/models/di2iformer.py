@@ -69,12 +69,26 @@ def local_mean(x: Tensor, side: int) -> Tensor:
     return (sums / (height * width)).to(x.dtype)[..., rows[:, None], columns]
 
 
+def prior_linear(prior_dim: int | None, channels: int) -> nn.Linear | None:
+    """W_l of Eqs. 8 and 9; None in a network without a prior."""
+    if prior_dim is None:
+        return None
+    W_l = nn.Linear(prior_dim, channels, bias=False)
+    start_small(W_l)
+    return W_l
+
+
+def shifted(x: Tensor, W_l: nn.Linear | None, z: Tensor | None) -> Tensor:
+    """x + W_l Z at every pixel: `x` (B, C-hat, H, W), `z` (B, 4C'). Without W_l, x."""
+    return x if W_l is None else x + W_l(z)[:, :, None, None]
+
+
 class DynamicLayer(nn.Module):
     """DA (Eqs. 6-8) with `attention`, DFFN (Eq. 9) without: they differ in the pooling product alone.
 
     Args:
         channels: C-hat, width of the feature map.
-        prior_dim: 4C'.
+        prior_dim: 4C'; None leaves W_l Z out.
         expansion: width after the gate over `channels`; the depth-wise projection needs 1.
         projection: the output projection. The paper writes W_d; NAFNet and DiffIR use a 1x1 convolution.
         attention: multiply by the global average pool (Eq. 7).
@@ -86,7 +100,7 @@ class DynamicLayer(nn.Module):
     window: int | None = None
 
     def __init__(
-        self, channels: int, prior_dim: int, expansion: float, projection: Projection, attention: bool
+        self, channels: int, prior_dim: int | None, expansion: float, projection: Projection, attention: bool
     ) -> None:
         super().__init__()
         hidden = round(channels * expansion)
@@ -98,30 +112,28 @@ class DynamicLayer(nn.Module):
         self.W_d = depthwise(2 * hidden)
         self.project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
         start_small(self.project)
-        self.W_l = nn.Linear(prior_dim, channels, bias=False)
-        start_small(self.W_l)
+        self.W_l = prior_linear(prior_dim, channels)
         self.drop_path: nn.Module = nn.Identity()
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         """`x` (B, C-hat, H, W), `z` (B, 4C') -> (B, C-hat, H, W)."""
         first, second = self.W_d(self.W_c(self.norm(x))).chunk(2, dim=1)
         gated = first * second  # SimpleGate, Eq. 6
         if self.attention:
             pooled = gated.mean(dim=(2, 3), keepdim=True) if self.window is None else local_mean(gated, self.window)
             gated = gated * pooled  # Eq. 7
-        out: Tensor = self.drop_path(self.project(gated)) + self.W_l(z)[:, :, None, None] + x  # Eqs. 8, 9
-        return out
+        return shifted(self.drop_path(self.project(gated)), self.W_l, z) + x  # Eqs. 8, 9
 
 
 class DynamicBlock(nn.Module):
     """DA, then DFFN."""
 
-    def __init__(self, channels: int, prior_dim: int, expansion: float, projection: Projection) -> None:
+    def __init__(self, channels: int, prior_dim: int | None, expansion: float, projection: Projection) -> None:
         super().__init__()
         self.attention = DynamicLayer(channels, prior_dim, expansion, projection, attention=True)
         self.feed_forward = DynamicLayer(channels, prior_dim, expansion, projection, attention=False)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         out: Tensor = self.feed_forward(self.attention(x, z), z)
         return out
 
@@ -129,10 +141,12 @@ class DynamicBlock(nn.Module):
 class Stack(nn.ModuleList):
     """Blocks one after the other, all guided by the same Z."""
 
-    def __init__(self, count: int, channels: int, prior_dim: int, expansion: float, projection: Projection) -> None:
+    def __init__(
+        self, count: int, channels: int, prior_dim: int | None, expansion: float, projection: Projection
+    ) -> None:
         super().__init__(DynamicBlock(channels, prior_dim, expansion, projection) for _ in range(count))
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         for block in self:
             x = block(x, z)
         return x
@@ -156,9 +170,9 @@ class DI2Iformer(nn.Module):
         width: C.
         blocks: blocks per level, from the finest to the coarsest; the decoder mirrors the first three.
         refinement: blocks at the finest level after the decoder.
-        prior_dim: 4C'.
         expansion, projection: see `DynamicLayer`.
         scale: enlargement of the tail, a sub-pixel convolution (Shi et al. 2016).
+        prior_dim: 4C'; None makes the same network without a prior, a plain regressor.
 
     The network predicts the difference from the input image, enlarged bicubically where `scale` > 1.
     """
@@ -169,10 +183,10 @@ class DI2Iformer(nn.Module):
         width: int,
         blocks: Sequence[int],
         refinement: int,
-        prior_dim: int,
         expansion: float,
         projection: Projection,
         scale: int,
+        prior_dim: int | None = None,
     ) -> None:
         super().__init__()
         if len(blocks) != LEVELS:
@@ -209,7 +223,7 @@ class DI2Iformer(nn.Module):
                 if isinstance(layer, DynamicLayer):
                     layer.window = max(1, side // 2**level)
 
-    def forward(self, image: Tensor, z: Tensor) -> Tensor:
+    def forward(self, image: Tensor, z: Tensor | None = None) -> Tensor:
         """`image` (B, in_channels, H, W), `z` (B, 4C') -> (B, 3, scale H, scale W), float32."""
         height, width = image.shape[-2:]
         x = self.embed(pad_to_multiple(image, 2 ** (LEVELS - 1)))  # (B, C, H', W')

@@ -1,53 +1,15 @@
-"""DiffI2I as it runs at inference (Alg. 2), and the builders that size the networks from a configuration."""
+"""DiffI2I's networks, sized by a configuration."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict
 
-import torch
 from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import nn
 
+from diffi2i.errors import UserError
 from diffi2i.models.cpen import CPEN
-from diffi2i.models.denoiser import Denoiser
-from diffi2i.models.diffusion import PriorDiffusion
-from diffi2i.schema import DiffusionConfig, ModelConfig, TaskConfig
-
-
-class DiffI2I(nn.Module):
-    """CPEN_S2, the denoiser and the DI2Iformer (for labels and depth, the network in its place).
-
-    Without a denoiser, CPEN_S2's output is the IPR itself (Table 7, V1).
-    """
-
-    def __init__(
-        self, cpen_s2: CPEN, denoiser: Denoiser | None, diffusion: PriorDiffusion, di2iformer: nn.Module
-    ) -> None:
-        super().__init__()
-        self.cpen_s2 = cpen_s2
-        self.denoiser = denoiser
-        self.diffusion = diffusion
-        self.di2iformer = di2iformer
-
-    def estimate_prior(self, image: Tensor, z_T: Tensor, noise: Callable[[int], Tensor] | None = None) -> Tensor:
-        """D from the input image (Eq. 12), then the whole reverse process, in float32.
-
-        Args:
-            image: (B, in_channels, H, W).
-            z_T: (B, 4C'), noised IPR in training (Alg. 1), standard normal at inference (Alg. 2).
-            noise: see `PriorDiffusion.denoise`.
-
-        Returns:
-            Z-hat (B, 4C').
-        """
-        condition: Tensor = self.cpen_s2(image).float()
-        if self.denoiser is None:
-            return condition
-        with torch.autocast(image.device.type, enabled=False):
-            return self.diffusion.denoise(z_T.float(), condition, self.denoiser, noise)
-
-    def forward(self, image: Tensor, z_T: Tensor) -> Tensor:
-        """`image` (B, in_channels, H, W), `z_T` (B, 4C') standard normal -> the prediction (see `TaskStage`)."""
-        output: Tensor = self.di2iformer(image, self.estimate_prior(image, z_T))
-        return output
+from diffi2i.models.di2iformer import DI2Iformer
+from diffi2i.schema import Config, ModelConfig, TaskConfig
 
 
 def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
@@ -59,28 +21,41 @@ def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
     return CPEN(in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale)
 
 
-def build_di2iformer(model: ModelConfig) -> nn.Module:
-    """The network that Z guides, from its Hydra node: `forward(image, z)`."""
-    network: nn.Module = instantiate(model.network, prior_dim=4 * model.cpen.channels)
+def build_network(model: ModelConfig, prior: bool) -> nn.Module:
+    """The network from the input to the prediction, from its Hydra node: `forward(image, z)`, or `forward(image)`."""
+    network: nn.Module = instantiate(model.network, **({"prior_dim": 4 * model.cpen.channels} if prior else {}))
     return network
 
 
-def build_diffusion(diffusion: DiffusionConfig) -> PriorDiffusion:
-    return PriorDiffusion(
-        steps=diffusion.steps,
-        beta_1=diffusion.beta_1,
-        beta_T=diffusion.beta_T,
-        prediction=diffusion.prediction,  # type: ignore[arg-type]
-        variance_noise=diffusion.variance_noise,
-        timesteps=diffusion.timesteps,
-        schedule=diffusion.schedule,  # type: ignore[arg-type]
-    )
+def use_tlc(network: nn.Module, config: Config) -> None:
+    """Lets a DI2Iformer average over windows, in pixels of the input, of the size that TLC's authors choose.
+
+    Half as large again as crops of one size (NAFNet, MPRNet: 384 for 256), and the size of the last where they grow
+    (Restormer: 384 for 384).
+
+    Raises:
+        UserError: another network.
+    """
+    if not isinstance(network, DI2Iformer):
+        raise UserError(f"method.tlc belongs to the DI2Iformer, and model={config.model.name} has another network")
+    phases = config.train.phases
+    network.use_tlc((phases[-1].patch if phases else config.train.patch * 3 // 2) // config.task.scale)
 
 
-def build_diffi2i(
-    task: TaskConfig, model: ModelConfig, diffusion: DiffusionConfig, with_diffusion: bool = True
-) -> DiffI2I:
-    """The inference network; without diffusion it is V1 of Table 7."""
-    denoiser = Denoiser(4 * model.cpen.channels, model.denoiser_layers) if with_diffusion else None
-    cpen_s2 = build_cpen(task, model, gt=False)
-    return DiffI2I(cpen_s2, denoiser, build_diffusion(diffusion), build_di2iformer(model))
+def check_same_model(config: Config, init: Config, apart: Sequence[str] = ()) -> None:
+    """The networks are those of the run that this one starts from, but for the keys `apart`.
+
+    Raises:
+        UserError: one line that says what to write.
+    """
+    ours, theirs = asdict(config.model), asdict(init.model)
+    for key in ours:
+        if key == "name" or key in apart or ours[key] == theirs[key]:
+            continue
+        our, their = ours[key], theirs[key]
+        if isinstance(our, dict):
+            inner = next(name for name in their | our if our.get(name) != their.get(name))
+            key, our, their = f"{key}.{inner}", our.get(inner), their.get(inner)
+        differing = init.model.name != config.model.name
+        write = f"model={init.model.name}" if differing else f"model.{key}={their}"
+        raise UserError(f"method.init={config.init} has model.{key}={their}, this run {our}: write {write}")

@@ -45,7 +45,7 @@ class TimmEncoder(nn.Module):
 
     Args:
         name: a timm model that has such stages, like "tf_efficientnet_lite0" or "swin_tiny_patch4_window7_224".
-        prior_dim: 4C'.
+        prior_dim: 4C'; None for an encoder without a prior.
         pretrained: "none" for random weights; "index" for those of EfficientNet-Lite0 that the Python package index
             has; "hub" for timm's own from the Hugging Face hub.
         drop_path: timm's stochastic depth rate.
@@ -57,7 +57,9 @@ class TimmEncoder(nn.Module):
     `channels` are the widths of the returned maps; the sides of the image must be multiples of `multiple`.
     """
 
-    def __init__(self, name: str, prior_dim: int, pretrained: Pretrained = "none", drop_path: float = 0.0) -> None:
+    def __init__(
+        self, name: str, prior_dim: int | None, pretrained: Pretrained = "none", drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         if pretrained not in get_args(Pretrained):
             raise ValueError(f"pretrained is {pretrained!r}; write one of {', '.join(get_args(Pretrained))}")
@@ -77,18 +79,20 @@ class TimmEncoder(nn.Module):
 
         on_index = pretrained == "index"
         self.normalise = Normalise(INDEX_MEAN if on_index else cfg.mean, INDEX_STD if on_index else cfg.std)
-        self.W_l = nn.ModuleList(nn.Linear(prior_dim, channels, bias=False) for channels in self.channels)
+        self.W_l = nn.ModuleList()
+        if prior_dim is not None:
+            self.W_l.extend(nn.Linear(prior_dim, channels, bias=False) for channels in self.channels)
         for linear in self.W_l:
             # Small, so that pretrained stages still see what they know; not zero, so that Z has a gradient at once.
             nn.init.normal_(linear.weight, std=0.02)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor, z: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, z: Tensor | None) -> list[Tensor]:
         """`image` (B, 3, H, W) RGB in [0, 1], `z` (B, 4C') -> [(B, channels[i], H / 2^(i+2), W / 2^(i+2)), ...]."""
         # timm runs its stages in one go; a hook is the one place between two of them that all its networks have. The
         # hooks live for this call alone, so copies of the module (such as the EMA's) carry none that points here.
         hooks = [
             self.body.get_submodule(stage).register_forward_hook(self.adder(W_l(z)))
-            for stage, W_l in zip(self.stages, self.W_l, strict=True)
+            for stage, W_l in zip(self.stages, self.W_l, strict=False)  # no W_l without a prior
         ]
         try:
             maps = self.body(self.normalise(image))[-4:]

@@ -34,14 +34,18 @@ class Segmenter(nn.Module):
         encoder: makes the encoder when called with `prior_dim` (in Hydra a node with `_partial_: true`).
         classes: number of classes.
         head_width: channels of the head.
-        prior_dim: 4C'.
+        prior_dim: 4C'; None makes the same network without a prior, a plain regressor.
 
     The head works at stride 8: the encoder's second map is the detail, every coarser one gates it in turn. The
     encoder's first map, at stride 4, is only a step on the way.
     """
 
     def __init__(
-        self, encoder: Callable[..., SeaEncoder | TimmEncoder], classes: int, head_width: int, prior_dim: int
+        self,
+        encoder: Callable[..., SeaEncoder | TimmEncoder],
+        classes: int,
+        head_width: int,
+        prior_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder(prior_dim=prior_dim)
@@ -53,7 +57,7 @@ class Segmenter(nn.Module):
             nn.BatchNorm2d(head_width), nn.ReLU(), nn.Dropout2d(DROPOUT), nn.Conv2d(head_width, classes, 1)
         )
 
-    def forward(self, image: Tensor, z: Tensor) -> Tensor:
+    def forward(self, image: Tensor, z: Tensor | None = None) -> Tensor:
         """`image` (B, 3, H, W) RGB in [0, 1] of any size, `z` (B, 4C') -> logits (B, classes, H, W), float32."""
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.encoder.multiple)

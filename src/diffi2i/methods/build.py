@@ -1,0 +1,74 @@
+"""From a configuration to its method, with the weights that it starts from."""
+
+from pathlib import Path
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class
+
+from diffi2i.build import build
+from diffi2i.config import read_run_config, typed_options
+from diffi2i.errors import UserError
+from diffi2i.methods.method import Method
+from diffi2i.schema import Config
+
+
+def method_class(config: Config) -> type[Method]:
+    """The class that `method._target_` names. Raises `UserError`: there is none, or it is no `Method`."""
+    target = str(config.method["_target_"])
+    try:
+        found = get_class(target)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"method._target_={target}: {str(error).splitlines()[0]}") from error
+    if not issubclass(found, Method):
+        raise UserError(f"method._target_={target} is no diffi2i.methods.method.Method")
+    return found
+
+
+def check(config: Config) -> None:
+    """Refuses options that cannot be, and a run to start from that is not finished or does not fit.
+
+    Raises:
+        UserError: one line that says what to write.
+    """
+    kind, init = method_class(config), None
+    if config.init is not None:
+        init = read_init(config, config.init)
+    elif config.method["role"] == "adversarial":
+        raise UserError("method.role=adversarial goes on from a finished run: write method.init=<its run directory>")
+    kind.check(config, typed_options(kind.Options, config), init)
+
+
+def read_init(config: Config, run_dir: Path) -> Config:
+    """The configuration of the run to start from. Raises `UserError`: none there, unfinished, or of another task."""
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(
+            f"method.init={run_dir} is no run directory, it has no config.yaml: write where the run lies now"
+        )
+    if not (run_dir / "result.json").is_file():
+        raise UserError(
+            f"method.init={run_dir} is unfinished: run its `diffi2i train ... run_dir={run_dir}` again first"
+        )
+    saved = read_run_config(run_dir)
+    if saved.task.name != config.task.name:
+        raise UserError(f"method.init={run_dir} was trained for task={saved.task.name}: write task={saved.task.name}")
+    if saved.task.fill != config.task.fill:
+        raise UserError(f"method.init={run_dir} was trained with task.fill={saved.task.fill}: write the same")
+    return saved
+
+
+def build_method(config: Config, init: Method | None = None) -> Method:
+    """The method with L_task, ready to train. Raises `UserError`: its networks or its loss cannot be built."""
+    kind, losses, loss = method_class(config), config.task.losses, None
+    if kind.judged(typed_options(kind.Options, config)):
+        try:
+            loss = build(losses[config.train.loss], f"task.losses.{config.train.loss}")
+        except UserError as error:
+            others = ", ".join(name for name in losses if name != config.train.loss)
+            raise UserError(f"{error}; this task's other losses: train.loss={others}") from error
+    try:
+        method = kind(config, init)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
+    method.learn_from(loss)
+    return method

@@ -1,0 +1,86 @@
+"""DiffI2I, stage 1: CPEN_S1 sees the ground truth and learns, with the DI2Iformer, an IPR that helps it (Sec. 4.1)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diffi2i.errors import UserError
+from diffi2i.methods.batch import Batch
+from diffi2i.methods.method import Method
+from diffi2i.methods.noise import Noise
+from diffi2i.models.diffi2i import build_cpen, build_network, check_same_model, use_tlc
+from diffi2i.schema import Config
+
+
+@dataclass
+class Stage1Options:
+    """`prior` is where Z comes from: the ground `truth`, or `zero`: Z = 0 and no CPEN, the control without a prior.
+
+    `tlc` is the test-time local converter of the DI2Iformer.
+    """
+
+    prior: str = "truth"
+    tlc: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prior not in ("truth", "zero"):
+            raise UserError(f"method.prior={self.prior}: choose one of truth, zero")
+
+
+class DiffI2IS1(Method):
+    """Trains CPEN_S1 and the DI2Iformer on L_task."""
+
+    Options: ClassVar[type] = Stage1Options
+    options: Stage1Options
+    sees_target = True
+
+    def __init__(self, config: Config, init: "DiffI2IS1 | None" = None) -> None:
+        super().__init__(config)
+        # First, so that the network without a prior starts from the same weights.
+        self.di2iformer = build_network(config.model, prior=True)
+        self.cpen_s1 = None if self.options.prior == "zero" else build_cpen(config.task, config.model, gt=True)
+        if init is not None:
+            self.load_state_dict(init.state_dict())
+        if self.options.tlc:
+            use_tlc(self.di2iformer, config)
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def check(cls, config: Config, options: Stage1Options, init: Config | None) -> None:
+        super().check(config, options, init)
+        if init is not None:
+            check_same_model(config, init)
+
+    def prior(self, batch: Batch) -> Tensor:
+        """Z (B, 4C') from the input and the ground truth (Eq. 5), or zeros."""
+        image = self.seen(batch)
+        if self.cpen_s1 is None:
+            return image.new_zeros(len(image), 4 * self.config.model.cpen.channels)
+        z: Tensor = self.cpen_s1(image, batch["target"])
+        return z
+
+    def restore(self, batch: Batch, z: Tensor) -> Tensor:
+        """The prediction under Z (B, 4C')."""
+        output: Tensor = self.di2iformer(self.seen(batch), z)
+        return output
+
+    def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        return {}, self.restore(batch, self.prior(batch))
+
+    def predict(self, batch: Batch, noise: Noise) -> Tensor:
+        return self.restore(batch, self.prior(batch))
+
+    def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        if "other" not in batch or self.cpen_s1 is None:
+            return {}
+        return {"exchanged": self.restore(batch, self.prior(batch["other"]))}
+
+    def parts(self) -> dict[str, nn.Module]:
+        return ({} if self.cpen_s1 is None else {"CPEN_S1": self.cpen_s1}) | {"DI2Iformer": self.di2iformer}
+
+    @property
+    def label(self) -> str:
+        kind = "no prior" if self.cpen_s1 is None else "stage 1 (sees GT)"
+        return f"{kind}, trained on" if self.config.init else kind

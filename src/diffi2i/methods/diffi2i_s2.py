@@ -1,0 +1,234 @@
+"""DiffI2I, stage 2: the diffusion learns to estimate the IPR from the input alone, with the DI2Iformer (Sec. 4.2)."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from diffi2i.diffusion.schedule import Schedule, linear, sqrt_linear
+from diffi2i.errors import UserError
+from diffi2i.losses.prior import prior_loss
+from diffi2i.methods.batch import Batch
+from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.method import Method
+from diffi2i.methods.noise import Noise
+from diffi2i.models.denoiser import Denoiser
+from diffi2i.models.diffi2i import build_cpen, build_network, check_same_model, use_tlc
+from diffi2i.schema import Config
+
+
+@dataclass
+class Diffusion:
+    """`steps` is T; see `diffusion.schedule.Schedule`."""
+
+    steps: int = 4
+    beta_1: float = 0.1
+    beta_T: float = 0.99
+    schedule: str = "linear"
+    prediction: str = "x0"
+
+
+@dataclass
+class Stage2Options:
+    """What `conf/method/diffi2i_s2.yaml` sets.
+
+    `prior` says where Z comes from: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none`
+    (no diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; V2).
+    `prior_loss` is L_diff: l1 (Eq. 13), l2 (Eq. 14) or kl (Eq. 15). `prior_only` is the fraction of steps that train
+    the prior alone before the DI2Iformer joins. `sampler` is a partial of a function of `diffusion.samplers`. `tlc` is
+    the DI2Iformer's test-time local converter.
+    """
+
+    prior: str = "joint"
+    prior_loss: str = "l1"
+    prior_only: float = 0.0
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    tlc: bool = False
+
+    def __post_init__(self) -> None:
+        for key, choices in (("prior", ("joint", "none", "traditional")), ("prior_loss", ("l1", "l2", "kl"))):
+            if getattr(self, key) not in choices:
+                raise UserError(f"method.{key}={getattr(self, key)}: choose one of {', '.join(choices)}")
+        if not 0 <= self.prior_only < 1:
+            raise UserError(f"method.prior_only={self.prior_only} is a fraction of the steps in [0, 1)")
+
+
+class DiffI2IS2(Method):
+    """Trains CPEN_S2, the denoiser and the DI2Iformer on L_all = L_task + L_diff (Alg. 1, Eq. 13).
+
+    CPEN_S1 is frozen: it gives the target of L_diff and never reaches the optimiser. `init` is stage 1, or a stage 2 to
+    go on with; None where finished weights will be loaded.
+    """
+
+    Options: ClassVar[type] = Stage2Options
+    options: Stage2Options
+
+    def __init__(self, config: Config, init: "DiffI2IS1 | DiffI2IS2 | None" = None) -> None:
+        super().__init__(config)
+        options, model = self.options, config.model
+        self.schedule = schedule_of(options.diffusion)
+        self.sampler = instantiate(options.sampler)
+        self.cpen_s1 = build_cpen(config.task, model, gt=True)
+        self.cpen_s1.requires_grad_(False)
+        # Before the rest, whose initial weights would be others.
+        denoiser = None if options.prior == "none" else Denoiser(4 * model.cpen.channels, model.denoiser_layers)
+        self.cpen_s2 = build_cpen(config.task, model, gt=False)
+        self.denoiser = denoiser
+        self.di2iformer = build_network(model, prior=True)
+        if isinstance(init, DiffI2IS2):
+            self.load_state_dict(init.state_dict())
+        elif init is not None:
+            assert init.cpen_s1 is not None, "a run without a prior is refused before"
+            self.cpen_s1.load_state_dict(init.cpen_s1.state_dict())
+            self.di2iformer.load_state_dict(init.di2iformer.state_dict())
+        if options.prior == "traditional":
+            self.di2iformer.requires_grad_(False)
+        if options.tlc:
+            use_tlc(self.di2iformer, config)
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def judged(cls, options: Stage2Options) -> bool:
+        return options.prior != "traditional"
+
+    @classmethod
+    def check(cls, config: Config, options: Stage2Options, init: Config | None) -> None:
+        """Stage 2 starts from a stage 1 with a prior, or goes on from a stage 2 of the same diffusion."""
+        if options.prior_only and "adversary" in config.task.losses[config.train.loss]:
+            raise UserError(
+                f"method.prior_only cannot be joined with the discriminator of train.loss={config.train.loss}: train "
+                "the prior with another loss first, then go on with method.prior_only=0 method.init=<that run>"
+            )
+        if init is None:
+            raise UserError("method=diffi2i_s2 needs stage 1's weights: write method.init=<run of method=diffi2i_s1>")
+        theirs = init.method
+        if theirs["name"] == "diffi2i_s1" and config.method["role"] == "adversarial":
+            raise UserError(f"method.init={config.init} is a stage 1, method.role=adversarial goes on from a stage 2")
+        if theirs["name"] == "diffi2i_s2":
+            check_same_prior(config, theirs, options)
+        elif theirs["name"] != "diffi2i_s1":
+            raise UserError(f"method.init={config.init} is a run of {theirs['name']}: name one of method=diffi2i_s1")
+        # The denoiser belongs to stage 2 alone.
+        check_same_model(config, init, () if theirs["name"] == "diffi2i_s2" else ("denoiser_layers",))
+
+    def prior(self, batch: Batch, noise: Noise) -> Tensor:
+        """Z-hat (B, 4C') from the input alone, starting from noise (Alg. 2)."""
+        dim = (4 * self.config.model.cpen.channels,)
+        return self.estimate(self.seen(batch), noise(dim), lambda t: noise(dim, f"step {t}"))
+
+    def estimate(self, image: Tensor, z_T: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
+        """D from the input (Eq. 12), then the reverse process in full, in float32 (Alg. 1, lines 8-13; Alg. 2, 5-8).
+
+        `z_T` (B, 4C') is the noised IPR in training, standard normal at inference. Without diffusion D itself is Z-hat.
+        """
+        denoiser, T = self.denoiser, self.schedule.steps
+        condition: Tensor = self.cpen_s2(image).float()
+        if denoiser is None:
+            return condition
+
+        def denoise(z_t: Tensor, t: int) -> Tensor:
+            time = torch.full((len(z_t),), t / T, dtype=z_t.dtype, device=z_t.device)
+            return self.schedule.x0(z_t, t, denoiser(z_t, time, condition))
+
+        with torch.autocast(condition.device.type, enabled=False):
+            z_hat: Tensor = self.sampler(denoise, z_T.float(), self.schedule, noise)
+        return z_hat
+
+    def restore(self, batch: Batch, z: Tensor) -> Tensor:
+        """The prediction under Z (B, 4C')."""
+        output: Tensor = self.di2iformer(self.seen(batch), z)
+        return output
+
+    def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None]:
+        options, image = self.options, self.seen(batch)
+        with torch.no_grad():
+            z = self.cpen_s1(image, batch["target"]).float()  # (B, 4C')
+
+        def noise(_: int = 0) -> Tensor:
+            return torch.randn(z.shape, generator=rng).to(z.device)
+
+        if options.prior == "traditional":
+            return {"loss_prior": self.random_step_loss(image, z, noise(), rng)}, None
+        z_hat = self.estimate(image, self.schedule.noised(z, self.schedule.steps, noise()), noise)  # Eq. 10
+        terms = {"loss_prior": prior_loss(z_hat, z, options.prior_loss)}  # type: ignore[arg-type]
+        if self.global_step < options.prior_only * self.config.train.steps:
+            return terms, None
+        return terms, self.di2iformer(image, z_hat)
+
+    def random_step_loss(self, image: Tensor, z: Tensor, noise: Tensor, rng: torch.Generator) -> Tensor:
+        """The traditional objective (Eq. 4): the error of one prediction at one random t per image."""
+        schedule, denoiser = self.schedule, self.denoiser
+        assert denoiser is not None
+        t = torch.randint(1, schedule.steps + 1, (len(z),), generator=rng).to(z.device)
+        condition = self.cpen_s2(image).float()
+        with torch.autocast(z.device.type, enabled=False):
+            predicted = denoiser(schedule.noised(z, t, noise), t / schedule.steps, condition)
+            return F.mse_loss(predicted, schedule.target(z, noise, t))
+
+    def predict(self, batch: Batch, noise: Noise) -> Tensor:
+        return self.restore(batch, self.prior(batch, noise))
+
+    def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        if "other" not in batch:
+            return {}
+        other = batch["other"]
+        return {"exchanged": self.restore(batch, self.prior(other, self.noise(other)))}
+
+    def parts(self) -> dict[str, nn.Module]:
+        denoiser = {} if self.denoiser is None else {"denoiser": self.denoiser}
+        return {"CPEN_S2": self.cpen_s2, **denoiser, "DI2Iformer": self.di2iformer}
+
+    @property
+    def unused_parameters(self) -> bool:
+        return self.options.prior_only > 0
+
+    def network_steps(self, steps: int) -> int:
+        return 0 if self.options.prior == "traditional" else steps - int(self.options.prior_only * steps)
+
+    @property
+    def label(self) -> str:
+        kinds = {"joint": "stage 2", "none": "stage 2, no diffusion", "traditional": "stage 2, traditional"}
+        return kinds[self.options.prior] + (", GAN" if self.config.method["role"] == "adversarial" else "")
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.cpen_s1.eval()  # frozen also in its running statistics
+        return self
+
+
+def schedule_of(diffusion: Diffusion) -> Schedule:
+    """Raises `UserError` for betas that are none, or a prediction or schedule that there is not."""
+    betas = {"linear": linear, "sqrt_linear": sqrt_linear}
+    if diffusion.schedule not in betas:
+        raise UserError(f"method.diffusion.schedule={diffusion.schedule}: choose one of {', '.join(betas)}")
+    if diffusion.steps < 1 or not 0 < diffusion.beta_1 <= diffusion.beta_T < 1:
+        raise UserError(
+            f"method.diffusion needs steps above 0 and 0 < beta_1 <= beta_T < 1, got {diffusion.steps}, "
+            f"{diffusion.beta_1} and {diffusion.beta_T}"
+        )
+    try:
+        return Schedule(
+            betas[diffusion.schedule](diffusion.steps, diffusion.beta_1, diffusion.beta_T),
+            diffusion.prediction,  # type: ignore[arg-type]
+        )
+    except ValueError as error:
+        raise UserError(f"method.diffusion: {error}") from error
+
+
+def check_same_prior(config: Config, theirs: dict[str, Any], options: Stage2Options) -> None:
+    """Raises `UserError` where a stage 2 is to go on with another prior or diffusion than it learnt."""
+    if (theirs["prior"] == "none") != (options.prior == "none"):
+        raise UserError(f"method.init={config.init} has method.prior={theirs['prior']}: write it here too")
+    if options.prior == "none":
+        return
+    for key, value in asdict(options.diffusion).items():
+        if value != theirs["diffusion"][key]:
+            raise UserError(
+                f"method.init={config.init} learnt to denoise with {key}={theirs['diffusion'][key]}: "
+                f"write method.diffusion.{key}={theirs['diffusion'][key]}"
+            )

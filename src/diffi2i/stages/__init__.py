@@ -1,1 +1,0 @@
-"""The two LightningModules: the whole training step of each stage on one screen."""

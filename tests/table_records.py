@@ -5,7 +5,8 @@ from statistics import fmean
 from typing import Any
 
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Provenance, Record, Score, Training
-from diffi2i.tables.frame import Entry, Key
+from diffi2i.run.state import Entry
+from diffi2i.tables.frame import Key
 
 INIT = Init("diffi2i_s1", "d" * 64, "89abcdef", 100)
 DATA = DataFacts(

@@ -13,10 +13,12 @@ from matplotlib.container import ErrorbarContainer
 
 from diffi2i.run.files import finite
 from diffi2i.run.record import Record, Score
+from diffi2i.run import rows
 from diffi2i.tables import experiment as experiments
 from diffi2i.tables import figures
 from diffi2i.tables.experiment import Column, Experiment, Row
-from diffi2i.tables.frame import Entry, Failure, Found, Key
+from diffi2i.run.state import Entry, Failure
+from diffi2i.tables.frame import Found, Key
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.table import BASELINE, Table, table_of
 from diffi2i.tables.write import LATEX, MARKDOWN, to_csv, to_latex, to_markdown, write
@@ -561,7 +563,7 @@ def test_all_files_are_written_and_the_same_table_gives_the_same_files(tmp_path:
     assert to_markdown(Table.from_json(json.loads(files[3].read_text())), ["figure6.svg"]) == files[0].read_text()
 
 
-@pytest.mark.parametrize("name", experiments.names())
+@pytest.mark.parametrize("name", rows.table_names())
 def test_every_experiment_has_a_table_before_anything_is_run(name: str) -> None:
     experiment = experiments.load(name)
     table = table_of(experiment, Found({}), "demo", {})

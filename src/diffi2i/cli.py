@@ -4,6 +4,8 @@ import errno
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 from diffi2i import __version__
 from diffi2i.errors import UserError
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(__version__)
         return
     try:
-        run(arguments[0], arguments[1:])
+        run_command(arguments[0], arguments[1:])
     except UserError as error:
         print(f"diffi2i: {error}", file=sys.stderr)
         sys.exit(2)
@@ -58,16 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def run(command: str, arguments: list[str]) -> None:
+def run_command(command: str, arguments: list[str]) -> None:
     """Checks the configuration, then starts the command."""
     if command not in COMMANDS:
         raise UserError(f"unknown command '{command}': choose one of {', '.join(COMMANDS)}")
     if command == "table":
-        from diffi2i.tables.plan import names_experiment
+        from diffi2i.tables.command import names_table, table
 
-        if "--dry-run" in arguments or any(names_experiment(word) for word in arguments):
-            from diffi2i.tables.command import table
-
+        if "--dry-run" in arguments or any(names_table(word) for word in arguments):
             table(arguments)
             return
         from diffi2i.tables.runs import print_table
@@ -101,20 +101,24 @@ def run(command: str, arguments: list[str]) -> None:
         sys.exit(data_check(checked))
     if any(argument.startswith("-") for argument in arguments):
         hydra_main(command, arguments)
-    elif command == "train" and names_row(arguments):
-        from diffi2i.tables.execute import train_row
-
-        train_row(arguments)
     elif command == "train":
-        settings = config.load(schema.Config, command, arguments)
+        from diffi2i.run.ensure import ensure_before
+        from diffi2i.run.plan import planned
+        from diffi2i.run.state import working_on
+
+        run = planned(arguments)
+        ensure_before(run)
         from diffi2i.train import train
 
-        train(settings)
+        with working_on(run.directory):
+            train(run.config)
     elif command == "eval":
         evaluation = config.load(schema.EvalConfig, command, arguments)
         from diffi2i.evaluate import evaluate
+        from diffi2i.run.state import working_on
 
-        evaluate(evaluation)
+        with working_on(Path(evaluation.output)) if evaluation.output else nullcontext():
+            evaluate(evaluation)
     elif command == "predict":
         prediction = config.load(schema.PredictConfig, command, arguments)
         from diffi2i.predict import predict
@@ -130,11 +134,6 @@ def run(command: str, arguments: list[str]) -> None:
         from diffi2i.bench import bench
 
         bench(measurement)
-
-
-def names_row(overrides: Sequence[str]) -> bool:
-    """Whether training overrides name a row of an experiment; see `tables.plan.row_run`."""
-    return any(text.removeprefix("+").startswith(("experiment=", "variant=")) for text in overrides)
 
 
 def hydra_main(command: str, arguments: list[str]) -> None:
@@ -155,10 +154,6 @@ def hydra_main(command: str, arguments: list[str]) -> None:
 
     from diffi2i import config
 
-    if command == "train" and names_row(overrides):
-        from diffi2i.tables.plan import row_run
-
-        overrides = list(row_run(overrides).overrides)
     model = config.budget_model(command, overrides, config.composition(command, overrides))
     arguments = [*overrides, *model, *flags]
 

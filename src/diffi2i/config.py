@@ -88,11 +88,15 @@ def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
     Raises:
         UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
     """
+    return typed(schema, composed(name, overrides))
+
+
+def composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of `conf/<name>.yaml` and the overrides, with the model that the budget names. See `load`."""
     overrides = [quoted_settings(override) for override in overrides]
-    composed = composition(name, overrides)
-    if model := budget_model(name, overrides, composed):
-        composed = composition(name, [*overrides, *model])
-    return typed(schema, composed)
+    found = composition(name, overrides)
+    model = budget_model(name, overrides, found)
+    return composition(name, [*overrides, *model]) if model else found
 
 
 def quoted_settings(override: str) -> str:

@@ -14,7 +14,6 @@ result.json            the record; its presence says that the run is finished
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_man
 from diffi2i.errors import UserError
 from diffi2i.methods.build import method_class
 from diffi2i.methods.method import Method
-from diffi2i.results import PLACES, config_hash, first_difference, read_json, read_result, write_json
+from diffi2i.results import PLACES, first_difference, read_json, read_result, write_json
 from diffi2i.runtime import is_first_rank
 from diffi2i.schema import Config
 
@@ -51,14 +50,6 @@ def origin_of(config: Config, data: ImageDataModule) -> dict[str, Any]:
             **{key: record[key] for key in ("config_hash", "network_steps")},
         }
     return {"train": hash_of_manifest(data.manifests["train"]), "val": data.val_manifest, "init": init}
-
-
-def default_run_dir(config: Config, origin: dict[str, Any]) -> Path:
-    """A place named by what the run is: the same for the same data under another path."""
-    names = (config.dataset.name, config.model.name, config.method["name"], config.budget, f"seed{config.seed}")
-    init = origin["init"] and origin["init"]["weights"]
-    content = "-".join(map(str, (config_hash(config), origin["train"], origin["val"], init)))
-    return Path("outputs") / config.task.name / "-".join([*names, sha256(content.encode()).hexdigest()[:8]])
 
 
 def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str, Any]) -> bool:

@@ -23,9 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i import config
-from diffi2i.cli import names_row
 from diffi2i.errors import UserError
-from diffi2i.metrics import LOWER_IS_BETTER
+from diffi2i.metrics.spec import METRICS
+from diffi2i.run.plan import planned, value_of
+from diffi2i.run.record import Record
+from diffi2i.run.state import done
 from diffi2i.schema import Config
 
 # conf/hydra/launcher/ has files of the plugins' own names, which win over these and are checked against them.
@@ -56,9 +58,7 @@ def sweep(arguments: Sequence[str], overrides: Sequence[str]) -> None:
     """
     check(overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors over, in place of printing a traceback
-    # Added, since the schema lacks these two: each run replaces them by the row's own overrides.
-    added = [f"+{text}" if names_row([text]) and not text.startswith("+") else text for text in arguments]
-    sys.argv = ["diffi2i train", *added]
+    sys.argv = ["diffi2i train", *arguments]
     config.register_schemas()
     try:
         hydra.main(config_path=str(config.conf_dir()), config_name="train", version_base="1.3")(run_one)()
@@ -105,14 +105,10 @@ def environment(variables: Mapping[str, str], slurm: bool) -> dict[str, str]:
 
 def objective(overrides: Sequence[str]) -> float:
     """The main metric of a finished run."""
-    from diffi2i.build import build_data
-    from diffi2i.results import read_result
-    from diffi2i.runs import default_run_dir, origin_of
-
     GlobalHydra.instance().clear()  # that of the sweep, which would not let this run be composed
-    run = settings_of(overrides)
-    record = read_result(Path(run.run_dir) if run.run_dir else default_run_dir(run, origin_of(run, build_data(run))))
-    return float(record["metrics"][run.task.main_metric])
+    record = Record.read(planned(overrides).directory)
+    value = record.scores[record.main_metric].value
+    return float("nan") if value is None else value
 
 
 def report(directory: Path) -> None:
@@ -121,15 +117,6 @@ def report(directory: Path) -> None:
         print(f"diffi2i: {file.read_text().strip()}", file=sys.stderr)
     if (directory / ".submitit").is_dir():
         print(f"diffi2i: what the runs printed is in {directory / '.submitit'}", file=sys.stderr)
-
-
-def settings_of(overrides: Sequence[str]) -> Config:
-    """The checked configuration of one run; of a row, whose stage 1 comes first, without a look for that one."""
-    if names_row(overrides):
-        from diffi2i.tables.plan import row_run
-
-        return config.load(Config, "train", row_run(overrides).overrides)
-    return config.load(Config, "train", overrides)
 
 
 def on_slurm(launcher: Any) -> bool:
@@ -160,19 +147,25 @@ def check(overrides: Sequence[str]) -> None:
         combinations = one_at_a_time([*drawn, *texts])
     else:
         combinations = config.sweep(texts)
-    runs = [settings_of(combination) for combination in combinations]
+    planned_runs = [planned(combination) for combination in combinations]
+    runs = [run.config for run in planned_runs]
     check_places(node.launcher, runs)
     if searches(node.sweeper):
         check_direction(node.sweeper, runs)
         return
-    directories = [run.run_dir for run in runs if run.run_dir]
+    directories = [given for combination in combinations if (given := value_of("run_dir", combination))]
     if len(directories) > len(set(directories)):
         raise UserError(
             f"run_dir={directories[0]} is the same for several runs: leave it out, or name what is swept in it, as in "
             "'run_dir=runs/${seed}'"
         )
-    if on_slurm(node.launcher) and names_row(texts) and node.launcher.tasks_per_node * node.launcher.nodes > 1:
-        raise UserError("variant= needs one task per job on Slurm: write hydra.launcher.tasks_per_node=1")
+    several = on_slurm(node.launcher) and node.launcher.tasks_per_node * node.launcher.nodes > 1
+    for run in planned_runs if several else []:
+        if run.before is not None and not done(run.before):
+            raise UserError(
+                f"{run.name} starts from {run.before.name}, which several Slurm tasks cannot train together: sweep over "
+                "that first, or write hydra.launcher.tasks_per_node=1"
+            )
 
 
 def parse(overrides: Sequence[str]) -> dict[str, Override]:
@@ -196,10 +189,9 @@ def hydra_node(overrides: Sequence[str]) -> Any:
         UserError: no such launcher or sweeper, or its package is missing.
     """
     config.register_schemas()
-    plain = [text for text in overrides if not names_row([text])]
     try:
         with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-            composed = hydra.compose("train", overrides=plain, return_hydra_config=True)
+            composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
             if on_ray(composed.hydra.launcher) and composed.trainer.accelerator == "auto":
                 raise UserError("Ray hands out GPUs by number: write trainer=cpu or trainer.accelerator=gpu")
             OmegaConf.resolve(composed.hydra.launcher)
@@ -233,6 +225,6 @@ def check_direction(sweeper: Any, runs: Sequence[Config]) -> None:
     """The search goes towards the better side of the task's main metric."""
     written = getattr(sweeper.direction, "name", sweeper.direction)
     for metric in sorted({run.task.main_metric for run in runs}):
-        better = "minimize" if metric in LOWER_IS_BETTER else "maximize"
+        better = "minimize" if METRICS[metric].lower else "maximize"
         if written != better:
             raise UserError(f"hydra.sweeper.direction={written} makes {metric} worse: write {better}")

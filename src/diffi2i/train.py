@@ -25,10 +25,10 @@ from diffi2i.methods.build import check as check_method
 from diffi2i.methods.method import Method
 from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.results import read_json, write_json, write_result
+from diffi2i.run.plan import place
 from diffi2i.runs import (
     Checkpoint,
     claim,
-    default_run_dir,
     load_method,
     load_weights,
     origin_of,
@@ -53,7 +53,7 @@ def train(config: Config) -> Path:
     check_depth(data.val_items, config)
     # Before the training: what it is made of decides whose the directory is, and a file may be gone when it ends.
     origin = origin_of(config, data)
-    run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config, origin)
+    run_dir = Path(config.run_dir) if config.run_dir else place(config)
     if not claim(run_dir, config, data, origin):
         say(f"{run_dir} is finished: nothing to do (see {run_dir / 'result.json'})")
         return run_dir

@@ -10,7 +10,6 @@ the table, only a run. The paper's numbers keep the paper's units and decimals.
 """
 
 import csv
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -24,8 +23,8 @@ from yaml import YAMLError
 from diffi2i.config import conf_dir
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, COSTS
+from diffi2i.run.rows import TABLE, experiments_dir, no_such, row_files, table_names
 
-TABLE, COMMON = "table", "common"
 SECONDS = "seconds_per_image"
 ALL_TASKS = "all"
 """The task of an experiment whose rows each have their own."""
@@ -123,42 +122,9 @@ class Experiment(Settings):
         return [*zip(self.claim, self.claim[1:], strict=False), *((better, worse) for better, worse in self.pairs)]
 
 
-def experiments_dir() -> Path:
-    """The folder of experiments: Hydra's config group `experiment`."""
-    return conf_dir() / "experiment"
-
-
-def names() -> list[str]:
-    """All experiments: table1 ... table11, figure1, figure6, then those that are not the paper's."""
-    found = [file.parent.name for file in experiments_dir().glob(f"*/{TABLE}.yaml")]
-    kinds = ("table", "figure", "")
-    return sorted(found, key=lambda name: ([name.startswith(kind) for kind in kinds].index(True), len(name), name))
-
-
 def names_of_paper() -> list[str]:
     """The paper's tables and figures."""
-    return [name for name in names() if re.fullmatch(r"(table|figure)\d+", name)]
-
-
-def row_files(folder: Path) -> dict[str, Path]:
-    """The rows that are run, those among them that only others start from included."""
-    return {file.stem: file for file in sorted(folder.glob("*.yaml")) if file.stem not in (TABLE, COMMON)}
-
-
-def nearest(what: str, name: str, known: Sequence[str]) -> UserError:
-    """`no table 'tabel7': did you mean table7?`"""
-    near = difflib.get_close_matches(name, known, n=1)
-    write = f"did you mean {near[0]}?" if near else f"write one of {', '.join(known)}"
-    return UserError(f"no {what} '{name}': {write}")
-
-
-def check_row(text: str) -> None:
-    """`text` is `<table>/<row>` of a row that is run. Raises `UserError`, which names the nearest."""
-    table, _, row = text.partition("/")
-    if table not in names():
-        raise nearest("table", table, names())
-    if row not in (known := [*row_files(experiments_dir() / table)]):
-        raise nearest(f"row of {table}", row, known)
+    return [name for name in table_names() if re.fullmatch(r"(table|figure)\d+", name)]
 
 
 def load(name: str) -> Experiment:
@@ -168,10 +134,10 @@ def load(name: str) -> Experiment:
         UserError: one line that names the file: none of that name, unreadable, an unknown key, a wrong type, a missing
             value, or columns and rows that do not fit together.
     """
-    if name not in names():
-        raise nearest("table", name, names())
+    if name not in table_names():
+        raise no_such("table", name, table_names())
     folder = experiments_dir() / name
-    settings, runs = read_settings(folder / f"{TABLE}.yaml"), row_files(folder)
+    settings, runs = read_settings(folder / f"{TABLE}.yaml"), row_files(name)
     rows = read_paper(folder / "paper.csv", settings, {*runs, *settings.rescored})
     before = {starts_from(file) for file in runs.values()}
     added = [row for row in runs if row not in {row.name for row in rows} and f"{name}/{row}" not in before]
@@ -200,7 +166,7 @@ def read_settings(file: Path) -> Settings:
         raise UserError(f"{file}: columns must not be empty")
     for column in settings.columns:
         if column.metric not in COLUMNS:
-            raise UserError(f"{file}: column {column.heading}: {nearest('metric', column.metric, [*COLUMNS])}")
+            raise UserError(f"{file}: column {column.heading}: {no_such('metric', column.metric, [*COLUMNS])}")
         if (column.metric in COSTS) != (column.dataset == ""):
             raise UserError(f"{file}: column {column.heading}: a score needs its dataset, a cost has none")
     if not 0 <= settings.claim_column < len(settings.columns):
@@ -256,6 +222,6 @@ def check_rows(experiment: Experiment, file: Path) -> None:
     }
     for key, named in mentioned.items():
         if unknown := [name for name in named if name not in run]:
-            raise UserError(f"{file}: {key}: {nearest('row that is run', unknown[0], run)}")
+            raise UserError(f"{file}: {key}: {no_such('row that is run', unknown[0], run)}")
     if len(set(experiment.claim)) < len(experiment.claim) or any(len(pair) != 2 for pair in experiment.pairs):
         raise UserError(f"{file}: claim must name each row once, and each of pairs two rows")

@@ -4,7 +4,6 @@ Values are in the printed unit (`Metric.unit`): per cent, millions, milliseconds
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,18 +11,7 @@ import pandas as pd
 
 from diffi2i.metrics.spec import COSTS, METRICS
 from diffi2i.run.record import Record
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no record, in one line. `word` stands in the cell: `failed`, or `n/a` where nothing went wrong."""
-
-    reason: str
-    word: str = "failed"
-
-
-Entry = Record | Failure | None
-"""What there is of a run; None: not run yet."""
+from diffi2i.run.state import Entry, Failure
 
 Key = tuple[str, int, str]
 """Row, seed and test set; the empty one is the images held out in training."""

@@ -14,8 +14,9 @@ import pandas as pd
 
 from diffi2i.metrics.spec import COLUMNS, FEW_IMAGES, GAINS, METRICS
 from diffi2i.run.record import Record
+from diffi2i.run.state import Failure
 from diffi2i.tables.experiment import ALL_TASKS, Experiment, Row
-from diffi2i.tables.frame import Failure, Found
+from diffi2i.tables.frame import Found
 from diffi2i.tables.ordering import Ordering, difference, orderings
 from diffi2i.tables.remarks import notes, prior_warnings, provenance
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import escape
 
 from diffi2i.metrics.spec import COLUMNS
+from diffi2i.run.ensure import duration
 from diffi2i.run.files import write_json
 from diffi2i.tables import figures
 from diffi2i.tables.experiment import Experiment
@@ -19,7 +20,6 @@ from diffi2i.tables.markdown import markdown
 from diffi2i.tables.ordering import NOT_MEASURED, Ordering, summary
 from diffi2i.tables.remarks import counted
 from diffi2i.tables.table import HERE, PAPER, Table
-from diffi2i.tables.times import duration
 
 TABLES = Path("outputs") / "tables"
 READING = {

@@ -1,0 +1,127 @@
+"""From an experiment to the runs that fill its table."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffi2i.errors import UserError
+from diffi2i.run.plan import Run, evaluation, lineage, planned, value_of
+from diffi2i.tables.experiment import ALL_TASKS, Experiment, Row
+
+# What a table decides for each of its runs, and what to write instead.
+OWN_KEYS = {
+    "seed": "write seeds=<how many>",
+    "experiment": "name the table alone",
+    "method": "the rows name their method",
+    "method.init": "the rows name what they start from",
+    "task": "the rows name their task",
+    "run_dir": "runs lie below outputs/runs",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row under one seed.
+
+    `run` is its training. `record` is the run whose record fills the cell: the same, or an evaluation of it. `columns`
+    are the evaluations on the paper's test sets, by `Column.dataset`.
+    """
+
+    row: str
+    seed: int
+    run: Run
+    record: Run
+    columns: Mapping[str, Run] = field(default_factory=dict)
+
+
+def plan(
+    experiment: Experiment,
+    budget: str,
+    seeds: Iterable[int],
+    extra: Sequence[str] = (),
+    roots: Mapping[str, str] | None = None,
+) -> list[Cell]:
+    """The cells of the rows that are run, seed by seed.
+
+    Args:
+        extra: training overrides for all runs.
+        roots: at budget=paper the folder of each test set, by `Column.dataset`; sets without one are not scored.
+
+    Raises:
+        UserError: an override that cannot be, or that makes two rows the same.
+    """
+    check(experiment, budget, extra, roots or {})
+    rows = [row for row in experiment.rows if row.run]
+    cells = [cell(experiment, row, budget, seed, extra, roots or {}) for seed in seeds for row in rows]
+    filled: dict[Path, Cell] = {}
+    for each in cells:
+        twin = filled.setdefault(each.record.directory, each)
+        if twin is not each:
+            given = " ".join(extra) or f"budget={budget}"
+            raise UserError(f"{experiment.name}: {given} makes rows {twin.row} and {each.row} one and the same run")
+    return cells
+
+
+def check(experiment: Experiment, budget: str, extra: Sequence[str], roots: Mapping[str, str]) -> None:
+    for override in extra:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in OWN_KEYS:
+            raise UserError(f"{override} is not for {experiment.name}: {OWN_KEYS[key]}")
+    if roots and budget != "paper":
+        raise UserError(
+            f"roots.{next(iter(roots))} belongs to budget=paper: at budget={budget} the runs score themselves"
+        )
+    for dataset, root in roots.items():
+        if not Path(root).is_dir():
+            raise UserError(f"roots.{dataset}={root} is not a folder")
+    if budget == "paper" and value_of("dataset", extra) is None:
+        raise UserError(
+            f"{experiment.name}: budget=paper needs the paper's data: write dataset=<name> root=<folder> "
+            f"(see experiments/{experiment.name}/table.yaml)"
+        )
+
+
+def cell(
+    experiment: Experiment, row: Row, budget: str, seed: int, extra: Sequence[str], roots: Mapping[str, str]
+) -> Cell:
+    """A row's runs under one seed."""
+    rescored = experiment.rescored.get(row.name)
+    trained = rescored.run if rescored else row.name
+    run = planned([f"experiment={experiment.name}/{trained}", f"budget={budget}", *extra, f"seed={seed}"])
+    hardware = [text for text in extra if text.startswith("trainer")]
+    settings = rescored.set if rescored else []
+    columns = {}
+    for dataset in columns_of(experiment, row):
+        if dataset in roots:
+            testset = experiment.testset(dataset)
+            given = [*testset.overrides, *setting([*testset.set, *settings]), f"root={quoted(roots[dataset])}"]
+            columns[dataset] = evaluation(run, dataset, given, hardware)
+    record = evaluation(run, "own", setting(settings), hardware) if rescored else run
+    return Cell(row.name, seed, run, record, columns)
+
+
+def columns_of(experiment: Experiment, row: Row) -> list[str]:
+    """The test sets of a row's columns: where each row has its own task, the paper's numbers tell which."""
+    of_row = zip(experiment.columns, row.paper, strict=True)
+    found = [column.dataset for column, printed in of_row if experiment.task != ALL_TASKS or printed]
+    return [dataset for dataset in dict.fromkeys(found) if dataset]
+
+
+def setting(settings: Sequence[str]) -> list[str]:
+    """The override of `diffi2i eval` that sets them."""
+    return [f"set=[{','.join(map(quoted, settings))}]"] if settings else []
+
+
+def quoted(text: str) -> str:
+    """A value that Hydra's grammar takes literally, whatever characters a path has."""
+    # A backslash escapes only before a quote, the closing one included.
+    return "'" + re.sub(r"(\\*)(?:(')|$)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), text) + "'"
+
+
+def in_order(cells: Iterable[Cell]) -> list[Run]:
+    """All runs of the cells, each once: what others start from first, evaluations last."""
+    cells = list(cells)
+    trainings = [run for each in cells for run in lineage(each.run)]
+    records = [run for each in cells for run in (each.record, *each.columns.values())]
+    return list({run.directory: run for run in (*trainings, *records)}.values())

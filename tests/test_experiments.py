@@ -17,12 +17,11 @@ from omegaconf import OmegaConf
 
 from diffi2i import config
 from diffi2i.errors import UserError
-from diffi2i.metrics.depth import DepthScores
-from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.metrics.spec import COSTS, of_kind
 from diffi2i.models.diffi2i import build_diffi2i, build_diffusion
 from diffi2i.schema import Config, EvalConfig
 from diffi2i.tables import experiment
-from diffi2i.tables.experiment import COSTS, DEPTH_METRICS, LABEL_METRICS, Row
+from diffi2i.tables.experiment import Row
 from diffi2i.tables.plan import GAN
 from diffi2i.train import network_steps
 
@@ -148,7 +147,7 @@ def test_rows_compose_and_score_their_columns(name: str, scale: str, compose: Co
         assert found.task in (loaded.task.name, "all")
         scored[row.name] = {
             *loaded.task.protocol.metrics,
-            *{"labels": LABEL_METRICS, "depth": DEPTH_METRICS}.get(loaded.task.kind, ()),
+            *(of_kind(loaded.task.kind) if loaded.task.kind != "image" else ()),
         }
         seen.append(
             ([asdict(replace(link, stage=replace(link.stage, init=None))) for link in chain_of(loaded)], row.evaluation)
@@ -178,11 +177,6 @@ def test_scores_belong_to_a_set_and_say_so(name: str) -> None:
         assert bool(column.evaluation) == (column.metric not in COSTS)
         if column.evaluation:
             assert column.dataset.startswith(column.evaluation[0].removeprefix("dataset="))
-
-
-def test_dense_metrics_are_those_of_the_score_sheets() -> None:
-    assert tuple(SegmentationScores(3).compute()) == LABEL_METRICS
-    assert tuple(DepthScores(0.001, 10.0, None).compute()) == DEPTH_METRICS
 
 
 def test_table7_has_the_papers_variants(compose: Compose) -> None:
@@ -295,7 +289,7 @@ def test_networks_are_of_the_papers_size(
     with torch.device("meta"):
         network = build_diffi2i(loaded.task, loaded.model, loaded.stage.diffusion)
     count = sum(parameter.numel() for parameter in network.parameters())
-    assert count * experiment.paper_units("parameters") == pytest.approx(row_of(name, row).paper[0], rel=0.03)
+    assert count * COSTS["parameters"].unit == pytest.approx(row_of(name, row).paper[0], rel=0.03)
 
 
 def test_segmentation_sizes_differ_at_paper_scale_alone(compose: Compose) -> None:

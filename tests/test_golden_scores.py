@@ -15,9 +15,10 @@ from torch import Tensor
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.schema import IMAGE_METRICS, SET_METRICS, ProtocolConfig
+from diffi2i.metrics.spec import METRICS, of_kind
+from diffi2i.schema import ProtocolConfig
 
-PER_IMAGE = [metric for metric in IMAGE_METRICS if metric not in SET_METRICS]
+PER_IMAGE = [metric for metric in of_kind("image") if not METRICS[metric].of_set]
 
 GOLDEN = {
     "psnr": 30.4684337,

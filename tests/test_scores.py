@@ -17,7 +17,8 @@ from diffi2i.data.resize import imresize
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.schema import IMAGE_METRICS, ProtocolConfig, TaskConfig
+from diffi2i.metrics.spec import of_kind
+from diffi2i.schema import ProtocolConfig, TaskConfig
 
 PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole"]
 IMAGE = TaskConfig(name="deblur", main_metric="psnr", protocol=ProtocolConfig(metrics=PLAIN))
@@ -116,16 +117,16 @@ def test_training_scores_what_is_cheap_and_the_main_metric(
     main: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffi2i.metrics.image._trunk", lambda net: {})
-    task = replace(IMAGE, main_metric=main, protocol=ProtocolConfig(metrics=list(IMAGE_METRICS)))
+    task = replace(IMAGE, main_metric=main, protocol=ProtocolConfig(metrics=of_kind("image")))
 
     def asked(scores: ValidationScores) -> list[list[str]]:
         sheets = (scores.own, scores.exchanged, scores.baseline)
         return [sheet.protocol.metrics for sheet in sheets if isinstance(sheet, ImageScores)]
 
-    assert asked(ValidationScores(task, "set")) == [[m for m in IMAGE_METRICS if m in (*PLAIN, *more)]] * 2
+    assert asked(ValidationScores(task, "set")) == [[m for m in of_kind("image") if m in (*PLAIN, *more)]] * 2
     final = asked(ValidationScores(task, "set", pictures=tmp_path))
-    assert final[0] == final[2] == list(IMAGE_METRICS)
-    assert final[1] == [m for m in IMAGE_METRICS if m in (*PLAIN, *more)]
+    assert final[0] == final[2] == of_kind("image")
+    assert final[1] == [m for m in of_kind("image") if m in (*PLAIN, *more)]
 
 
 def test_each_validation_starts_anew() -> None:

@@ -18,8 +18,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.errors import UserError
+from diffi2i.metrics.spec import of_kind
 from diffi2i.schema import (
-    IMAGE_METRICS,
     BenchConfig,
     Config,
     DataConfig,
@@ -437,16 +437,18 @@ def check_protocol(task: TaskConfig) -> None:
 
 def check_metrics(task: TaskConfig) -> None:
     """An image task lists scores that exist, its main one among them; labels and depth have no list."""
-    metrics = task.protocol.metrics
+    metrics, known = task.protocol.metrics, of_kind(task.kind)
     if task.kind != "image":
         if metrics:
             raise UserError(f"task.protocol.metrics belongs to images: task={task.name} has fixed scores, leave it out")
+        if task.main_metric not in known:
+            raise UserError(f"task.main_metric={task.main_metric}: choose one of {', '.join(known)}")
         return
     if not metrics:
-        raise UserError(f"task.protocol.metrics=[] scores nothing: write some of {','.join(IMAGE_METRICS)}")
+        raise UserError(f"task.protocol.metrics=[] scores nothing: write some of {','.join(known)}")
     for metric in metrics:
-        if metric not in IMAGE_METRICS:
-            raise UserError(f"task.protocol.metrics={metric}: choose from {', '.join(IMAGE_METRICS)}")
+        if metric not in known:
+            raise UserError(f"task.protocol.metrics={metric}: choose from {', '.join(known)}")
         if metrics.count(metric) > 1:
             raise UserError(f"task.protocol.metrics names {metric} {metrics.count(metric)} times: write it once")
     if task.main_metric not in metrics:

@@ -15,10 +15,11 @@ import wandb
 from diffi2i import config
 from diffi2i.callbacks.showcase import KEY as PICTURES
 from diffi2i.errors import UserError
+from diffi2i.metrics.spec import COLUMNS, METRICS, of_kind
 from diffi2i.results import write_json
+from diffi2i.run.rows import table_names
 from diffi2i.schema import Config, TaskConfig
 from diffi2i.tables import experiment
-from diffi2i.tables.runs import SCORES
 
 try:
     import wandb_workspaces.expr as ex
@@ -28,7 +29,6 @@ except ModuleNotFoundError as error:
     raise UserError("dashboard needs the package wandb-workspaces: pip install 'diffi2i[dashboard]'") from error
 
 X = "trainer/global_step"
-DENSE = {"labels": experiment.LABEL_METRICS, "depth": experiment.DEPTH_METRICS}
 
 
 @dataclass
@@ -95,7 +95,7 @@ def shipped_tasks() -> list[TaskConfig]:
 
 def metrics_of(task: TaskConfig) -> list[str]:
     """The scores that a task's runs can have, the one that counts first."""
-    listed = task.protocol.metrics if task.kind == "image" else DENSE[task.kind]
+    listed = task.protocol.metrics if task.kind == "image" else of_kind(task.kind)
     return [task.main_metric, *(metric for metric in listed if metric != task.main_metric)]
 
 
@@ -134,7 +134,7 @@ def panels_of(task: TaskConfig) -> dict[str, list[Any]]:
         "Ablation": [bars(metric) for metric in [*metrics, "prior_dependence"]],
         "Runtime against quality": [
             wr.ScatterPlot(
-                title=f"{SCORES[task.main_metric]} against {words}",
+                title=f"{METRICS[task.main_metric].titled} against {words}",
                 x=wr.SummaryMetric(f"final/{key}"),
                 y=final,
                 log_x=True,
@@ -150,22 +150,18 @@ def panels_of(task: TaskConfig) -> dict[str, list[Any]]:
 
 def curve(metric: str) -> Any:
     """A score during training, on whichever dataset: `val/<dataset>/<metric>`."""
-    return wr.LinePlot(title=title(metric), x=X, metric_regex=f"^val/[^/]+/{metric}$")
+    return wr.LinePlot(title=COLUMNS[metric].titled, x=X, metric_regex=f"^val/[^/]+/{metric}$")
 
 
 def bars(metric: str) -> Any:
     """The final score of each row, the mean over its seeds, with their standard deviation."""
     return wr.BarPlot(
-        title=title(metric),
+        title=COLUMNS[metric].titled,
         metrics=[f"final/{metric}"],
         groupby=wr.Metric("JobType"),
         groupby_aggfunc="mean",
         groupby_rangefunc="stddev",
     )
-
-
-def title(metric: str) -> str:
-    return SCORES.get(metric, metric)
 
 
 def report(tasks: Sequence[TaskConfig], settings: Dashboard) -> Any:
@@ -176,7 +172,7 @@ def report(tasks: Sequence[TaskConfig], settings: Dashboard) -> Any:
         wr.H1("Tables and figures"),
     ]
     by_name = {task.name: task for task in tasks}
-    for name in experiment.names():
+    for name in table_names():
         shown = experiment.load(name)
         keys = list(dict.fromkeys(column.metric for column in shown.columns))
         if shown.task in by_name:

@@ -15,10 +15,11 @@ from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
 from diffi2i.metrics.intervals import image_intervals, of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.metrics.spec import METRICS
 from diffi2i.results import read_result, write_result
 from diffi2i.runs import load_method
 from diffi2i.runtime import autocast_of, device_of, new_trainer, quiet
-from diffi2i.schema import SET_METRICS, Config, EvalConfig
+from diffi2i.schema import Config, EvalConfig
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 
@@ -77,7 +78,7 @@ def score(
 
 def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
     """Where the features of these very targets are kept for FID and its like; None where none is asked for."""
-    if not set(config.task.protocol.metrics) & set(SET_METRICS):
+    if not any(METRICS[metric].of_set for metric in config.task.protocol.metrics):
         return None
     crop = "whole" if config.train.val_crop is None else f"{config.train.val_crop}x{config.train.val_crops}"
     return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"

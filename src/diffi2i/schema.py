@@ -67,22 +67,6 @@ class BudgetConfig:
     adversarial: RoleConfig | None = None
 
 
-# What an image task may list in `protocol.metrics`, in the order of records: scores of each image, then of the set.
-SET_METRICS = ("fid", "kid", "fd_lite0")
-IMAGE_METRICS = (
-    "psnr",
-    "psnr_y",
-    "ssim",
-    "ssim_y",
-    "ssim_3d",
-    "lpips_alex",
-    "lpips_vgg",
-    "dists",
-    "psnr_hole",
-    *SET_METRICS,
-)
-
-
 @dataclass
 class ProtocolConfig:
     """How outputs are scored.
@@ -91,9 +75,9 @@ class ProtocolConfig:
     Alg. 2 follow from it and each image's name, so they are the same for every training seed and method.
 
     Images: PSNR and SSIM leave out `border` pixels on each side (networks see the whole image), and `metrics` names the
-    scores, some of `IMAGE_METRICS`; labels and depth always have all of theirs, and no list. Depth: counted between
-    `min_depth` and `max_depth` metres, inside `crop` (`eigen` or nothing). Labels and depth: the prediction may be
-    averaged over `flip` and over `sizes`, factors of the input's size; the default is neither.
+    scores, some of those of images in `metrics.spec`; labels and depth always have all of theirs, and no list. Depth:
+    counted between `min_depth` and `max_depth` metres, inside `crop` (`eigen` or nothing). Labels and depth: the
+    prediction may be averaged over `flip` and over `sizes`, factors of the input's size; the default is neither.
     """
 
     seed: int = 0

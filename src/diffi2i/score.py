@@ -24,10 +24,11 @@ from diffi2i.data.targets import IGNORED, Depth, Labels, read_npy
 from diffi2i.errors import UserError
 from diffi2i.metrics.intervals import image_intervals
 from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.metrics.spec import METRICS
 from diffi2i.results import provenance, write_json
 from diffi2i.runtime import device_of
 from diffi2i.schema import ScoreConfig
-from diffi2i.tables.compare import heading, shown_interval
+from diffi2i.tables.compare import shown_interval
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.runs import digits, few_images, number
 
@@ -309,7 +310,7 @@ def report(record: Mapping[str, Any]) -> list[str]:
         places = digits(key)
         naive = [number(record["baseline"].get(key), places)] if record["baseline"] else []
         interval = shown_interval(record["intervals"].get(key), places)
-        rows.append([heading(key), number(value, places), interval, *naive, str(record["n_images"][key])])
+        rows.append([METRICS[key].titled, number(value, places), interval, *naive, str(record["n_images"][key])])
     absent = [f"{key} n/a: {record['reasons'][key]}" for key, value in record["metrics"].items() if value is None]
     lonely = [
         f"{len(files)} file(s) of {role} without a partner: {', '.join(files[:SHOWN])}{', ...' * (len(files) > SHOWN)}"

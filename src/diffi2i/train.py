@@ -23,7 +23,7 @@ from diffi2i.evaluate import score
 from diffi2i.methods.build import build_method
 from diffi2i.methods.build import check as check_method
 from diffi2i.methods.method import Method
-from diffi2i.metrics import LOWER_IS_BETTER
+from diffi2i.metrics.spec import METRICS
 from diffi2i.results import read_json, write_json, write_result
 from diffi2i.run.plan import place
 from diffi2i.runs import (
@@ -169,7 +169,7 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
             checkpoints,
             filename="best",
             monitor=f"val/{config.dataset.name}/{main}",
-            mode="min" if main in LOWER_IS_BETTER else "max",
+            mode="min" if METRICS[main].lower else "max",
             enable_version_counter=False,
         ),
         Timer(),

@@ -15,16 +15,14 @@ from diffi2i.callbacks.panels import Pictures
 from diffi2i.data.manifest import combined_hash
 from diffi2i.data.resize import imresize, to_uint8
 from diffi2i.methods.batch import Batch, with_known_pixels
-from diffi2i.metrics import LOWER_IS_BETTER
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.metrics.spec import METRICS
 from diffi2i.schema import ProtocolConfig, TaskConfig
 
 Scores = ImageScores | SegmentationScores | DepthScores
-# Without a network, or a look at the whole set.
-CHEAP = ("psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole")
 
 
 def new_scores(task: TaskConfig, protocol: ProtocolConfig, statistics: Path | None = None) -> Scores:
@@ -82,7 +80,7 @@ class ValidationScores(L.Callback):
         self.task, self.dataset, self.constant = task, dataset, constant
         self.values: dict[str, float | None] = {}
         # A network's score costs more than restoring the image: the final evaluation has it, unless it is what counts.
-        kept = [metric for metric in task.protocol.metrics if metric in (*CHEAP, task.main_metric)]
+        kept = [metric for metric in task.protocol.metrics if METRICS[metric].cheap or metric == task.main_metric]
         during = replace(task.protocol, metrics=kept)
         self.own = new_scores(task, task.protocol if pictures else during, statistics)
         self.exchanged = new_scores(task, during)
@@ -167,7 +165,7 @@ class ValidationScores(L.Callback):
         own, exchanged = values.get(main), self.exchanged.compute().get(main)
         gain = None
         if own is not None and exchanged is not None:
-            gain = exchanged - own if main in LOWER_IS_BETTER else own - exchanged
+            gain = exchanged - own if METRICS[main].lower else own - exchanged
         return values | {"prior_dependence": gain}
 
 

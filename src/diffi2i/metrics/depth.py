@@ -14,22 +14,15 @@ from torch import Tensor
 from torchmetrics.aggregation import MeanMetric, SumMetric
 
 from diffi2i.errors import UserError
+from diffi2i.metrics.spec import METRICS, of_kind
 
 # Size of the image, and the window inside it: the part of a Kinect frame where NYU-Depth-v2 has depth after the
 # projection onto the colour camera (Eigen et al. 2014).
 _CROPS = {"eigen": ((480, 640), (slice(45, 471), slice(41, 601)))}
-_KEYS = ("abs_rel", "rmse", "log10", "delta1", "delta2", "delta3", "silog", "rmse_log")
 
 
 class DepthScores:
-    """Means over the images of, with prediction p and target t in metres over an image's counted pixels:
-
-    - `abs_rel`: mean of |p - t| / t;
-    - `rmse`: root of the mean of (p - t)^2, in metres;
-    - `log10`: mean of |log10 p - log10 t|;
-    - `delta1`, `delta2`, `delta3`: share of pixels with max(p/t, t/p) < 1.25, 1.25^2, 1.25^3;
-    - `silog`: 100 times the standard deviation of ln p - ln t: 0 for a prediction that is off by one factor;
-    - `rmse_log`: root of the mean of (ln p - ln t)^2.
+    """Means over the images of the functions below, each of an image's counted pixels.
 
     A pixel counts where it is valid, its target lies strictly between `min_depth` and `max_depth` (a sensor
     writes its limit for all that is farther), and the crop holds it. The prediction is clamped to
@@ -56,7 +49,8 @@ class DepthScores:
             raise UserError(f"depth scores: unknown crop {crop!r}; write one of {', '.join(_CROPS)}, or null")
         self.min_depth, self.max_depth, self.crop = min_depth, max_depth, crop
         self.per_image: list[dict[str, str | float]] = []
-        self._means = {key: MeanMetric() for key in _KEYS}
+        self._functions = {key: METRICS[key].make() for key in of_kind("depth")}
+        self._means = {key: MeanMetric() for key in self._functions}
         self._seen = SumMetric()
         self.to("cpu")
 
@@ -89,9 +83,9 @@ class DepthScores:
             for i, name in enumerate(names):
                 one = slice(i, i + 1)
                 p, t = self._counted_pixels(pred[one], target[one], None if mask is None else mask[one])
-                errors = _errors(p, t) if t.numel() else {}
-                for key, error in errors.items():
-                    self._means[key].update(error)
+                errors = {key: float(error(p, t)) for key, error in self._functions.items()} if t.numel() else {}
+                for key, value in errors.items():
+                    self._means[key].update(value)
                 self._seen.update(1)
                 self.per_image.append({"name": name, **errors})
 
@@ -174,17 +168,49 @@ class DepthScores:
                 raise UserError(f"scores of {name}: the target has negative, NaN or infinite depth where it is valid")
 
 
-def _errors(p: Tensor, t: Tensor) -> dict[str, float]:
-    """All keys of one image from its counted pixels, (N,) float64 metres, N > 0."""
-    ratio = torch.maximum(p / t, t / p)
-    log_error = p.log() - t.log()
-    errors = {
-        "abs_rel": ((p - t).abs() / t).mean(),
-        "rmse": (p - t).square().mean().sqrt(),
-        "log10": (p.log10() - t.log10()).abs().mean(),
-        **{f"delta{n}": (ratio < 1.25**n).double().mean() for n in (1, 2, 3)},
-        # BTS writes mean(e^2) - mean(e)^2, which rounding can make negative.
-        "silog": 100 * log_error.var(correction=0).sqrt(),
-        "rmse_log": log_error.square().mean().sqrt(),
-    }
-    return {key: float(error) for key, error in errors.items()}
+# Each of prediction p and target t over an image's counted pixels, (N,) float64 metres, N > 0.
+
+
+def abs_rel(p: Tensor, t: Tensor) -> Tensor:
+    """Mean of |p - t| / t."""
+    return ((p - t).abs() / t).mean()
+
+
+def rmse(p: Tensor, t: Tensor) -> Tensor:
+    """Root of the mean of (p - t)^2, in metres."""
+    return (p - t).square().mean().sqrt()
+
+
+def log10(p: Tensor, t: Tensor) -> Tensor:
+    """Mean of |log10 p - log10 t|."""
+    return (p.log10() - t.log10()).abs().mean()
+
+
+def delta1(p: Tensor, t: Tensor) -> Tensor:
+    """Share of pixels with max(p/t, t/p) < 1.25."""
+    return _share_within(1.25, p, t)
+
+
+def delta2(p: Tensor, t: Tensor) -> Tensor:
+    """As `delta1`, < 1.25^2."""
+    return _share_within(1.25**2, p, t)
+
+
+def delta3(p: Tensor, t: Tensor) -> Tensor:
+    """As `delta1`, < 1.25^3."""
+    return _share_within(1.25**3, p, t)
+
+
+def silog(p: Tensor, t: Tensor) -> Tensor:
+    """100 times the standard deviation of ln p - ln t: 0 for a prediction that is off by one factor."""
+    # BTS writes mean(e^2) - mean(e)^2, which rounding can make negative.
+    return 100 * (p.log() - t.log()).var(correction=0).sqrt()
+
+
+def rmse_log(p: Tensor, t: Tensor) -> Tensor:
+    """Root of the mean of (ln p - ln t)^2."""
+    return (p.log() - t.log()).square().mean().sqrt()
+
+
+def _share_within(factor: float, p: Tensor, t: Tensor) -> Tensor:
+    return (torch.maximum(p / t, t / p) < factor).double().mean()

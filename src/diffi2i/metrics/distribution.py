@@ -28,7 +28,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import timm
 import torch
@@ -41,15 +40,12 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import WeightsUnavailableError
+from diffi2i.metrics.spec import METRICS
 from diffi2i.runtime import of_all_ranks
 from diffi2i.weights import efficientnet_lite0, fid_inception
 
-Network = Literal["inception", "lite0"]
-
-_LABELS = {"fid": "FID", "kid": "KID", "fd_lite0": "FD-Lite0"}
-_NETWORK_OF: dict[str, Network] = {"fid": "inception", "kid": "inception", "fd_lite0": "lite0"}
 # Network and preparation of its input: saved features are read only where both are still the same.
-_IDENTITIES: dict[Network, str] = {
+_IDENTITIES = {
     "inception": "inception-2015-12-05-6726825d, TF1 bilinear 299",
     "lite0": "efficientnet-lite0-57934424, antialiased bilinear 224",
 }
@@ -59,7 +55,7 @@ _KERNEL_ROWS = 1024
 
 
 class DistributionScores:
-    """Distances between all restored images and all targets: `fid`, `kid`, `fd_lite0`, those that are asked for.
+    """Distances between all restored images and all targets: those of `spec.METRICS` that are asked for.
 
     Lower is better; `kid` may be slightly negative. A network sees one image at a time, in float32 whatever the
     model's precision: no score depends on batching. Statistics are in float64.
@@ -72,23 +68,23 @@ class DistributionScores:
         """Fetches the networks' weights; the scores of one that cannot be had, on any rank, are None.
 
         Args:
-            keys: some of "fid", "kid", "fd_lite0".
+            keys: scores of a set of images.
             statistics: file for the targets' features. Those it has, by image name, are not extracted again; rank 0
                 adds the others in `compute`. It must stand for one set of targets after one preparation (manifest,
                 border), where names are unique. A damaged file, or one of another network, counts as absent and is
                 written anew.
         """
-        self.keys = tuple(keys)
+        self._metrics = {key: METRICS[key] for key in keys}
         self._device = torch.device("cpu")
-        self._networks: dict[Network, nn.Module] = {}
-        self._missing: dict[Network, str] = {}
-        for network in sorted({_NETWORK_OF[key] for key in self.keys}):
+        self._networks: dict[str, nn.Module] = {}
+        self._missing: dict[str, str] = {}
+        for network in sorted({metric.weights for metric in self._metrics.values()}):
             try:
                 self._networks[network] = _build(network)
             except WeightsUnavailableError as error:
                 self._missing[network] = str(error)
         self._statistics = statistics
-        self._known: dict[Network, dict[str, Tensor]] = {} if statistics is None else _read(statistics)
+        self._known: dict[str, dict[str, Tensor]] = {} if statistics is None else _read(statistics)
         self.reset()
 
     def to(self, device: torch.device | str) -> "DistributionScores":
@@ -117,12 +113,12 @@ class DistributionScores:
     @torch.no_grad()
     def compute(self) -> dict[str, float | None]:
         """The scores over the images of all ranks; None where `reasons` says why."""
-        scores: dict[str, float | None] = dict.fromkeys(self.keys)
+        scores: dict[str, float | None] = dict.fromkeys(self._metrics)
         count, missing = self._agree()
         if count < 2:
             return scores
         news = False
-        for network in sorted({_NETWORK_OF[key] for key in self.keys} - missing.keys()):
+        for network in sorted({metric.weights for metric in self._metrics.values()} - missing.keys()):
             names, pred, target = self._gathered(network)
             # Names that repeat cannot tell targets apart.
             if self._statistics is not None and len(set(names)) == len(names):
@@ -130,8 +126,9 @@ class DistributionScores:
                 news = news or not known.keys() >= set(names)
                 known.update(zip(names, target, strict=True))
             pred, target = (features.to(self._device, torch.float64) for features in (pred, target))
-            for key in (key for key in self.keys if _NETWORK_OF[key] == network):
-                scores[key] = kernel_distance(pred, target) if key == "kid" else frechet_distance(pred, target)
+            for key, metric in self._metrics.items():
+                if metric.weights == network:
+                    scores[key] = float(metric.make()(pred, target))
         if news and self._statistics is not None and not (_is_distributed() and dist.get_rank()):
             _write(self._statistics, self._known)
         return scores
@@ -139,18 +136,19 @@ class DistributionScores:
     def counts(self) -> dict[str, int]:
         """Number of images, over all ranks, behind each score."""
         count, missing = self._agree()
-        return {key: 0 if _NETWORK_OF[key] in missing else count for key in self.keys}
+        return {key: 0 if metric.weights in missing else count for key, metric in self._metrics.items()}
 
     def reasons(self) -> dict[str, str]:
         """Why a key of `compute` is None, one line for each such key."""
         count, missing = self._agree()
-        few = {key: f"{_LABELS[key]} needs at least 2 images" for key in self.keys if count < 2}
-        return few | {key: missing[_NETWORK_OF[key]] for key in self.keys if _NETWORK_OF[key] in missing}
+        few = {key: f"{metric.heading} needs at least 2 images" for key, metric in self._metrics.items() if count < 2}
+        lacking = {key: metric.weights for key, metric in self._metrics.items() if metric.weights in missing}
+        return few | {key: missing[network] for key, network in lacking.items()}
 
     def reset(self) -> None:
         """Forget all images; the targets' features in, or for, the statistics file stay."""
         self._names: list[str] = []
-        self._features: dict[Network, tuple[list[Tensor], list[Tensor]]] = {key: ([], []) for key in self._networks}
+        self._features: dict[str, tuple[list[Tensor], list[Tensor]]] = {key: ([], []) for key in self._networks}
 
     def _extract(self, module: nn.Module, image: Tensor) -> Tensor:
         """(3, H, W) -> (D,) float32 on the CPU."""
@@ -160,12 +158,12 @@ class DistributionScores:
             features: Tensor = module(to_uint8(image[None]).to(self._device))
         return features[0].cpu()
 
-    def _agree(self) -> tuple[int, dict[Network, str]]:
+    def _agree(self) -> tuple[int, dict[str, str]]:
         """Number of images over all ranks, and the networks that any of them lacks."""
         ranks = of_all_ranks((len(self._names), self._missing))
         return sum(count for count, _ in ranks), {key: why for _, lacks in ranks for key, why in lacks.items()}
 
-    def _gathered(self, network: Network) -> tuple[list[str], Tensor, Tensor]:
+    def _gathered(self, network: str) -> tuple[list[str], Tensor, Tensor]:
         """Names, in order, with features of predictions and targets, (n, D) float32, of all ranks."""
         own = [torch.stack(features) for features in self._features[network] if features]
         # A rank without images does not know D: it sends no tensor.
@@ -241,7 +239,7 @@ class _Lite0(nn.Module):
         return features
 
 
-def _build(network: Network) -> nn.Module:
+def _build(network: str) -> nn.Module:
     """A module from uint8 (B, 3, H, W) to float32 (B, D), in eval mode; raises `WeightsUnavailableError`."""
     # Building draws random weights: training's random stream must not depend on what is scored.
     with torch.random.fork_rng(devices=[]):
@@ -254,9 +252,9 @@ def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _read(path: Path) -> dict[Network, dict[str, Tensor]]:
+def _read(path: Path) -> dict[str, dict[str, Tensor]]:
     """The features of a statistics file, by network and image name; none where it is absent or damaged."""
-    known: dict[Network, dict[str, Tensor]] = {}
+    known: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, "pt") as file:
             said = json.loads(file.metadata()["networks"])
@@ -274,7 +272,7 @@ def _read(path: Path) -> dict[Network, dict[str, Tensor]]:
     return known
 
 
-def _write(path: Path, known: dict[Network, dict[str, Tensor]]) -> None:
+def _write(path: Path, known: dict[str, dict[str, Tensor]]) -> None:
     tensors: dict[str, Tensor] = {}
     said = {}
     for network, features in known.items():

@@ -7,9 +7,10 @@ different numbers of images. A `MeanMetric` per key holds a sum and a count, whi
 any shards.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,16 +26,11 @@ from torchvision.models import vgg16
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import UserError, WeightsUnavailableError
 from diffi2i.metrics.distribution import DistributionScores
-from diffi2i.schema import IMAGE_METRICS, SET_METRICS, ProtocolConfig
+from diffi2i.metrics.spec import METRICS, of_kind
+from diffi2i.schema import ProtocolConfig
 from diffi2i.weights import Net, lpips_trunk
 
 _SSIM_WINDOW = 11
-# AlexNet's second pooling and VGG-16's fourth have nothing left to pool below this. DISTS pools with padding, but
-# compares a layer's spread over the image, and VGG-16's deepest then is a single value.
-_MIN_SIDE = {"ssim": _SSIM_WINDOW, "ssim_y": _SSIM_WINDOW, "lpips_alex": 31, "lpips_vgg": 16, "dists": 16}
-_TRUNKS: dict[str, Net] = {"lpips_alex": "alex", "lpips_vgg": "vgg", "dists": "vgg"}
-# Scores of the plain pixels, which leave out the border; the networks see the whole image.
-_OF_PIXELS = ("psnr", "ssim")
 # A network may overshoot [0, 1] (the clamp is for that); beyond this the image has another range, say 0-255.
 _OVERSHOOT = 8.0
 
@@ -49,7 +45,7 @@ def rgb_to_y(image: Tensor) -> Tensor:
 
 
 class ImageScores:
-    """Means of the per-image scores that the protocol's `metrics` name, in the order of `schema.IMAGE_METRICS`.
+    """Means of the per-image scores that the protocol's `metrics` name, in the order of `spec.METRICS`.
 
     Prediction and target are clamped to [0, 1] and rounded to 8 bits first, so the scores are those of the
     saved PNGs. `psnr_y` and `ssim_y` are on `rgb_to_y`, with a data range of 1 as for RGB. SSIM has Wang's
@@ -63,8 +59,8 @@ class ImageScores:
     by which the paper's authors score DiffIR. The script beside DISTS' network shrinks images to a short side of
     256 pixels first (`prepare_image`; off in its package 0.1): its numbers are others.
 
-    An image too small for SSIM (11 pixels), LPIPS on AlexNet (31), LPIPS on VGG-16 or DISTS (16), or whose mask
-    is empty or absent, is left out of that score; `counts()` tells.
+    An image smaller than the score's `smallest` is left out of that score, as is one whose mask is empty or absent;
+    `counts()` tells.
 
     Not an `nn.Module`, on purpose: as a child of the LightningModule its sums would follow the model to bf16.
     Call `to(device)` where the model moves. Under DDP `compute`, `counts` and `reasons` are collective: every
@@ -84,15 +80,17 @@ class ImageScores:
         """
         self.protocol = protocol
         self.per_image: list[dict[str, str | float]] = []
-        keys = [key for key in IMAGE_METRICS if key in protocol.metrics and key not in SET_METRICS]
-        self._whole_set = DistributionScores([key for key in SET_METRICS if key in protocol.metrics], statistics)
-        self._means = {key: MeanMetric() for key in keys}
+        asked = [key for key in of_kind("image") if key in protocol.metrics]
+        self._whole_set = DistributionScores([key for key in asked if METRICS[key].of_set], statistics)
+        self._metrics = {key: METRICS[key] for key in asked if not METRICS[key].of_set}
+        self._functions = {key: metric.make() for key, metric in self._metrics.items()}
+        self._means = {key: MeanMetric() for key in self._metrics}
         self._seen = SumMetric()
         self._missing: dict[str, str] = {}
-        for key in keys:
-            if key in _TRUNKS:
+        for key, metric in self._metrics.items():
+            if metric.weights:
                 try:
-                    _trunk(_TRUNKS[key])
+                    _trunk(cast(Net, metric.weights))
                 except WeightsUnavailableError as error:
                     self._missing[key] = str(error)
         self.to("cpu")
@@ -100,9 +98,6 @@ class ImageScores:
     def to(self, device: torch.device | str) -> "ImageScores":
         """Move the sums to `device`, CPU or CUDA (they need float64), and score there; `update` moves images."""
         self._device = torch.device(device)
-        # On a CPU float64 convolution is six times slower and moves SSIM by 3e-6 on a photo, 3e-5 on flat
-        # colour. A GPU has it cheaply, and may take TF32 for float32, which SSIM's differences do not survive.
-        self._conv_dtype = torch.float64 if self._device.type == "cuda" else torch.float32
         self._seen.to(self._device)
         self._whole_set.to(self._device)
         for mean in self._means.values():
@@ -154,8 +149,10 @@ class ImageScores:
         counts = {key: count for key, (_, count) in self._totals().items()}
         why = dict.fromkeys(counts, "no image was scored")
         if seen:
-            why |= {key: f"no image has {side} pixels on each side" for key, side in _MIN_SIDE.items()}
-            why["psnr_hole"] = "no image came with a mask that has a hole"
+            for key, metric in self._metrics.items():
+                why[key] = f"no image has {metric.smallest} pixels on each side"
+                if metric.of == "hole":
+                    why[key] = "no image came with a mask that has a hole"
         why |= self._missing
         return {key: why[key] for key, count in counts.items() if not count} | self._whole_set.reasons()
 
@@ -185,54 +182,79 @@ class ImageScores:
 
     def _score(self, pred: Tensor, target: Tensor, hole: Tensor | None) -> dict[str, float]:
         """All scores that apply to one image, (1, 3, H, W) float64."""
-        whole, rgb = (pred, target), (self._crop(pred), self._crop(target))
-        luma = (rgb_to_y(rgb[0]), rgb_to_y(rgb[1]))
-        inside = None if hole is None else self._crop(hole).expand_as(rgb[0])
-        scores = {}
-        for key in self._means:
-            images = luma if key.endswith("_y") else rgb if key.startswith(_OF_PIXELS) else whole
-            if key in self._missing or min(images[0].shape[-2:]) < _MIN_SIDE.get(key, 1):
-                continue
-            if key == "psnr_hole":
-                if inside is not None and inside.any():
-                    scores[key] = _psnr(rgb[0][inside], rgb[1][inside])
-                continue
-            if key.startswith("psnr"):
-                scores[key] = _psnr(*images)
-                continue
-            a, b = (image.to(self._conv_dtype) for image in images)
-            if key in _TRUNKS:
-                scores[key] = float(_network(key, self._device, self._conv_dtype)(a, b))
-            else:
-                scores[key] = ssim_3d(a, b) if key == "ssim_3d" else _ssim(a, b)
-        return scores
+        cropped = (self._crop(pred), self._crop(target))
+        images = {"whole": (pred, target), "cropped": cropped, "luma": (rgb_to_y(cropped[0]), rgb_to_y(cropped[1]))}
+        if hole is not None and self._crop(hole).any():
+            inside = self._crop(hole).expand_as(cropped[0])
+            images["hole"] = (cropped[0][inside], cropped[1][inside])
+        return {
+            key: float(self._functions[key](*images[metric.of]))
+            for key, metric in self._metrics.items()
+            if key not in self._missing
+            and metric.of in images
+            and min(images[metric.of][0].shape[-2:]) >= metric.smallest
+        }
 
 
-def _psnr(pred: Tensor, target: Tensor) -> float:
-    return float(peak_signal_noise_ratio(pred, target, data_range=1.0))
+def psnr(pred: Tensor, target: Tensor) -> Tensor:
+    """Of two equal shapes in [0, 1], in decibels; infinite where they are equal."""
+    return peak_signal_noise_ratio(pred, target, data_range=1.0)
 
 
-def _ssim(pred: Tensor, target: Tensor) -> float:
+def ssim(pred: Tensor, target: Tensor) -> Tensor:
+    """SSIM (Wang et al. 2004) of two (1, C, H, W) images in [0, 1], at least 11 pixels on each side."""
+    pred, target = _convolvable(pred), _convolvable(target)
     full = structural_similarity_index_measure(pred, target, sigma=1.5, data_range=1.0, return_full_image=True)[1]
     # torchmetrics averages over reflected borders too; the valid region is the convention.
     edge = _SSIM_WINDOW // 2
-    return float(full[..., edge:-edge, edge:-edge].double().mean())
+    return full[..., edge:-edge, edge:-edge].double().mean()
 
 
-def ssim_3d(pred: Tensor, target: Tensor) -> float:
+def ssim_3d(pred: Tensor, target: Tensor) -> Tensor:
     """SSIM of two (1, 3, H, W) float images in [0, 1] of any size, as MATLAB's `ssim` of two RGB arrays.
 
     Without a `DataFormat` MATLAB takes height, width and colour for the three axes of a volume: its Gaussian of sigma
     1.5 has 11 x 11 x 11 weights, edge voxels are repeated beyond the edge (also beyond red and blue), and the mean is
     over all voxels. K1 is 0.01 and K2 0.03, as for images. GoPro and HIDE are scored so.
     """
+    pred, target = _convolvable(pred), _convolvable(target)
     edge = _SSIM_WINDOW // 2
     stack = torch.cat([pred, target, pred * pred, target * target, pred * target])
     filtered = F.conv2d(F.pad(stack, [edge] * 4, mode="replicate"), _colour_gaussian().to(stack))
     p, t, pp, tt, pt = filtered.unbind()
     c1, c2 = 0.01**2, 0.03**2
     similarity = (2 * p * t + c1) * (2 * (pt - p * t) + c2) / ((p * p + t * t + c1) * (pp - p * p + tt - t * t + c2))
-    return float(similarity.double().mean())
+    return similarity.double().mean()
+
+
+def lpips_alex(pred: Tensor, target: Tensor) -> Tensor:
+    """LPIPS 0.1 on AlexNet, of two (1, 3, H, W) images in [0, 1]; its trunk must be there."""
+    return _lpips("alex", pred, target)
+
+
+def lpips_vgg(pred: Tensor, target: Tensor) -> Tensor:
+    """LPIPS 0.1 on VGG-16, as `lpips_alex`."""
+    return _lpips("vgg", pred, target)
+
+
+def dists(pred: Tensor, target: Tensor) -> Tensor:
+    """DISTS of two (1, 3, H, W) images in [0, 1]; VGG-16's trunk must be there."""
+    pred, target = _convolvable(pred), _convolvable(target)
+    distance: Tensor = _network("dists", pred.device, pred.dtype)(pred, target)
+    return distance
+
+
+def _lpips(net: Net, pred: Tensor, target: Tensor) -> Tensor:
+    pred, target = _convolvable(pred), _convolvable(target)
+    distance: Tensor = _network(net, pred.device, pred.dtype)(pred, target, normalize=True)
+    return distance
+
+
+def _convolvable(image: Tensor) -> Tensor:
+    """The image in the precision of convolutions: float64 stays on a GPU and is float32 on a CPU."""
+    # On a CPU float64 convolution is six times slower and moves SSIM by 3e-6 on a photo, 3e-5 on flat colour. A GPU
+    # has it cheaply, and may take TF32 for float32, which SSIM's differences do not survive.
+    return image.float() if image.device.type == "cpu" else image
 
 
 @cache
@@ -256,17 +278,15 @@ def _trunk(net: Net) -> dict[str, Tensor]:
 
 
 @cache
-def _network(key: str, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """The distance of two (1, 3, H, W) images in [0, 1]; its trunk must be there."""
-    net = _TRUNKS[key]
+def _network(name: Literal["alex", "vgg", "dists"], device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """LPIPS on one of its networks, or DISTS; the trunk must be there."""
     # Lightning validates in inference mode, whose tensors could not be used outside of it.
     with torch.inference_mode(False):
-        if key == "dists":
-            return _Dists(_trunk(net)).to(device, dtype)
-        return partial(_lpips(net, _trunk(net)).to(device, dtype), normalize=True)
+        module = _Dists(_trunk("vgg")) if name == "dists" else _lpips_network(name, _trunk(name))
+        return module.to(device, dtype)
 
 
-def _lpips(net: Net, trunk: Mapping[str, Tensor]) -> nn.Module:
+def _lpips_network(net: Net, trunk: Mapping[str, Tensor]) -> nn.Module:
     """LPIPS 0.1 with torchmetrics' own linear heads and our trunk."""
     # Building draws random weights: training's random stream must not depend on whether LPIPS is scored.
     with torch.random.fork_rng(devices=[]):

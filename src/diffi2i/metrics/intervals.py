@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from diffi2i import runtime
-from diffi2i.metrics import SET_LEVEL
+from diffi2i.metrics.spec import METRICS
 
 ImageRecord = dict[str, str | float]
 """The name of an image and its scores, as the score sheets' `per_image` has them."""
@@ -49,7 +49,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 def interval_reason(key: str, values: Sequence[float]) -> str:
     """Why `bootstrap_interval(values)` is None, or is not asked for a score of the whole set."""
-    if key in SET_LEVEL:
+    if METRICS[key].of_set:
         return "a score of the whole set, no mean over images"
     if len(values) < 2:
         return f"{len(values)} image(s) with this score; an interval needs 2"
@@ -79,7 +79,7 @@ def image_intervals(
     intervals, reasons = {}, {}
     for key in keys:
         values = [float(record[key]) for record in per_image if key in record]
-        interval = None if key in SET_LEVEL else bootstrap_interval(values)
+        interval = None if METRICS[key].of_set else bootstrap_interval(values)
         if interval is None:
             reasons[f"intervals.{key}"] = interval_reason(key, values)
         else:

@@ -15,18 +15,15 @@ from torchmetrics.aggregation import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from diffi2i.errors import UserError
+from diffi2i.metrics.spec import METRICS, of_kind
 
 IGNORED = 255
+# What the records of images hold: of one image the mean accuracy says little.
+_OF_IMAGES = ("miou", "pixel_accuracy")
 
 
 class SegmentationScores:
-    """Scores of a whole set, each in [0, 1], over the pixels whose label is not 255:
-
-    - `miou`: intersection over union, mean over the classes that occur in a target or a prediction anywhere in
-      the set. A class absent from both has no IoU (0/0) and is left out, as in mmsegmentation; one that is
-      only predicted has an IoU of 0 and counts.
-    - `pixel_accuracy`: share of pixels with the right class.
-    - `mean_accuracy`: share of each class's own pixels that are right, mean over the classes in the targets.
+    """Scores of a whole set, each in [0, 1], over the pixels whose label is not 255: the functions below.
 
     The interface is that of `ImageScores`. Not an `nn.Module`, for the same reasons. Under DDP `compute`,
     `per_class`, `counts` and `reasons` are collective: every rank calls them, also one without images.
@@ -42,6 +39,7 @@ class SegmentationScores:
         if not 2 <= classes <= IGNORED:
             raise UserError(f"segmentation scores: {classes} classes; give 2 to {IGNORED}, labels are 0 to classes - 1")
         self.classes = classes
+        self._functions = {key: METRICS[key].make() for key in of_kind("labels")}
         self.per_image: list[dict[str, str | float]] = []
         # `_check` has looked at the values; torchmetrics' own check costs a sort of every label map.
         self._confusion = MulticlassConfusionMatrix(classes, ignore_index=IGNORED, validate_args=False)
@@ -80,15 +78,14 @@ class SegmentationScores:
                 record: dict[str, str | float] = {"name": name}
                 if confusion.any():
                     self._scored.update(1)
-                    scores = _scores(confusion)
-                    record |= {key: scores[key] for key in ("miou", "pixel_accuracy")}
+                    record |= {key: float(self._functions[key](confusion)) for key in _OF_IMAGES}
                 self.per_image.append(record)
 
     def compute(self) -> dict[str, float | None]:
         """The scores of all images of all ranks; None where no pixel was labelled (see `reasons`)."""
         confusion = self._total()
-        scores = _scores(confusion) if confusion.any() else {}
-        return {key: scores.get(key) for key in _KEYS}
+        labelled = bool(confusion.any())
+        return {key: float(score(confusion)) if labelled else None for key, score in self._functions.items()}
 
     def per_class(self) -> list[float | None]:
         """K values of IoU over the set; None for a class that neither occurs nor is predicted."""
@@ -96,13 +93,13 @@ class SegmentationScores:
 
     def counts(self) -> dict[str, int]:
         """Number of images, over all ranks, behind each score: those with a labelled pixel."""
-        return dict.fromkeys(_KEYS, _total_of(self._scored))
+        return dict.fromkeys(self._functions, _total_of(self._scored))
 
     def reasons(self) -> dict[str, str]:
         """Why a key of `compute` is None, one line for each such key."""
         scored, seen = _total_of(self._scored), _total_of(self._seen)
         why = f"all pixels of all {seen} images are ignored (label {IGNORED})" if seen else "no image was scored"
-        return {} if scored else dict.fromkeys(_KEYS, why)
+        return {} if scored else dict.fromkeys(self._functions, why)
 
     def reset(self) -> None:
         """Forget all images."""
@@ -148,7 +145,26 @@ class SegmentationScores:
                 )
 
 
-_KEYS = ("miou", "pixel_accuracy", "mean_accuracy")
+# Each of a confusion matrix, (K, K) counts, rows = target, not all zero.
+
+
+def miou(confusion: Tensor) -> Tensor:
+    """Intersection over union, mean over the classes that occur in a target or a prediction anywhere in the set.
+
+    A class absent from both has no IoU (0/0) and is left out, as in mmsegmentation; one that is only predicted has an
+    IoU of 0 and counts.
+    """
+    return _ious(confusion).nanmean()
+
+
+def pixel_accuracy(confusion: Tensor) -> Tensor:
+    """Share of pixels with the right class."""
+    return confusion.diagonal().double().sum() / confusion.sum()
+
+
+def mean_accuracy(confusion: Tensor) -> Tensor:
+    """Share of each class's own pixels that are right, mean over the classes in the targets."""
+    return (confusion.diagonal().double() / confusion.sum(dim=1)).nanmean()
 
 
 def _ious(confusion: Tensor) -> Tensor:
@@ -156,16 +172,6 @@ def _ious(confusion: Tensor) -> Tensor:
     right = confusion.diagonal()
     # Integers divide in float32 otherwise.
     return right.double() / (confusion.sum(dim=0) + confusion.sum(dim=1) - right)
-
-
-def _scores(confusion: Tensor) -> dict[str, float]:
-    """All keys, of a matrix that is not all zero."""
-    right, labelled = confusion.diagonal().double(), confusion.sum(dim=1)
-    return {
-        "miou": float(_ious(confusion).nanmean()),
-        "pixel_accuracy": float(right.sum() / labelled.sum()),
-        "mean_accuracy": float((right / labelled).nanmean()),
-    }
 
 
 def _total_of(metric: SumMetric) -> int:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from diffi2i.errors import UserError
-from diffi2i.metrics import LOWER_IS_BETTER, SET_LEVEL
 from diffi2i.metrics.intervals import paired_difference
+from diffi2i.metrics.spec import METRICS
 from diffi2i.results import read_result, why_not_comparable, write_json
 from diffi2i.tables.markdown import markdown
-from diffi2i.tables.runs import SCORES, digits, label, number
+from diffi2i.tables.runs import digits, label, number
 
 USE = "diffi2i compare <run> <run> [output=<file>.json], each a run, an eval folder or a JSON of diffi2i score"
 
@@ -108,11 +108,11 @@ def of_metric(key: str, a: Mapping[str, Any], b: Mapping[str, Any], names: Seque
     entry: dict[str, Any] = {"a": means[0], "b": means[1], "difference": None}
     if means[0] is None or means[1] is None:
         return entry
-    if key in SET_LEVEL:
+    if METRICS[key].of_set:
         return entry | {"difference": means[1] - means[0]}
     one, other = ({record["name"]: float(record[key]) for record in r["per_image"] if key in record} for r in (a, b))
     check_same_images(set(one), set(other), names, f"images with {key}")
-    paired = asdict(paired_difference(list(one.values()), [other[name] for name in one], key in LOWER_IS_BETTER))
+    paired = asdict(paired_difference(list(one.values()), [other[name] for name in one], METRICS[key].lower))
     return entry | {"difference": paired.pop("mean")} | paired
 
 
@@ -127,15 +127,9 @@ def comparison_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
         counts = [str(entry.get(name, "")) for name in ("better", "worse", "equal")]
         p = f"{entry['p']:.3g}" if "p" in entry else ""
         interval = shown_interval(entry.get("interval"), places + 1)
-        rows.append(
-            [heading(key), number(entry["a"], places), number(entry["b"], places), difference, interval, *counts, p]
-        )
+        values = (number(entry["a"], places), number(entry["b"], places))
+        rows.append([METRICS[key].titled, *values, difference, interval, *counts, p])
     return markdown(rows)
-
-
-def heading(key: str) -> str:
-    """What tables call a score."""
-    return SCORES.get(key, key)
 
 
 def shown_interval(interval: Sequence[float] | None, places: int) -> str:

@@ -11,7 +11,6 @@ the table, only a run. The paper's numbers keep the paper's units and decimals.
 
 import csv
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path

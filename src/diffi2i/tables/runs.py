@@ -1,40 +1,15 @@
 """Finished runs side by side, the baseline's score first: the input's own, or a constant's for labels and depth."""
 
 from collections.abc import Mapping, Sequence
+from math import log10
 from pathlib import Path
 from typing import Any
 
 from diffi2i.errors import UserError
-from diffi2i.metrics import FEW_IMAGES
+from diffi2i.metrics.spec import COLUMNS, FEW_IMAGES, METRICS
 from diffi2i.results import read_result, why_not_comparable
-from diffi2i.schema import SET_METRICS
 from diffi2i.tables.experiment import names
 from diffi2i.tables.markdown import markdown
-
-SCORES = {
-    "psnr": "PSNR ↑",
-    "psnr_y": "PSNR-Y ↑",
-    "psnr_hole": "PSNR in hole ↑",
-    "ssim": "SSIM ↑",
-    "ssim_y": "SSIM-Y ↑",
-    "ssim_3d": "SSIM-3D ↑",
-    "lpips_alex": "LPIPS ↓",
-    "lpips_vgg": "LPIPS-VGG ↓",
-    "dists": "DISTS ↓",
-    "fid": "FID ↓",
-    "kid": "KID ↓",
-    "fd_lite0": "FD-Lite0 ↓",
-    "miou": "mIoU ↑",
-    "pixel_accuracy": "pixel accuracy ↑",
-    "mean_accuracy": "class accuracy ↑",
-    "abs_rel": "Rel ↓",
-    "rmse": "RMSE ↓",
-    "log10": "log10 ↓",
-    "delta1": "δ1 ↑",
-    "prior_dependence": "prior dependence",
-    "prior_worth": "prior worth",
-}
-
 
 NAMES = {
     "truth": "stage 1 (sees GT)",
@@ -69,8 +44,8 @@ def row(name: str, metrics: dict[str, Any], keys: Sequence[str], main: str, cost
 
 
 def digits(key: str) -> int:
-    """Decimals of a score: decibels have two."""
-    return 2 if key.startswith("psnr") else 4
+    """Decimals of a score as records have it, not yet in per cent."""
+    return COLUMNS[key].digits + round(log10(COLUMNS[key].unit))
 
 
 def number(value: float | str | None, digits: int) -> str:
@@ -91,11 +66,12 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
     asked = first["protocol"].get("metrics", [])
     keys = [
         key
-        for key in SCORES
-        if any(key in record["metrics"] and (key in asked or record["metrics"][key] is not None) for record in records)
+        for key in (*METRICS, "prior_dependence")
+        if COLUMNS[key].overview
+        and any(key in record["metrics"] and (key in asked or record["metrics"][key] is not None) for record in records)
     ]
     of_images = first.get("constant") is None
-    head = ["", *(SCORES[key] for key in keys), "parameters", "s / image"]
+    head = ["", *(COLUMNS[key].titled for key in keys), "parameters", "s / image"]
     main, baseline = first["main_metric"], {"prior_dependence": "", **first["baseline"]}
     rows = [row("input itself" if of_images else "constant", baseline, keys, main, ["", ""])]
     for record in records:
@@ -107,9 +83,9 @@ def runs_table(records: Sequence[dict[str, Any]]) -> str:
 def few_images(metrics: Mapping[str, Any], n_images: Mapping[str, int]) -> list[str]:
     """A line for each distance between sets that is biased since the images are few."""
     return [
-        f"{SCORES[key]} of fewer than {FEW_IMAGES} images is biased: compare it over the same images only"
-        for key in SET_METRICS
-        if metrics.get(key) is not None and n_images[key] < FEW_IMAGES
+        f"{metric.titled} of fewer than {FEW_IMAGES} images is biased: compare it over the same images only"
+        for key, metric in METRICS.items()
+        if metrics.get(key) is not None and metric.few(n_images[key])
     ]
 
 

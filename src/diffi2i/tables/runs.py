@@ -8,7 +8,7 @@ from typing import Any
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, FEW_IMAGES, METRICS
 from diffi2i.results import read_result, why_not_comparable
-from diffi2i.tables.experiment import names
+from diffi2i.run.rows import table_names
 from diffi2i.tables.markdown import markdown
 
 NAMES = {
@@ -98,7 +98,7 @@ def print_table(run_dirs: Sequence[str]) -> None:
     if not run_dirs:
         raise UserError("table needs run directories: diffi2i table <run> <run> ...")
     if absent := [run_dir for run_dir in run_dirs if not Path(run_dir).exists()]:
-        raise UserError(f"{absent[0]} is neither a run directory nor one of {', '.join(names())}")
+        raise UserError(f"{absent[0]} is neither a run directory nor one of {', '.join(table_names())}")
     records = [read_result(Path(run_dir)) for run_dir in run_dirs]
     first = records[0]
     images = max(first["n_images"].values())

@@ -103,6 +103,10 @@ def run(name: str, arguments: Sequence[str]) -> None:
         sweep(overrides, flags)
     elif flags:
         show(command, name, overrides, flags)
+    elif name == "train":
+        from diffi2i.commands.train import train_planned
+
+        train_planned(overrides)
     else:
         from diffi2i.config.compose import load
 

@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffi2i.tables.execute import duration, has_checkpoint, lock_file, log_file, total_duration, try_lock
+from diffi2i.tables.records import Failure, collect, disagreements, failure_file, read
 
 from diffi2i import cli
 from diffi2i.errors import UserError
 from diffi2i.run.files import read_json
 from diffi2i.tables import command, execute
-from diffi2i.tables.execute import duration, has_checkpoint, lock_file, log_file, total_duration, try_lock
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import RUNS, Cell, Run, lineage, row_run
-from diffi2i.tables.records import Failure, collect, disagreements, failure_file, read
 from tests.conftest import small
 from tests.test_cli import diffi2i
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffi2i import config
 from diffi2i.config import compose
 from diffi2i.config.schema import Config, EvalConfig
 from diffi2i.errors import UserError

@@ -13,7 +13,7 @@ from skimage import data
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from diffi2i.config import load
+from diffi2i.config.compose import load
 from diffi2i.config.schema import Config, ProtocolConfig
 from diffi2i.errors import UserError
 from diffi2i.metrics.image import ImageScores

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 
+from diffi2i.run import rows
 from diffi2i.run.files import finite
 from diffi2i.run.record import Record, Score
-from diffi2i.run import rows
+from diffi2i.run.state import Entry, Failure
 from diffi2i.tables import experiment as experiments
 from diffi2i.tables import figures
 from diffi2i.tables.experiment import Column, Experiment, Row
-from diffi2i.run.state import Entry, Failure
 from diffi2i.tables.frame import Found, Key
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.table import BASELINE, Table, table_of

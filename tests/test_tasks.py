@@ -14,7 +14,6 @@ from torch.utils.data import default_collate
 
 from diffi2i import cli
 from diffi2i.commands.predict import save
-from diffi2i.config import conf_dir, read_run_config
 from diffi2i.config.compose import conf_dir
 from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from diffi2i.config.compose import conf_dir
+from diffi2i.config import compose
 from diffi2i.errors import UserError
 
 TABLE, COMMON = "table", "common"
@@ -16,7 +16,7 @@ TABLE, COMMON = "table", "common"
 
 def experiments_dir() -> Path:
     """The folder of experiments: `experiments/` of the checkout, or its copy inside the installed package."""
-    return conf_dir() / "experiment"
+    return compose.conf_dir() / "experiment"
 
 
 def table_names() -> list[str]:
@@ -28,8 +28,8 @@ def table_names() -> list[str]:
 
 def row_files(table: str) -> dict[str, Path]:
     """The rows that are run, those among them that only others start from included."""
-    files = sorted((experiments_dir() / table).glob("*.yaml"))
-    return {file.stem: file for file in files if file.stem not in (TABLE, COMMON)}
+    files = {file.stem: file for file in (experiments_dir() / table).glob("*.yaml")}
+    return {name: files[name] for name in sorted(files) if name not in (TABLE, COMMON)}
 
 
 def is_row(text: str) -> bool:
@@ -61,6 +61,6 @@ def only_default(file: Path) -> str | None:
 
 def no_such(what: str, name: str, known: Sequence[str]) -> UserError:
     """`no table 'tabel7': did you mean table7?`"""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     write = f"did you mean {near[0]}?" if near else f"write one of {', '.join(known)}"
     return UserError(f"no {what} '{name}': {write}")

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from diffi2i.config.compose import conf_dir
+from diffi2i.config import compose
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, COSTS
 from diffi2i.run.rows import TABLE, experiments_dir, no_such, row_files, table_names
@@ -159,7 +159,7 @@ def read_settings(file: Path) -> Settings:
         assert isinstance(settings, Settings)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{file}: {explain(error)}") from error
-    tasks = [ALL_TASKS, *sorted(path.stem for path in (conf_dir() / "task").glob("*.yaml"))]
+    tasks = [ALL_TASKS, *sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))]
     if settings.task not in tasks:
         raise UserError(f"{file}: unknown task {settings.task}: write one of {', '.join(tasks)}")
     if not settings.columns:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from diffi2i import config

@@ -124,7 +124,7 @@ def report(directory: Path) -> None:
 
 
 def settings_of(overrides: Sequence[str]) -> Config:
-    """The checked configuration of one run; of a row, whose stage 1 comes first, without a look for that one."""
+    """The checked configuration of one run; of a row without a look for the run it starts from."""
     if names_row(overrides):
         from diffi2i.tables.plan import row_run
 

@@ -101,7 +101,8 @@ def finish_training(
     # last step does not have: the last checkpoint holds the same weights in either case.
     method.load_state_dict(made.weights)
     changed = read_json(run_dir / "origin.json").get("changed", [])
-    training = {"steps": made.steps, "wall_time_s": made.seconds, "loss": config.train.loss, "changed": changed}
+    loss = config.train.loss if method.task_loss else None
+    training = {"steps": made.steps, "wall_time_s": made.seconds, "loss": loss, "changed": changed}
     if is_first_rank():
         write_json(run_dir / "training.json", training)
         save_weights(method, weights)

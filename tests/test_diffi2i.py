@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,7 @@ def test_every_part_learns_from_the_image_through_all_steps(kind: str):
     optimizer = torch.optim.Adam([p for _, p in learning], lr=1e-3)
     for _ in range(3):  # the denoiser's zeros move first, then CPEN_S2's, then all
         optimizer.zero_grad()
-        method.predict(data, method.noise(data)).square().mean().backward()
+        method.predict(data, method.noise(data)).square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert [name for name, p in learning if p.grad is None or not p.grad.any()] == []
 
@@ -186,6 +187,7 @@ def test_every_setting_of_the_diffusion_is_passed_on(name: str, power: float):
     assert (method.schedule.steps, method.schedule.prediction) == (6, "eps")
     betas = [0.0, *np.linspace(0.2 ** (1 / power), 0.8 ** (1 / power), 6) ** power]
     np.testing.assert_allclose(method.schedule.alpha_bar, ref.cumulative(betas), rtol=1e-12)
+    assert isinstance(method.sampler, partial)
     assert method.sampler.keywords == {"steps": [3, 6], "variance_noise": True}
 
 

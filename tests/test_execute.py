@@ -32,7 +32,7 @@ from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run
 from diffi2i.run.record import Record
 from diffi2i.run.state import Failure, failure_file, has_checkpoint, is_locked, log_file, read, working_on, write_failure
-from diffi2i.schema import Config, TaskConfig
+from diffi2i.config.schema import Config, TaskConfig
 from diffi2i.tables import command
 from diffi2i.tables.draw import disagreements, found
 from diffi2i.tables.experiment import Column, Experiment, Row
@@ -40,6 +40,7 @@ from diffi2i.tables.plan import Cell
 from tests.conftest import small
 from tests.table_records import record
 from tests.test_cli import diffi2i
+from tests.settings import task_config
 
 # `behaviour.json` says by name: how long a run takes, in seconds, or how it ends. `record.json` is what all leave, but
 # for what they are.
@@ -116,7 +117,7 @@ def behave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Set:
 def run_named(name: str, before: Run | None = None, seed: int = 0) -> Run:
     directory = RUNS / "smoke" / f"sisr-{name}"
     init = str(before.directory) if before else None
-    made = Config(task=TaskConfig(name="sisr"), method={"name": "s2" if before else "diffi2i_s2", "init": init})
+    made = Config(task=task_config(name="sisr"), method={"name": "s2" if before else "diffi2i_s2", "init": init})
     made = replace(made, budget="smoke", seed=seed)
     given = (f"seed={seed}", f"run_dir={directory}", f"hash={config_hash(made)}")
     return Run("train", (*given, *([f"method.init={init}"] if init else [])), directory, before, made)

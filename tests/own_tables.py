@@ -26,7 +26,7 @@ def own_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (conf / part.name).symlink_to(part)
     (conf / "experiment").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "conf_dir", lambda: conf)
+        patch.setattr(compose, "conf_dir", lambda: conf)
         plan.composed.cache_clear()
         yield conf
         plan.composed.cache_clear()

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from diffi2i import cli
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.run import ensure as ensuring
 from diffi2i.run.ensure import Durations, duration, ensure, ensure_before, total_duration
@@ -31,16 +32,24 @@ from diffi2i.run.files import read_json
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run
 from diffi2i.run.record import Record
-from diffi2i.run.state import Failure, failure_file, has_checkpoint, is_locked, log_file, read, working_on, write_failure
-from diffi2i.config.schema import Config, TaskConfig
+from diffi2i.run.state import (
+    Failure,
+    failure_file,
+    has_checkpoint,
+    is_locked,
+    log_file,
+    read,
+    working_on,
+    write_failure,
+)
 from diffi2i.tables import command
 from diffi2i.tables.draw import disagreements, found
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Cell
 from tests.conftest import small
+from tests.settings import task_config
 from tests.table_records import record
 from tests.test_cli import diffi2i
-from tests.settings import task_config
 
 # `behaviour.json` says by name: how long a run takes, in seconds, or how it ends. `record.json` is what all leave, but
 # for what they are.
@@ -241,7 +250,11 @@ def test_a_failure_is_noted_by_the_run_itself(tmp_path: Path, monkeypatch: pytes
         assert is_locked(A)
         assert not failure_file(A.directory).exists()
     assert not is_locked(A)
-    errors = [(UserError("write this"), "write this"), (ValueError("one\ntwo"), "ValueError: one"), (KeyError(), "KeyError")]
+    errors = [
+        (UserError("write this"), "write this"),
+        (ValueError("one\ntwo"), "ValueError: one"),
+        (KeyError(), "KeyError"),
+    ]
     for error, reason in errors:
         with pytest.raises(type(error)), working_on(A.directory):
             raise error

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 import diffi2i
-from diffi2i import train
-from diffi2i.config import conf_dir
+from diffi2i.commands import train
+from diffi2i.commands.eval import evaluate
+from diffi2i.commands.predict import predict
+from diffi2i.config.compose import conf_dir
+from diffi2i.config.schema import EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.errors import UserError
-from diffi2i.evaluate import evaluate
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.build import build_method, check
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
-from diffi2i.predict import predict
-from diffi2i.schema import EvalConfig, PredictConfig, TrainerConfig
 from tests.conftest import Make, awake, random_batch
 from tests.test_resume import record
 from tests.test_step import gan

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.run import plan as planning
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import Run, lineage, planned
-from diffi2i.config.schema import Config
 from diffi2i.tables.experiment import load
 from diffi2i.tables.plan import Cell, in_order, plan, quoted
 from tests.own_tables import SETTINGS, own_conf, row, tables, write_table

@@ -159,8 +159,7 @@ def show(command: Command, name: str, overrides: Sequence[str], flags: Sequence[
     if tuple(flags) in (("--cfg", "job"), ("-c", "job")):
         print(OmegaConf.to_yaml(OmegaConf.structured(compose.load(command.config, name, overrides))), end="")
         return
-    overrides = compose.completed(command.config, name, overrides)
-    compose.composition(command.config, name, overrides)  # of whose errors Hydra would print a traceback
+    overrides, _ = compose.completed(command.config, name, overrides)  # of whose errors Hydra would print a traceback
     resolve = ["--resolve"] if "--cfg" in flags or "-c" in flags else []
     sys.argv = [f"diffi2i {name}", *overrides, *flags, *resolve]
     hydra.main(config_path=str(compose.conf_dir()), config_name=name, version_base="1.3")(lambda _: None)()

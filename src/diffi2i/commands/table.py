@@ -6,8 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from diffi2i.commands.sweep import check as check_sweep
 from diffi2i.config.schema import TableConfig
 from diffi2i.errors import UserError
 from diffi2i.run.ensure import PROGRAM, Durations, duration, ensure, say, total_duration
@@ -113,6 +111,8 @@ def launch(runs: Sequence[Run], request: Request) -> None:
     Raises:
         UserError: there is no such launcher, or it cannot take these runs; before any is started.
     """
+    from diffi2i.commands.sweep import check as check_sweep  # which takes seconds to load
+
     missing = [run for run in runs if not done(run)]
     while wave := [run for run in missing if run.before is None or done(run.before)]:
         sweeps: dict[tuple[str, ...], dict[str, dict[str, None]]] = {}

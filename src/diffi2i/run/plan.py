@@ -91,7 +91,7 @@ def composed(overrides: tuple[str, ...]) -> Config | str:
 
     Without the seed among the overrides, which changes nothing else, since composing takes long.
     """
-    found = compose.composition(Config, "train", compose.completed(Config, "train", overrides))
+    found = compose.completed(Config, "train", overrides)[1]
     method, budget = found.method, found.task.budgets.get(found.budget)
     if budget and not budget.get(method.role) and method.get("init") and is_row(method.init):
         return str(method.init)

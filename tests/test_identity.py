@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffi2i.methods.optimisation import rate_factor
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +21,7 @@ from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import hash_of_manifest, read_manifests
 from diffi2i.errors import UserError
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.optimisation import rate_factor
 from diffi2i.run.directory import default_run_dir, origin_of
 from diffi2i.run.hardware import new_trainer
 from tests.conftest import QUICK, SMALL_ENCODER, Make

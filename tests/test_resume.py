@@ -87,6 +87,8 @@ KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "stage 1": ((), list(PLACES)),
     "stage 2": (("method=diffi2i_s2",), ["everywhere"]),
     "batch normalisation": (("task=segmentation", "train.patch=64"), ["after the last step", "everywhere"]),
+    "regressor": (("method=regressor",), ["everywhere"]),
+    "regressor and discriminator": (("method=regressor", *gan("sisr")), ["everywhere"]),
     "discriminator": ((*gan("sisr"), "train.adversarial_from=0.3"), ["everywhere"]),
 }
 

@@ -128,12 +128,8 @@ def refusal(arguments: list[str], capsys: Any) -> str:
 
 def test_eval_refuses_what_does_not_fit_the_run(runs: Runs, capsys: Any) -> None:
     labels, deblur = f"run={runs('segmentation')[1]}", f"run={runs('deblur')[1]}"
-    assert "flip and sizes belong to labels and depth" in refusal(
-        ["eval", deblur, "set=[task.protocol.flip=true]"], capsys
-    )
-    assert "flip and sizes belong to labels and depth" in refusal(
-        ["eval", deblur, "set=[task.protocol.sizes=[0.5,1]]"], capsys
-    )
+    for views in ("set=[task.protocol.flip=true]", "set=[task.protocol.sizes=[0.5,1]]"):
+        assert "flip and sizes belong to labels and depth" in refusal(["eval", deblur, views], capsys)
     assert "factors above 0" in refusal(["eval", labels, "set=[task.protocol.sizes=[0,1]]"], capsys)
     assert "holds no labels" in refusal(["eval", labels, "dataset=photos"], capsys)
     assert "holds no labels" in refusal(["eval", labels, "dataset=motorcycle"], capsys)

@@ -103,7 +103,7 @@ def finish_training(
         network_steps=(origin["init"] or {}).get("network_steps", 0) + method.network_steps(made.steps),
         seconds=made.seconds,
         cpu_seconds=made.cpu_seconds,
-        loss=config.train.loss,
+        loss=config.train.loss if method.task_loss else None,
         changed=origin.get("changed", []),
     )
     if is_first_rank():

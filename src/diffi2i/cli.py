@@ -123,8 +123,9 @@ def parsed(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[
     rest: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key = argument.partition("=")[0]
-        if argument.startswith("-") and types.get(key.strip("-").replace("-", "_")) is bool:
-            overrides.append(f"{key.strip('-').replace('-', '_')}=true")
+        switch = argument.removeprefix("--").replace("-", "_")
+        if argument.startswith("--") and types.get(switch) is bool:
+            overrides.append(f"{switch}=true")
         elif argument.startswith("-") or (before in WITH_WORD and key == argument):
             flags.append(argument)
         elif command.words and (Path(argument).exists() or (key == argument and not argument.startswith("~"))):
@@ -135,11 +136,10 @@ def parsed(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[
             # Below a dictionary that has no keys yet: `roots.<dataset>=<folder>`.
             overrides.append(f"++{argument}" if command.rest and "." in key else argument)
     for key, values in ((command.words, words), (command.rest, rest)):
-        if values:
-            listed = get_origin(types[key]) is list
-            overrides.append(
-                f"{key}=[{','.join(map(quoted, values))}]" if listed else f"{key}={quoted(' '.join(values))}"
-            )
+        if values and get_origin(types[key]) is list:
+            overrides.append(f"{key}=[{','.join(map(quoted, values))}]")
+        elif values:
+            overrides.append(f"{key}={quoted(' '.join(values))}")
     return flags, overrides
 
 

@@ -209,8 +209,8 @@ def test_two_slurm_tasks_are_the_ranks_of_one_run(images: Path, tmp_path: Path) 
     ]
     printed = [task.communicate(timeout=200)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], printed
-    assert "training pretrain" in printed[0]
-    assert "training pretrain" not in printed[1], "the second task is the second rank of the same run"
+    assert "training diffi2i_s1" in printed[0]
+    assert "training diffi2i_s1" not in printed[1], "the second task is the second rank of the same run"
     assert [record.training and record.training.steps for record in records(tmp_path).values()] == [2]
 
 

@@ -163,7 +163,7 @@ def test_probes_are_predictions_under_another_image(make: Make, name: str, task:
     assert method.probes(batch, method.noise(batch)) == {}
     other = {key: value.flip(0) if isinstance(value, Tensor) else value[::-1] for key, value in batch.items()}
     probes = method.probes(batch | {"other": other}, method.noise(batch))
-    assert probes.keys() == ({"exchanged"} if name in ("diffi2i_s1", "diffi2i_s2") else set())
+    assert probes.keys() == ({"prior_dependence"} if name in ("diffi2i_s1", "diffi2i_s2") else set())
     for probe in probes.values():
         shape_of(probe, batch, method)
         assert not torch.equal(probe, output)
@@ -188,14 +188,15 @@ def test_a_regressor_trains_and_is_scored(make: Make, task: str, loss: str, tmp_
     own = {key: p for key, p in build_method(make("x", *settings)).named_parameters() if key.startswith("network.")}
     run_dir = train.train(make("run", *settings))
     found, weights = record(run_dir), load_file(run_dir / "weights.safetensors")
-    assert (found["method"], found["steps"], found["network_steps"]) == ("regressor", 4, 4)
-    assert isinstance(found["metrics"][found["main_metric"]], float)
-    assert found["metrics"]["prior_dependence"] is None
+    assert found.method.name == "regressor"
+    assert (found.training.steps, found.training.network_steps) == (4, 4)
+    assert isinstance(found.scores[found.main_metric].value, float)
+    assert found.scores[found.main_metric].gains == {}
     assert own.keys() <= weights.keys()
     assert all(key.startswith("network.") for key in weights), "a discriminator was kept"
-    assert found["parameters"] == sum(weight.numel() for weight in own.values())
+    assert found.cost.parameters == sum(weight.numel() for weight in own.values())
     again = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, output=str(tmp_path / "again")))
-    assert record(again)["metrics"] == found["metrics"]
+    assert record(again).scores == found.scores
 
 
 @pytest.mark.parametrize(
@@ -351,22 +352,22 @@ def test_a_method_without_training_is_scored_at_once(
     run_dir = train.train(make("run", *sharpen, f"task={task}"))
     assert "step" not in capsys.readouterr().out
     found = record(run_dir)
-    assert (found["method"], found["steps"], found["network_steps"], found["parameters"]) == ("sharpen", 0, 0, 0)
-    assert found["loss"] is None
-    assert found["metrics"]["psnr"] != found["baseline"]["psnr"]
+    assert (found.method.name, found.cost.parameters) == ("sharpen", 0)
+    assert (found.training.steps, found.training.network_steps, found.training.loss) == (0, 0, None)
+    assert found.scores["psnr"].value != found.scores["psnr"].baseline
     again = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, output=str(tmp_path / "again")))
-    assert record(again)["metrics"] == found["metrics"]
+    assert record(again).scores == found.scores
     other = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, set=["method.amount=0"], output=str(tmp_path / "plain")))
-    assert record(other)["metrics"] != found["metrics"]
+    assert record(other).scores != found.scores
     if task == "deblur":
-        assert record(other)["metrics"]["psnr"] == pytest.approx(found["baseline"]["psnr"], abs=1e-4)
+        assert record(other).scores["psnr"].value == pytest.approx(found.scores["psnr"].baseline, abs=1e-4)
     assert train.train(make("run", *sharpen, f"task={task}")) == run_dir
     assert "finished: nothing to do" in capsys.readouterr().out
 
     file = sorted(images.iterdir())[0]
     predict(PredictConfig(run=str(run_dir), input=str(file), output=str(tmp_path / "out"), trainer=CPU))
     with Image.open(file) as image, Image.open(tmp_path / "out" / file.name) as output:
-        scale = found["protocol"]["border"] or 1  # of sisr the scale
+        scale = found.data.protocol["border"] or 1  # of sisr the scale
         assert output.size == (image.width * scale, image.height * scale)
         assert np.asarray(output).std() > 0
 
@@ -382,9 +383,10 @@ def test_a_method_without_l_task_trains_and_goes_on(make: Make, tmp_path: Path) 
     guest = ("method=regressor", f"method._target_={__name__}.MatchMeans", "method.name=means", "train.lr=0.1")
     first = train.train(make("first", *guest))
     found = record(first)
-    assert (found["method"], found["steps"], found["parameters"], found["loss"]) == ("means", 4, 6, None)
+    assert (found.method.name, found.cost.parameters) == ("means", 6)
+    assert (found.training.steps, found.training.loss) == (4, None)
     second = train.train(make("second", *guest, "method.role=continued", f"method.init={first}"))
-    assert record(second)["network_steps"] == 8
+    assert record(second).training.network_steps == 8
     one, two = (load_file(run / "weights.safetensors") for run in (first, second))
     assert one.keys() == two.keys() == {"shift.weight", "shift.bias"}
     assert not torch.equal(one["shift.bias"], two["shift.bias"])

@@ -186,6 +186,7 @@ import os, shutil, sys, time
 from pathlib import Path
 from omegaconf import OmegaConf
 from diffi2i.commands.train import train
+from diffi2i.config.schema import Config
 
 def give(name):
     file = OmegaConf.load(here / f"{name}.yaml")

@@ -18,6 +18,7 @@ from diffi2i.config.compose import conf_dir
 from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.run.directory import load_method, save_weights
 from diffi2i.run.record import Record
 from diffi2i.weights import cache_dir
 from tests.conftest import small

@@ -1,6 +1,7 @@
 """Whole runs: resume, seeds, records, and what a run directory survives."""
 
 import errno
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.method import Method
 from diffi2i.models.di2iformer import DynamicLayer
 from diffi2i.run import directory
+from diffi2i.run.plan import place
 from diffi2i.run.provenance import git_commit
 from diffi2i.run.record import Record
 from tests.conftest import Make
@@ -427,14 +429,17 @@ def test_predict_fills_holes_and_keeps_the_rest(make: Make, tmp_path: Path) -> N
         predict(config)
 
 
-def test_a_run_without_a_name_is_named_by_its_settings(make: Make) -> None:
+def test_a_run_without_a_name_is_named_by_its_settings(make: Make, tmp_path: Path) -> None:
     one, two, hardware = make("x"), make("x", "seed=3"), make("x", "trainer.threads=2")
-    origin = {"train": "a", "val": "b", "init": None}
-    names = {directory.default_run_dir(config, origin).name for config in (one, two, hardware)}
-    assert len(names) == 2
-    assert directory.default_run_dir(one, origin | {"train": "c"}).name not in names
-    assert directory.default_run_dir(one, origin | {"init": {"weights": "d"}}).name not in names
-    assert all(name.startswith("folder-tiny-diffi2i_s1-smoke-seed") for name in names)
+    places = {place(config) for config in (one, two, hardware)}
+    assert len(places) == 2
+    init = tmp_path / "init"
+    init.mkdir()
+    for weights in (b"one", b"other"):
+        (init / "weights.safetensors").write_bytes(weights)
+        places.add(place(make("x", f"method.init={init}")))
+    assert len(places) == 4
+    assert all(re.fullmatch(r"outputs/runs/smoke/sisr-diffi2i_s1-[0-9a-f]{8}", each.as_posix()) for each in places)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from diffi2i.data.manifest import hash_of_manifest, read_manifests
 from diffi2i.errors import UserError
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.optimisation import rate_factor
-from diffi2i.run.hardware import new_trainer
 from diffi2i.run.directory import origin_of
+from diffi2i.run.hardware import new_trainer
 from diffi2i.run.plan import place
 from tests.conftest import QUICK, SMALL_ENCODER, Make
 from tests.test_resume import record, stop_before_step, stop_while_scoring, weights

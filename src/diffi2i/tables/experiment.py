@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -155,7 +155,10 @@ def starts_from(file: Path) -> str | None:
 def read_settings(file: Path) -> Settings:
     """Raises `UserError` as `load` does."""
     try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.load(file)))
+        plain = OmegaConf.load(file)
+        if not isinstance(plain, DictConfig):
+            raise UserError(f"{file}: must hold the keys {', '.join(key.name for key in fields(Settings))}")
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
         assert isinstance(settings, Settings)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{file}: {explain(error)}") from error
@@ -218,10 +221,13 @@ def check_rows(experiment: Experiment, file: Path) -> None:
         "pairs": chain(*experiment.pairs),
         "controls": chain(experiment.controls, *experiment.controls.values()),
         "curves": chain(*experiment.curves.values()),
-        "rescored": chain(experiment.rescored, (each.run for each in experiment.rescored.values())),
+        "rescored": experiment.rescored,
     }
     for key, named in mentioned.items():
         if unknown := [name for name in named if name not in run]:
             raise UserError(f"{file}: {key}: {no_such('row that is run', unknown[0], run)}")
+    runs = list(row_files(experiment.name))
+    if unknown := [each.run for each in experiment.rescored.values() if each.run not in runs]:
+        raise UserError(f"{file}: rescored: {no_such('run', unknown[0], runs)}")
     if len(set(experiment.claim)) < len(experiment.claim) or any(len(pair) != 2 for pair in experiment.pairs):
         raise UserError(f"{file}: claim must name each row once, and each of pairs two rows")

@@ -16,7 +16,7 @@ from diffi2i.commands import sweep
 from diffi2i.config.build import build
 from diffi2i.config.compose import conf_dir, load
 from diffi2i.config.schema import Config
-from diffi2i.tables import experiment
+from diffi2i.run.rows import table_names
 
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(rf"(?:^|\s|`)(diffi2i (?:{'|'.join(cli.COMMANDS)})\b.*)")
@@ -86,7 +86,7 @@ def paper_settings(text: str) -> list[list[str]]:
 
 FILES = sorted(
     file
-    for file in [*conf_dir().rglob("*.yaml"), *experiment.experiments_dir().rglob("*.yaml"), ROOT / "README.md"]
+    for file in [*conf_dir().rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml"), ROOT / "README.md"]
     if "results" not in file.parts
 )
 COMMANDS = [found for file in FILES for found in commands_of(file)]
@@ -143,6 +143,6 @@ def test_commands_are_found() -> None:
     assert "README.md" in shown
     assert {f"conf/task/{name}.yaml" for name in TASKS} <= shown
     assert {f"conf/{name}.yaml" for name in cli.COMMANDS} <= shown
-    assert {f"experiments/{name}.yaml" for name in experiment.names()} <= shown
+    assert {f"experiments/{name}/table.yaml" for name in table_names()} <= shown
     assert len([file for file in shown if file.startswith("conf/dataset/")]) > 20
     assert sum("budget=paper" in words for _, words in COMMANDS) >= 10

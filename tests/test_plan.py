@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffi2i.config import compose
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, EvalConfig
 from diffi2i.errors import UserError
 from diffi2i.run import plan as planning
 from diffi2i.run.identity import config_hash
@@ -250,7 +250,7 @@ columns:
     "path", ["/plain", "/with space", "/RealSR(V3)", "/it's", "/a=b,c{d}[e]", r"/back\slash", "/it\\'s\\"]
 )
 def test_folders_of_any_name_reach_the_evaluation(path: str) -> None:
-    composed = compose.composition("eval", ["run=r", "dataset=set14", f"root={quoted(path)}"])
+    composed = compose.composition(EvalConfig, "eval", ["run=r", "dataset=set14", f"root={quoted(path)}"])
     assert composed.root == path
 
 

@@ -14,7 +14,6 @@ from diffi2i.data.dataset import Draw
 from diffi2i.data.degrade import Inpaint
 from diffi2i.data.masks import narrow
 from diffi2i.errors import UserError
-from diffi2i.tables import experiment
 from tests.conftest import Make
 
 NARROW = "{_target_: diffi2i.data.degrade.Inpaint, mask: {_target_: diffi2i.data.masks.narrow}}"
@@ -33,13 +32,11 @@ def box_weights(degrade: Inpaint) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_papers_budget_trains_on_lamas_training_masks_and_scores_on_its_test_masks(name: str) -> None:
-    found = experiment.load(name)
-    row = next(row for row in found.rows if row.name == EXPERIMENTS[name])
-    overrides = [*found.overrides, *(row.overrides or [])]
-    trained, scored = degradations(compose.load(Config, "train", [*overrides, "budget=paper"]))
+    row = f"experiment={name}/{EXPERIMENTS[name]}"
+    trained, scored = degradations(compose.load(Config, "train", [row, "budget=paper"]))
     assert box_weights(trained) == [(1.0, 1.0)]
     assert box_weights(scored) == [(0.3, 0.5)]  # wide
-    trained, scored = degradations(compose.load(Config, "train", [*overrides, "budget=demo"]))
+    trained, scored = degradations(compose.load(Config, "train", [row, "budget=demo"]))
     assert trained is scored
 
 

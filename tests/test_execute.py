@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from diffi2i import cli
-from diffi2i.config.schema import Config, DatasetConfig, ModelConfig
+from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
 from diffi2i.errors import UserError
 from diffi2i.run import ensure as ensuring
 from diffi2i.run.ensure import Durations, duration, ensure, ensure_before, total_duration
@@ -126,9 +126,13 @@ def behave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Set:
 def run_named(name: str, before: Run | None = None, seed: int = 0) -> Run:
     directory = RUNS / "smoke" / f"sisr-{name}"
     init = str(before.directory) if before else None
-    parts = {"dataset": DatasetConfig(name="photos", source={}), "model": ModelConfig(name="tiny", network={})}
-    method = {"name": "s2" if before else "diffi2i_s2", "init": init}
-    made = Config(task=task_config(name="sisr"), train=train_config(), method=method, **parts)
+    made = Config(
+        task=task_config(name="sisr"),
+        dataset=DatasetConfig(name="photos", source={}),
+        model=ModelConfig(name="tiny", network={}, cpen=CpenConfig(blocks=1)),
+        method={"name": "s2" if before else "diffi2i_s2", "init": init},
+        train=train_config(),
+    )
     made = replace(made, budget="smoke", seed=seed)
     given = (f"seed={seed}", f"run_dir={directory}", f"hash={config_hash(made)}")
     return Run("train", (*given, *([f"method.init={init}"] if init else [])), directory, before, made)

@@ -129,7 +129,7 @@ def test_rows_compose_and_score_their_columns(name: str, budget: str) -> None:
         made = run.config
         assert made.budget == budget
         assert found.task in (made.task.name, "all")
-        scored[row] = set(made.task.protocol.metrics or of_kind(made.task.kind))  # type: ignore[arg-type]
+        scored[row] = set(made.task.protocol.metrics or of_kind(made.task.kind))
         links = [
             asdict(replace(link.config, method=link.config.method | {"init": None}, run_dir=None))
             for link in lineage(run)

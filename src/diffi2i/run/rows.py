@@ -55,7 +55,7 @@ def same_as(row: str) -> str | None:
 def only_default(file: Path) -> str | None:
     match OmegaConf.to_container(OmegaConf.load(file)):
         case {"defaults": [str(other)], **rest} if not rest:
-            return other
+            return other.removeprefix("/experiment/")
     return None
 
 

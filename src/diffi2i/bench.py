@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.build import build_method
+from diffi2i.methods.build import new_method
 from diffi2i.runtime import autocast_of, device_of
 from diffi2i.schema import BenchConfig, TaskConfig
 
@@ -56,7 +56,7 @@ def peak_memory_mb() -> float:
 def bench(config: BenchConfig) -> None:
     """`diffi2i bench`: prints the size and speed of a method's prediction, with untrained weights."""
     device, task = device_of(config.trainer), config.task
-    method = build_method(config).to(device).eval()
+    method = new_method(config).to(device).eval()
     side = config.size // task.scale
     image, target = torch.rand(1, 3, side, side, device=device), random_target(task, config.size).to(device)
     batch: Batch = {"name": ["random"], "input": image, "target": target}

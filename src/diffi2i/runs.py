@@ -27,7 +27,7 @@ from diffi2i.config import read_run_config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
-from diffi2i.methods.build import method_class
+from diffi2i.methods.build import new_method
 from diffi2i.methods.method import Method
 from diffi2i.results import PLACES, config_hash, first_difference, read_json, read_result, write_json
 from diffi2i.runtime import is_first_rank
@@ -176,7 +176,7 @@ def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
         raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")
     if (encoder := config.model.network.get("encoder")) and "pretrained" in encoder:
         encoder["pretrained"] = "none"  # they are in the file
-    method = method_class(config)(config)
+    method = new_method(config)
     load_weights(method, run_dir / "weights.safetensors")
     return method
 

@@ -56,6 +56,15 @@ def read_init(config: Config, run_dir: Path) -> Config:
     return saved
 
 
+def new_method(config: Config, init: Method | None = None) -> Method:
+    """The method, without L_task. Raises `UserError`: its networks cannot be built."""
+    try:
+        return method_class(config)(config, init)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
+
+
 def build_method(config: Config, init: Method | None = None) -> Method:
     """The method with L_task, ready to train. Raises `UserError`: its networks or its loss cannot be built."""
     kind, losses, loss = method_class(config), config.task.losses, None
@@ -65,10 +74,6 @@ def build_method(config: Config, init: Method | None = None) -> Method:
         except UserError as error:
             others = ", ".join(name for name in losses if name != config.train.loss)
             raise UserError(f"{error}; this task's other losses: train.loss={others}") from error
-    try:
-        method = kind(config, init)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
+    method = new_method(config, init)
     method.learn_from(loss)
     return method

@@ -27,7 +27,7 @@ from diffi2i.config.schema import Config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
-from diffi2i.methods.build import made, without_pretrained
+from diffi2i.methods.build import new_method, without_pretrained
 from diffi2i.methods.method import Method
 from diffi2i.run.files import read_json, write_json
 from diffi2i.run.hardware import is_first_rank
@@ -181,7 +181,7 @@ def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
     config = read_run_config(run_dir, changes)
     if not (run_dir / "weights.safetensors").is_file():
         raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")
-    method = made(without_pretrained(config))
+    method = new_method(without_pretrained(config))
     load_weights(method, run_dir / "weights.safetensors")
     return method
 

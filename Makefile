@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= outputs/demo
 # Of reproduce-... and report: smoke (seconds a cell), demo (minutes, 2 cores), reduced (one GPU, half an hour), paper (days).
-SCALE ?= demo
+BUDGET ?= demo
 # How many seeds; default 3, at smoke 1.
 SEEDS ?=
 # Further overrides of all runs: ARGS="dataset=celebahq root=<folder> roots.celebahq-wide=<folder>", ARGS=--dry-run
@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
 	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
-.PHONY: help install demo report test check format weights lock clean $(REPRODUCE)
+.PHONY: help install demo report test test-fast check format weights lock clean $(REPRODUCE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
@@ -30,18 +30,21 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 demo: $(STAMP) ## train both stages on real photos, score them, draw the pictures (5 minutes on 2 cores)
-	$(BIN)/diffi2i train scale=demo stage=pretrain run_dir=$(RUNS)/stage1
-	$(BIN)/diffi2i train scale=demo stage=joint stage.init=$(RUNS)/stage1 run_dir=$(RUNS)/stage2
+	$(BIN)/diffi2i train budget=demo method=diffi2i_s1 run_dir=$(RUNS)/stage1
+	$(BIN)/diffi2i train budget=demo method=diffi2i_s2 method.init=$(RUNS)/stage1 run_dir=$(RUNS)/stage2
 	$(BIN)/diffi2i table $(RUNS)/stage1 $(RUNS)/stage2
 
-# reproduce-table-N: ## Table N of the paper, 1 to 11: run what is missing, draw it (SCALE=demo SEEDS=3 ARGS=...)
+# reproduce-table-N: ## Table N of the paper, 1 to 11: run what is missing, draw it (BUDGET=demo SEEDS=3 ARGS=...)
 # reproduce-figure-N: ## Figure 1 or 6, likewise
 # reproduce-all: ## all tables and figures; what they share is run once
 $(REPRODUCE): reproduce-%: $(STAMP)
-	$(BIN)/diffi2i table $(subst -,,$*) scale=$(SCALE) $(SEEDS:%=seeds=%) $(ARGS)
+	$(BIN)/diffi2i table $(subst -,,$*) budget=$(BUDGET) $(SEEDS:%=seeds=%) $(ARGS)
 
-report: $(STAMP) ## all tables and figures made at SCALE as one HTML page
-	$(BIN)/diffi2i report scale=$(SCALE)
+report: $(STAMP) ## all tables and figures made at BUDGET as one HTML page
+	$(BIN)/diffi2i report budget=$(BUDGET)
+
+test-fast: $(STAMP) ## run the tests that take no training, while you work
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 test: $(STAMP) ## run the whole test suite, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

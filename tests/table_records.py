@@ -1,76 +1,82 @@
-"""Records as runs leave them, without the runs."""
+"""Records of inpainting runs as a table finds them, without the runs."""
 
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
-import numpy as np
+from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Provenance, Record, Score, Training
+from diffi2i.run.state import Entry
+from diffi2i.tables.frame import Key
 
-from diffi2i.tables.records import Filled
+INIT = Init("diffi2i_s1", "d" * 64, "89abcdef", 100)
+DATA = DataFacts(
+    dataset="photos",
+    train="a" * 64,
+    val="b" * 64,
+    inputs="c" * 64,
+    degrade={"mask": "wide", "low": 0.1},
+    crop=64,
+    crops=1,
+    input_scale=1.0,
+    protocol={"border": 0, "metrics": ["psnr_hole", "fid"]},
+    baseline="input itself",
+    constant=None,
+)
+RECORD = Record(
+    task="inpainting",
+    budget="demo",
+    seed=0,
+    main_metric="psnr_hole",
+    method=MethodFacts("diffi2i_s2", "stage 2", "tiny", False, {}, [], INIT),
+    data=DATA,
+    scores={},
+    cost=Cost(2_600_000, None, None, 0.0456, None, 500.0, [3, 64, 64]),
+    training=Training(200, 300, 100.0, 95.0, "l1", []),
+    provenance=Provenance(
+        "2026-01-02T03:04:05+00:00",
+        "0123456789abcdef+",
+        "01234567",
+        {"python": "3.11.7", "torch": "2.14.1"},
+        {"gpu": None, "cpu": "x86_64", "cpu_count": 2, "threads": 1},
+    ),
+    images=[],
+    baseline_images=[],
+    classes=None,
+)
 
-VERSIONS = {"python": "3.11.7", "torch": "2.14.1"}
-HARDWARE = {"gpu": None, "cpu": "x86_64", "cpu_count": 2, "threads": 1}
 
+def record(
+    psnr: list[float], seed: int = 0, fid: float | None = None, gain: float | None = 0.5, **changes: Any
+) -> Record:
+    """A record with `psnr` inside the hole for images a, b, c, ..., an FID, and a prior dependence unless None.
 
-def record(psnr: list[float], seed: int = 0, **changes: Any) -> dict[str, Any]:
-    """An inpainting record with `psnr` inside the hole for images a, b, c, ...; FID stands for a score of a set."""
-    images = [{"name": chr(97 + i), "psnr_hole": value} for i, value in enumerate(psnr)]
-    base = {
-        "version": 2,
-        "task": "inpainting",
-        "stage": "joint",
-        "budget": "joint",
-        "prior": "joint",
-        "timesteps": None,
-        "init": {"weights": "d" * 64, "config_hash": "89abcdef", "network_steps": 100},
-        "scale": "demo",
-        "seed": seed,
-        "config_hash": "01234567",
-        "protocol": {"border": 0, "metrics": ["psnr_hole", "fid"]},
-        "dataset": {"name": "photos", "train": "a" * 64, "val": "b" * 64},
-        "degrade": {"mask": "wide", "low": 0.1},
-        "val_crop": 64,
-        "inputs": "c" * 64,
-        "main_metric": "psnr_hole",
-        "metrics": {"psnr_hole": float(np.mean(psnr)), "fid": None, "prior_dependence": 0.5},
-        "baseline": {"psnr_hole": 12.0, "fid": None},
-        "n_images": {"psnr_hole": len(psnr), "fid": 0},
-        "reasons": {"fid": "no Inception weights"},
-        "per_image": images,
-        "constant": None,
-        "parameters": 2_600_000,
-        "seconds_per_image": 0.0456,
-        "measured_at": [3, 64, 64],
-        "network_steps": 300,
-        "wall_time_s": 100.0,
-        "date": "2026-01-02T03:04:05+00:00",
-        "commit": "0123456789abcdef+",
-        "versions": VERSIONS,
-        "hardware": HARDWARE,
+    `changes` are in fields of `Record` or of its data, and `steps` (of the network), `seconds` (per image).
+    """
+    gains = {} if gain is None else {"prior_dependence": gain}
+    scores = {
+        "psnr_hole": Score(fmean(psnr), len(psnr), baseline=12.0, gains=gains),
+        "fid": Score(fid, 0 if fid is None else len(psnr), why_not="no Inception weights" if fid is None else None),
     }
-    return base | changes
+    images: list[dict[str, str | float]] = [{"name": chr(97 + i), "psnr_hole": value} for i, value in enumerate(psnr)]
+    return changed(replace(RECORD, seed=seed, scores=scores, images=images), **changes)
 
 
-def of_task(task: str, metric: str, value: float, gain: float, baseline: float, **changes: Any) -> dict[str, Any]:
+def changed(base: Record, **changes: Any) -> Record:
+    """See `record`."""
+    assert base.training
+    assert base.cost
+    training = replace(base.training, network_steps=changes.pop("steps", base.training.network_steps))
+    cost = replace(base.cost, seconds_per_image=changes.pop("seconds", base.cost.seconds_per_image))
+    data = {key: changes.pop(key) for key in list(changes) if key in vars(base.data)}
+    return replace(base, training=training, cost=cost, data=replace(base.data, **data), **changes)
+
+
+def of_task(task: str, metric: str, value: float, gain: float, baseline: float, **changes: Any) -> Record:
     """A record of another task, which has a single score of a single image."""
-    return record(
-        [1.0],
-        task=task,
-        main_metric=metric,
-        metrics={metric: value, "prior_dependence": gain},
-        baseline={metric: baseline},
-        n_images={metric: 1},
-        **changes,
-    )
+    score = Score(value, 1, baseline=baseline, gains={"prior_dependence": gain})
+    return record([1.0], task=task, main_metric=metric, scores={metric: score}, images=[], **changes)
 
 
-def scored(psnr: list[float], seed: int = 0, fid: float | None = None, gain: float = 0.5) -> dict[str, Any]:
-    """A record with an FID and a prior dependence."""
-    plain = record(psnr, seed)
-    return plain | {
-        "metrics": plain["metrics"] | {"fid": fid, "prior_dependence": gain},
-        "n_images": plain["n_images"] | {"fid": 0 if fid is None else len(psnr)},
-    }
-
-
-def filled(**rows: Any) -> Filled:
+def entries(**rows: Any) -> dict[Key, Entry]:
     """A row's entries in the order of their seeds, by the row's name."""
-    return Filled({(row, seed): entry for row, entries in rows.items() for seed, entry in enumerate(entries)})
+    return {(row, seed, ""): entry for row, found in rows.items() for seed, entry in enumerate(found)}

@@ -192,18 +192,14 @@ def test_words_and_settings_of_its_own_become_keys(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     calls = got(monkeypatch, "table", "table")
     cli.main(["table", "runs/lr=1", "runs/[a b]", "it's\\", "budget=smoke"])
-    cli.main(
-        ["table", "--dry-run", "table7", "all", "roots.celebahq-wide=/a b", "seeds=2", "jobs=3", "launcher=joblib"]
-    )
-    cli.main(
-        ["table", "table7", "dataset=celebahq", "root=/a 'b'", "~logger", "train.phases=[{step: 5}]", "+new.key=1"]
-    )
+    cli.main(["table", "--dry-run", "table7", "all", "roots.celebahq-wide=/a b", "seeds=2", "launcher=joblib"])
+    cli.main(["table", "table7", "dataset=celebahq", "root=/a 'b'", "~a", "train.phases=[{step: 5}]", "+new.key=1"])
     names = ["runs/lr=1", "runs/[a b]", "it's\\"]
     roots = {"celebahq-wide": "/a b"}
-    overrides = ["dataset=celebahq", "root=/a 'b'", "~logger", "train.phases=[{step: 5}]", "+new.key=1"]
+    overrides = ["dataset=celebahq", "root=/a 'b'", "~a", "train.phases=[{step: 5}]", "+new.key=1"]
     assert calls == [
         TableConfig(names=names, budget="smoke"),
-        TableConfig(names=["table7", "all"], dry_run=True, roots=roots, seeds=2, jobs=3, launcher="joblib"),
+        TableConfig(names=["table7", "all"], dry_run=True, roots=roots, seeds=2, launcher="joblib"),
         TableConfig(names=["table7"], overrides=overrides),
     ]
     compared = got(monkeypatch, "compare", "compare")

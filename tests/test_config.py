@@ -84,7 +84,7 @@ def refusal(*overrides: str, root: str = "train") -> str:
     """What `diffi2i train`, or another command, says before it starts."""
 
     def start() -> None:
-        loaded = compose.load(ROOTS[root], root, overrides)
+        loaded: Any = compose.load(ROOTS[root], root, overrides)
         if isinstance(loaded, Config):
             check(loaded)
 

@@ -15,6 +15,7 @@ from diffi2i import cli
 from diffi2i.commands import dashboard, train
 from diffi2i.config.compose import conf_dir, load
 from diffi2i.config.schema import Config, DashboardConfig
+from diffi2i.run.rows import table_names
 from diffi2i.tables import experiment
 from tests import wandb_files
 from tests.conftest import small
@@ -151,7 +152,7 @@ def test_a_workspace_holds_its_task_by_table_and_row(workspaces: Any, logged: di
 
 
 def test_the_report_has_every_table_by_row(report: Any) -> None:
-    for name in experiment.names():
+    for name in table_names():
         (grid,) = grids(report, name)
         (runs,) = grid["runSets"]
         (kept,) = runs["filters"]["filters"]

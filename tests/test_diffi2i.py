@@ -2,15 +2,16 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffi2i.stages.common import step_generator
 from torch import Tensor, nn
 
 from diffi2i.config.compose import load
+from diffi2i.config.schema import Config, CpenConfig, ModelConfig, TaskConfig
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.noise import step_generator
 from diffi2i.models.di2iformer import DI2Iformer
@@ -159,7 +160,7 @@ def test_every_part_learns_from_the_image_through_all_steps(kind: str):
     optimizer = torch.optim.Adam([p for _, p in learning], lr=1e-3)
     for _ in range(3):  # the denoiser's zeros move first, then CPEN_S2's, then all
         optimizer.zero_grad()
-        method.predict(data, method.noise(data)).square().mean().backward()
+        method.predict(data, method.noise(data)).square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert [name for name, p in learning if p.grad is None or not p.grad.any()] == []
 
@@ -184,8 +185,9 @@ def test_every_setting_of_the_diffusion_is_passed_on(name: str, power: float):
     diffusion = f"method.diffusion={{steps: 6, beta_1: 0.2, beta_T: 0.8, prediction: eps, schedule: {name}}}"
     method = stage_2(diffusion, "method.sampler={steps: [3, 6], variance_noise: true}")
     assert (method.schedule.steps, method.schedule.prediction) == (6, "eps")
-    betas = [0.0, *np.linspace(0.2 ** (1 / power), 0.8 ** (1 / power), 6) ** power]
+    betas = (0.0, *(np.linspace(0.2 ** (1 / power), 0.8 ** (1 / power), 6) ** power).tolist())
     np.testing.assert_allclose(method.schedule.alpha_bar, ref.cumulative(betas), rtol=1e-12)
+    assert isinstance(method.sampler, partial)
     assert method.sampler.keywords == {"steps": [3, 6], "variance_noise": True}
 
 

@@ -1,32 +1,34 @@
-"""Every experiment loads, its rows compose, and its numbers are those that the paper prints, all of them and no others.
-
-The paper's text comes from a PDF: a table's rows are lines that end in its numbers, in the order of its columns.
-"""
+"""Every experiment loads, its rows compose, and its numbers are those of the paper, all of them and no others."""
 
 import re
-import tempfile
-from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from diffi2i import config
 from diffi2i.config import compose
+from diffi2i.config.compose import typed_options
 from diffi2i.config.schema import Config, EvalConfig
+from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
-from diffi2i.metrics.spec import COSTS, of_kind
+from diffi2i.methods.build import build_method, method_class
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2, Stage2Options
+from diffi2i.metrics.spec import COSTS, METRICS, of_kind
+from diffi2i.run import rows as rows_of_disk
+from diffi2i.run.plan import Run, lineage, planned
 from diffi2i.tables import experiment
-from diffi2i.tables.experiment import Row
-from diffi2i.tables.plan import GAN
+from diffi2i.tables.experiment import Experiment, Row
+from tests.own_tables import own_conf, tables, write_table
+from tests.own_tables import row as row_text
 
-PAPER = Path(__file__).parents[2] / "shared" / "papers" / "diffi2i.txt"
+__all__ = ["own_conf", "tables"]
+
+PRINTED = Path(__file__).parent / "data" / "printed_tables.txt"
 TABLES = [f"table{number}" for number in range(1, 12)]
 NAMES = [*TABLES, "figure1", "figure6"]
+SMALL = [f"small-{name}" for name in ("sisr", "depth", "deblur", "realsr", "segmentation")]
 # Rows and columns of the paper's tables; of Table 8 the losses are the rows.
 SHAPES = {
     "table1": (7, 9),
@@ -54,103 +56,85 @@ RUN = {
 }
 
 
-def of_the_paper(name: str) -> experiment.Experiment:
+def of_the_paper(name: str) -> Experiment:
     """Without rows that somebody has added to a table, which the paper has no numbers for."""
     found = experiment.load(name)
     if name == "figure6":  # prints none at all
         return found
-    return replace(found, rows=[row for row in found.rows if any(value is not None for value in row.paper)])
+    return replace(found, rows=[row for row in found.rows if any(row.paper)])
 
 
-def run_rows(name: str) -> list[Row]:
-    return [row for row in of_the_paper(name).rows if row.overrides is not None]
+def run_rows(name: str) -> list[str]:
+    return [row.name for row in of_the_paper(name).rows if row.run]
 
 
 def row_of(name: str, row: str) -> Row:
     return next(other for other in experiment.load(name).rows if other.name == row)
 
 
-Compose = Callable[..., Config]
+def run_of(name: str, row: str, *more: str) -> Run:
+    """The training of a row, which a row that is scored otherwise shares with another."""
+    rescored = experiment.load(name).rescored.get(row)
+    return planned([f"experiment={name}/{rescored.run if rescored else row}", *more])
 
 
-@pytest.fixture(scope="module")
-def compose(tmp_path_factory: pytest.TempPathFactory) -> Compose:
-    """`compose(experiment, row, *more)` gives the configuration that trains a row; the runs before it are made up.
-
-    Links that the scale has no budget for are left out, as in a plan.
-    """
-    folder = tmp_path_factory.mktemp("before")
-
-    @cache
-    def loaded(*overrides: str) -> Config:
-        return compose.load(Config, "train", overrides)
-
-    @cache
-    def finished(*overrides: str) -> Path:
-        run = Path(tempfile.mkdtemp(dir=folder))
-        OmegaConf.save(OmegaConf.structured(loaded(*overrides)), run / "config.yaml")
-        (run / "result.json").touch()
-        return run
-
-    def build(name: str, row: Row, *more: str) -> Config:
-        assert row.overrides is not None
-        links = [(*experiment.load(name).overrides, *link, *more) for link in (*row.before, row.overrides)]
-        first, init = loaded(*links[0]), list[str]()
-        if first.task.scales[first.scale].gan is None:
-            links = [link for link in links if GAN not in link]
-        for link in links[:-1]:
-            init = [f"stage.init={finished(*link, *init)}"]
-        return deepcopy(loaded(*links[-1], *init))
-
-    return build
+def config_of(name: str, row: str, *more: str) -> Config:
+    return run_of(name, row, *more).config
 
 
-def chain_of(config_: Config) -> list[Config]:
-    """The configuration, and before it those that it starts from."""
-    before = [] if config_.stage.init is None else chain_of(config.read_run_config(Path(config_.stage.init)))
-    return [*before, config_]
+def options_of(made: Config) -> Stage2Options:
+    options: Stage2Options = typed_options(DiffI2IS2.Options, made)
+    return options
 
 
-def test_all_results_of_the_paper_have_their_file() -> None:
-    assert experiment.names() == NAMES
+def test_all_results_of_the_paper_have_their_folder() -> None:
+    assert experiment.names_of_paper() == NAMES
+    assert rows_of_disk.table_names() == [*NAMES, *SMALL]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counts(name: str) -> None:
     found = of_the_paper(name)
     assert (len(found.rows), len(found.columns)) == SHAPES[name]
-    assert [row.name for row in run_rows(name)] == RUN.get(name, ["diffi2i"])
-    assert {row.name for row in found.rows if row.overrides is None and not row.note} == set()
+    assert run_rows(name) == RUN.get(name, ["diffi2i"])
     assert (found.x is not None) == name.startswith("figure")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_head_says_how_to_run_it(name: str) -> None:
-    text = (experiment.experiments_dir() / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (rows_of_disk.experiments_dir() / name / "table.yaml").read_text(encoding="utf-8")
     target = re.sub(r"(\D+)(\d+)", r"make reproduce-\1-\2", name)
     assert text.startswith("# ")
-    assert f"diffi2i table {name} scale=demo seeds=3" in text
+    assert f"diffi2i table {name} budget=demo seeds=3" in text
     assert re.search(rf"{target}$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("scale", ["smoke", "paper"])
+@pytest.mark.parametrize("name", [*NAMES, *SMALL])
+def test_a_row_is_a_small_file_that_says_what_it_is(name: str) -> None:
+    for file in (rows_of_disk.experiments_dir() / name).glob("*.yaml"):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        if file.stem != "table":
+            assert lines[0] == "# @package _global_"
+            assert lines[1].startswith("# ")
+            assert len(lines) <= 6
+
+
+@pytest.mark.parametrize("budget", ["smoke", "paper"])
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_compose_and_score_their_columns(name: str, scale: str, compose: Compose) -> None:
+def test_rows_compose_and_score_their_columns(name: str, budget: str) -> None:
     found, seen = experiment.load(name), []
-    stages = {"stage=pretrain": "pretrain", "stage=no_prior": "pretrain", "stage=joint": "joint"}
     scored: dict[str, set[str]] = {}
     for row in run_rows(name):
-        loaded = compose(found.name, row, f"scale={scale}")
-        (stage,) = stages.keys() & {*found.overrides, *(row.overrides or [])}
-        assert (loaded.scale, loaded.stage.name) == (scale, stages[stage])
-        assert found.task in (loaded.task.name, "all")
-        scored[row.name] = {
-            *loaded.task.protocol.metrics,
-            *(of_kind(loaded.task.kind) if loaded.task.kind != "image" else ()),
-        }
-        seen.append(
-            ([asdict(replace(link, stage=replace(link.stage, init=None))) for link in chain_of(loaded)], row.evaluation)
-        )
+        run = run_of(name, row, f"budget={budget}")
+        made = run.config
+        assert made.budget == budget
+        assert found.task in (made.task.name, "all")
+        scored[row] = set(made.task.protocol.metrics or of_kind(made.task.kind))
+        links = [
+            asdict(replace(link.config, method=link.config.method | {"init": None}, run_dir=None))
+            for link in lineage(run)
+        ]
+        seen.append((links, found.rescored.get(row)))
     # Of two equal rows one would be superfluous.
     assert all(one not in seen[:i] for i, one in enumerate(seen))
     each = any if found.task == "all" else all
@@ -158,78 +142,91 @@ def test_rows_compose_and_score_their_columns(name: str, scale: str, compose: Co
         assert column.metric in COSTS or each(column.metric in metrics for metrics in scored.values())
 
 
-EVALUATIONS = sorted({tuple(column.evaluation) for name in NAMES for column in experiment.load(name).columns} - {()})
+@pytest.mark.parametrize("name", SMALL)
+def test_small_rows_compose(name: str, images: Path) -> None:
+    found = experiment.load(name)
+    assert [row.name for row in found.rows] == ["s1", "s1-on", "none", "none-on", "v1", "v3"]
+    for row in found.rows:
+        made = config_of(name, row.name, "budget=demo", f"root={images}")
+        assert made.task.name == found.task == name.removeprefix("small-")
 
 
-@pytest.mark.parametrize(
-    "evaluation", [list(each) for each in EVALUATIONS], ids=lambda overrides: ",".join(overrides)[-60:]
-)
-def test_evaluations_compose(evaluation: list[str], images: Path) -> None:
-    loaded = compose.load(EvalConfig, "eval", ["run=somewhere", f"root={images}", *evaluation])
+TESTSETS = {(name, column.dataset) for name in NAMES for column in experiment.load(name).columns if column.dataset}
+
+
+@pytest.mark.parametrize(("name", "dataset"), sorted(TESTSETS))
+def test_test_sets_compose(name: str, dataset: str, images: Path) -> None:
+    testset = experiment.load(name).testset(dataset)
+    loaded = compose.load(EvalConfig, "eval", ["run=somewhere", f"root={images}", *testset.overrides])
     assert loaded.dataset is not None
-    assert f"dataset={loaded.dataset.name}" == evaluation[0]
+    assert f"dataset={loaded.dataset.name}" == testset.overrides[0]
+    assert dataset.startswith(loaded.dataset.name)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_scores_belong_to_a_set_and_say_so(name: str) -> None:
-    for column in experiment.load(name).columns:
-        assert bool(column.evaluation) == (column.metric not in COSTS)
-        if column.evaluation:
-            assert column.dataset.startswith(column.evaluation[0].removeprefix("dataset="))
-
-
-def test_table7_has_the_papers_variants(compose: Compose) -> None:
-    found = of_the_paper("table7")
-    stages = [compose(found.name, row, "scale=smoke").stage for row in found.rows]
-    assert [(stage.name, stage.prior, stage.diffusion.variance_noise) for stage in stages] == [
-        ("pretrain", "truth", False),
-        ("joint", "none", False),
-        ("joint", "traditional", False),
-        ("joint", "joint", False),
-        ("joint", "joint", True),
+def test_table7_has_the_papers_variants() -> None:
+    made = [config_of("table7", row, "budget=smoke") for row in run_rows("table7")]
+    assert [each.method["name"] for each in made] == ["diffi2i_s1", *["diffi2i_s2"] * 4]
+    assert made[0].method["prior"] == "truth"
+    options = [options_of(each) for each in made[1:]]
+    assert [(each.prior, each.sampler["variance_noise"]) for each in options] == [
+        ("none", False),
+        ("traditional", False),
+        ("joint", False),
+        ("joint", True),
     ]
 
 
-def test_table8_has_the_papers_losses(compose: Compose) -> None:
-    found = of_the_paper("table8")
-    stages = [compose(found.name, row, "scale=smoke").stage for row in found.rows]
-    assert [stage.prior_loss for stage in stages] == ["l1", "l2", "kl"]
+def test_table8_has_the_papers_losses() -> None:
+    made = [options_of(config_of("table8", row, "budget=smoke")) for row in run_rows("table8")]
+    assert [each.prior_loss for each in made] == ["l1", "l2", "kl"]
 
 
-@pytest.mark.parametrize("scale", ["demo", "paper"])
-@pytest.mark.parametrize("name", [name for name in NAMES if any(row.control for row in experiment.load(name).rows)])
-def test_a_control_differs_from_its_row_in_the_prior_alone(name: str, scale: str, compose: Compose) -> None:
-    def steps(loaded: Config) -> int:
+WITH_CONTROLS = [(name, "demo") for name in [*NAMES, *SMALL] if experiment.load(name).controls]
+
+
+@pytest.mark.parametrize(("name", "budget"), [*WITH_CONTROLS, ("table7", "paper"), ("figure6", "paper")])
+def test_a_control_differs_from_its_row_in_the_prior_alone(name: str, budget: str, images: Path) -> None:
+    def steps(run: Run) -> int:
+        """Those of the network that makes the prediction, over all links."""
         total = 0
-        for link in chain_of(loaded):
-            total = network_steps(link, link.train.steps, {"init": {"network_steps": total}})
+        for link in (each.config for each in lineage(run)):
+            kind = method_class(link)
+            of_link = SimpleNamespace(options=typed_options(kind.Options, link), config=link)
+            total += kind.network_steps(of_link, link.train.steps)  # type: ignore[arg-type]
         return total
 
-    for row in (row for row in experiment.load(name).rows if row.control):
-        ours, control = (compose(name, each, f"scale={scale}") for each in (row, row_of(name, str(row.control))))
-        assert all(link.stage.prior == "zero" for link in chain_of(control))
-        assert ours.stage.prior != "zero"
-        assert steps(ours) == steps(control), row.name
-        for part in ("task", "dataset", "model", "seed"):
-            assert getattr(ours, part) == getattr(control, part)
+    found = experiment.load(name)
+    for control, rows in found.controls.items():
+        for row in rows:
+            ours, other = (run_of(name, each, f"budget={budget}", f"root={images}") for each in (row, control))
+            assert all(link.config.method["name"] == "no_prior" for link in lineage(other))
+            assert ours.config.method["name"] != "no_prior"
+            assert steps(ours) == steps(other), row
+            for part in ("task", "dataset", "model", "seed"):
+                assert getattr(ours.config, part) == getattr(other.config, part)
 
 
-def test_the_gan_phase_comes_last_where_the_paper_trains_with_one(compose: Compose) -> None:
+def test_the_adversarial_phase_comes_last_where_the_paper_trains_with_one() -> None:
     for name, row in [("table2", "diffi2i"), ("table3", "diffi2i"), ("figure1", "sisr"), ("table10", "both")]:
-        links = chain_of(compose(name, row_of(name, row), "scale=smoke"))
-        assert [link.stage.budget for link in links] == ["pretrain", "joint", "gan"]
+        links = [run.config for run in lineage(run_of(name, row, "budget=smoke"))]
+        assert [link.method["role"] for link in links] == ["fresh", "continued", "adversarial"]
         assert "adversary" in links[-1].task.losses[links[-1].train.loss]
 
 
-def test_inpainting_tables_share_their_runs(compose: Compose) -> None:
-    rows = [("table1", "diffi2i"), ("table7", "v3"), ("table8", "l1"), ("figure6", "t4"), ("figure1", "inpainting")]
-    loaded = [compose(name, row_of(name, row), "scale=smoke") for name, row in rows]
-    assert all(other == loaded[0] for other in loaded)
+def test_tables_share_their_runs() -> None:
+    same = [
+        [("table1", "diffi2i"), ("table7", "v3"), ("table8", "l1"), ("figure6", "t4"), ("figure1", "inpainting")],
+        [("table2", "diffi2i"), ("table9", "diffi2i"), ("table10", "both"), ("figure1", "realsr")],
+        [("table3", "diffi2i"), ("table11", "diffi2i"), ("figure1", "sisr")],
+        [("table7", "none-on"), ("figure6", "none-on")],
+    ]
+    for rows in same:
+        assert len({run_of(name, row, "budget=smoke").directory for name, row in rows}) == 1
 
 
-def test_real_sr_is_scored_by_the_authors_scripts(compose: Compose) -> None:
+def test_real_sr_is_scored_by_the_authors_scripts() -> None:
     for name, row in [("table2", "diffi2i"), ("table9", "diffi2i"), ("table10", "both"), ("figure1", "realsr")]:
-        protocol = compose(name, row_of(name, row), "scale=smoke").task.protocol
+        protocol = config_of(name, row, "budget=smoke").task.protocol
         assert protocol.border == 4
         columns = [column for column in experiment.load(name).columns if column.dataset == "ntire2020_track1"]
         assert {column.metric for column in columns} - {"dists"} == {"lpips_vgg", *(["psnr_y"] * (len(columns) > 1))}
@@ -243,33 +240,37 @@ def test_deblurring_has_matlabs_ssim() -> None:
     assert [column.metric for column in experiment.load("table4").columns] == ["psnr", "ssim_3d"] * 2
 
 
-def test_depth_is_averaged_over_mirrored_inputs(compose: Compose) -> None:
-    table, figure = (
-        compose(*of, "scale=smoke")
-        for of in (("table6", row_of("table6", "diffi2i")), ("figure1", row_of("figure1", "depth")))
-    )
-    assert table.task.protocol.flip
-    assert table.task == figure.task
-    assert all(link.task.protocol.flip for link in chain_of(table))
+def test_depth_is_averaged_over_mirrored_inputs() -> None:
+    runs = [run_of(*of, "budget=smoke") for of in (("table6", "diffi2i"), ("figure1", "depth"))]
+    assert all(link.config.task.protocol.flip for run in runs for link in lineage(run))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_head_names_where_the_protocol_comes_from(name: str) -> None:
-    head = (experiment.experiments_dir() / f"{name}.yaml").read_text(encoding="utf-8").partition("\nname:")[0]
+    text = (rows_of_disk.experiments_dir() / name / "table.yaml").read_text(encoding="utf-8")
+    head = text.partition("\ntitle:")[0]
     assert re.search(r"\w+\.(py|m)\b|Metric/|configs/|Sec\. 5\.\d|their files name", head)
 
 
-def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations(compose: Compose) -> None:
+def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations() -> None:
     found = experiment.load("figure6")
-    default = build_diffusion(compose.load(Config, "train", []).stage.diffusion).alpha_bar[-1]
-    assert default == pytest.approx(0.9 * (1 - 0.1 - 0.89 / 3) * (1 - 0.1 - 2 * 0.89 / 3) * 0.01)
-    for row in (row for row in found.rows if row.name != "none-on"):
-        diffusion = compose(found.name, row, "scale=smoke").stage.diffusion
-        for override in row.evaluation:
-            diffusion.timesteps = compose.load(EvalConfig, "eval", ["run=somewhere", override]).timesteps
-        built = build_diffusion(diffusion)
-        assert built.alpha_bar[-1] == pytest.approx(default, rel=2e-3)
-        assert len(built.visited) - 1 == experiment.timesteps(found, row) == int(re.findall(r"\d+", row.label)[-1])
+    default = 0.9 * (1 - 0.1 - 0.89 / 3) * (1 - 0.1 - 2 * 0.89 / 3) * 0.01
+    placed = {row: x for places in found.curves.values() for row, x in places.items()}
+    assert placed.keys() == {row.name for row in found.rows} - {"none-on"}
+    for row, x in placed.items():
+        made = config_of("figure6", row, "budget=smoke")
+        diffusion = options_of(made).diffusion
+        first = diffusion.beta_T if diffusion.steps == 1 else diffusion.beta_1
+        beta = torch.linspace(first, diffusion.beta_T, diffusion.steps, dtype=torch.float64)
+        assert float((1 - beta).prod()) == pytest.approx(default, rel=2e-3)
+        steps = None
+        if row in found.rescored:
+            (setting,) = found.rescored[row].set
+            steps = [int(step) for step in re.findall(r"\d+", setting)]
+            assert setting.startswith("method.sampler.steps=[")
+        # The schedule's length is all that `visited` looks at.
+        assert len(visited(SimpleNamespace(steps=diffusion.steps), steps)) == x  # type: ignore[arg-type]
+        assert x == int(re.findall(r"\d+", row_of("figure6", row).label)[-1])
 
 
 @pytest.mark.parametrize(
@@ -280,23 +281,18 @@ def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations(compose: Co
         ("table5", "diffi2i-l", ["dataset=ade20k", "root={images}"]),
     ],
 )
-def test_networks_are_of_the_papers_size(
-    name: str, row: str, overrides: list[str], images: Path, compose: Compose
-) -> None:
-    more = [text.format(images=images) for text in overrides]
-    loaded = compose(name, row_of(name, row), "scale=paper", *more)
+def test_networks_are_of_the_papers_size(name: str, row: str, overrides: list[str], images: Path) -> None:
+    made = config_of(name, row, "budget=paper", *(text.format(images=images) for text in overrides))
+    made.train.loss = next(key for key in made.task.losses if key in ("l1", "cross_entropy"))
     with torch.device("meta"):
-        network = build_diffi2i(loaded.task, loaded.model, loaded.stage.diffusion)
-    count = sum(parameter.numel() for parameter in network.parameters())
-    assert count * COSTS["parameters"].unit == pytest.approx(row_of(name, row).paper[0], rel=0.03)
+        parts = build_method(made).parts()
+    count = sum(parameter.numel() for part in parts.values() for parameter in part.parameters())
+    assert count * COSTS["parameters"].unit == pytest.approx(float(row_of(name, row).paper[0]), rel=0.03)
 
 
-def test_segmentation_sizes_differ_at_paper_scale_alone(compose: Compose) -> None:
-    found = experiment.load("table5")
-
-    def models(scale: str) -> list[str]:
-        rows = run_rows("table5")
-        return [compose(found.name, row, f"scale={scale}").model.name for row in rows]
+def test_segmentation_sizes_differ_at_the_papers_budget_alone() -> None:
+    def models(budget: str) -> list[str]:
+        return [config_of("table5", row, f"budget={budget}").model.name for row in run_rows("table5")]
 
     assert models("paper") == ["segment_s", "segment_l"]
     assert models("smoke") == ["segment_tiny"] * 2
@@ -319,9 +315,7 @@ GAINS = [
 def paper_value(name: str, row: str, dataset: str, metric: str) -> float:
     columns = experiment.load(name).columns
     place = next(i for i, column in enumerate(columns) if (column.dataset, column.metric) == (dataset, metric))
-    value = row_of(name, row).paper[place]
-    assert value is not None
-    return value
+    return float(row_of(name, row).paper[place])
 
 
 @pytest.mark.parametrize(("name", "row", "dataset", "metric", "other", "gain"), GAINS)
@@ -378,58 +372,41 @@ def test_repeated_values_agree(one: tuple[str, str, str, str], other: tuple[str,
 @pytest.mark.parametrize("name", TABLES)
 def test_the_claim_is_the_papers_order(name: str) -> None:
     found = of_the_paper(name)
-    assert sorted(found.claim) == sorted(row.name for row in run_rows(name))
+    assert sorted(found.claim) == sorted(run_rows(name))
     metric = found.columns[found.claim_column].metric
-    values = [row_of(name, row).paper[found.claim_column] for row in found.claim]
-    assert None not in values
-    assert values == sorted(values, reverse=metric in ("psnr", "psnr_y", "miou"))  # type: ignore[type-var]
+    values = [float(row_of(name, row).paper[found.claim_column]) for row in found.claim]
+    assert values == sorted(values, reverse=not METRICS[metric].lower)
 
 
 def test_figures_print_no_numbers_of_their_own() -> None:
-    assert all(value is None for row in experiment.load("figure6").rows for value in row.paper)
+    assert not any(text for row in experiment.load("figure6").rows for text in row.paper)
     assert "prints no numbers" in experiment.load("figure6").note
     assert "prints no numbers" in experiment.load("figure1").note
 
 
-def passage(text: str, number: int) -> str:
-    """From a table's caption to the next table's."""
-    start = text.index(f"TABLE {number}\n")
-    end = text.find("\n TABLE ", start + 1), text.find("\nTABLE ", start + 1)
-    return text[start : min((place for place in end if place > 0), default=len(text))]
-
-
-def printed_rows(text: str, columns: int) -> list[tuple[str, list[float | None]]]:
-    """Label and values of the lines that end in exactly `columns` numbers or dashes, Table 7's ticks left out."""
-    rows = []
-    for line in text.splitlines():
-        words = [word for word in line.split() if word not in "!%"]
-        found = re.search(r"(?:(?:^| )(?:-|\d+(?:\.\d+)?))+$", " ".join(words))
-        values = found.group().split() if found else []
-        if len(values) == columns:
-            label = words[: len(words) - columns]
-            rows.append((" ".join(label), [None if value == "-" else float(value) for value in values]))
-    return rows
+def printed() -> dict[str, tuple[list[str], list[tuple[str, list[str]]]]]:
+    """Of each table what heads the columns, and label and values of each row."""
+    found: dict[str, tuple[list[str], list[tuple[str, list[str]]]]] = {}
+    for line in PRINTED.read_text(encoding="utf-8").splitlines():
+        if head := re.fullmatch(r"# Table (\d+): (.*)", line):
+            _, lines = found[f"table{head[1]}"] = (head[2].split(), [])
+        elif not line.startswith("#"):
+            label, _, values = line.partition("|")
+            lines.append((label, ["" if value == "-" else value for value in values.split()]))
+    return found
 
 
 def bare(label: str) -> str:
-    """Letters and digits alone, without citations and the authors' "Ours"."""
-    label = re.sub(r"\[\d+\]|\(Ours\)|, Ours", "", label)
-    return re.sub(r"[^a-z0-9]", "", label.lower())
+    """Letters and digits alone, without the authors' "Ours"."""
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"\(Ours\)|, Ours", "", label).lower())
 
 
-needs_paper = pytest.mark.skipif(not PAPER.is_file(), reason="the paper's text is not here")
-
-
-@needs_paper
 @pytest.mark.parametrize("name", TABLES)
 def test_all_rows_that_the_paper_prints_are_here_and_no_others(name: str) -> None:
-    found = of_the_paper(name)
-    text = passage(PAPER.read_text(encoding="utf-8"), int(name.removeprefix("table")))
-    if name == "table8":  # its rows are printed as columns
-        assert [values for _, values in printed_rows(text, len(found.rows))] == [[row.paper[0] for row in found.rows]]
-        return
-    assert [(bare(label), values) for label, values in printed_rows(text, len(found.columns))] == [
-        (bare(row.label), row.paper) for row in found.rows
+    rows = of_the_paper(name).rows
+    labels = [bare(row.label) if name != "table8" else "" for row in rows]  # whose rows are printed as columns
+    assert [(bare(label), values) for label, values in printed()[name][1]] == [
+        (label, row.paper) for label, row in zip(labels, rows, strict=True)
     ]
 
 
@@ -449,11 +426,9 @@ HEADS = {
 }
 
 
-@needs_paper
 @pytest.mark.parametrize("name", TABLES)
 def test_columns_are_in_the_papers_order(name: str) -> None:
-    text = passage(PAPER.read_text(encoding="utf-8"), int(name.removeprefix("table")))
-    heads = re.findall(rf"({'|'.join(map(re.escape, HEADS))}) ?[↓↑]", text)
+    heads = printed()[name][0]
     metrics = [column.metric for column in experiment.load(name).columns if column.metric not in COSTS]
     # Table 11 names its score once for all columns.
     heads *= len(metrics) if len(heads) == 1 else 1
@@ -461,110 +436,91 @@ def test_columns_are_in_the_papers_order(name: str) -> None:
     assert all(metric in HEADS[head] for head, metric in zip(heads, metrics, strict=True))
 
 
+def test_an_unknown_experiment_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no table 'tabel7': did you mean table7\?"):
+        experiment.load("tabel7")
+    with pytest.raises(UserError, match=r"no table 'xyz': write one of table1, .*small-segmentation"):
+        experiment.load("xyz")
+
+
 GOOD = """
-name: good
 title: A table
 task: sisr
-overrides: [task=sisr]
 columns:
-  - {dataset: set5, metric: psnr_y, heading: Set5, evaluation: [dataset=set5]}
-  - {dataset: "", metric: parameters, heading: Size}
-rows:
-  - {name: peer, label: Peer, overrides: null, paper: [30, null]}
-  - {name: ours, label: Ours, overrides: [stage=joint], before: [[stage=pretrain]], control: first, paper: [31.5, 27]}
-  - {name: first, label: First, overrides: [stage=pretrain], paper: [32.5, 27]}
+  - {heading: Set5, metric: psnr_y, dataset: set5}
+  - {heading: Size, metric: parameters}
+rescored: {two: {run: ours, set: [method.tlc=true]}}
 claim: [first, ours]
 pairs: [[ours, first]]
+controls: {first: [ours]}
 """
+PAPER = """row,label,Set5,Size,note
+peer,Peer,30.00,,
+ours,Ours,31.5,27,"with, a comma"
+first,First,32.5,27,
+two,In two steps,,,
+"""
+ROWS = {"first": row_text("diffi2i_s1"), "ours": row_text("diffi2i_s2", "method: {init: good/first}")}
 
 
-def good(folder: Path, text: str = GOOD) -> Path:
-    file = folder / "good.yaml"
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
-def test_a_good_file_is_read(tmp_path: Path) -> None:
-    found = experiment.read(good(tmp_path))
-    assert [row.paper for row in found.rows] == [[30.0, None], [31.5, 27.0], [32.5, 27.0]]
-    assert isinstance(found.rows[0], Row)
-    assert (found.x, found.claim_column, found.note, found.rows[1].evaluation) == (None, 0, "", [])
-    assert [(row.before, row.control) for row in found.rows] == [
-        ([], None),
-        ([["stage=pretrain"]], "first"),
-        ([], None),
+def test_a_good_folder_is_read(tables: Path) -> None:
+    write_table(tables, "good", ROWS, PAPER, GOOD)
+    found = experiment.load("good")
+    assert [(row.name, row.label, row.paper, row.note, row.run) for row in found.rows] == [
+        ("peer", "Peer", ["30.00", ""], "", False),
+        ("ours", "Ours", ["31.5", "27"], "with, a comma", True),
+        ("first", "First", ["32.5", "27"], "", True),
+        ("two", "In two steps", ["", ""], "", True),
     ]
-    assert found.pairs == [["ours", "first"]]
-
-
-def test_a_control_may_have_its_stage_among_the_overrides_of_all_rows(tmp_path: Path) -> None:
-    text = GOOD.replace("overrides: [task=sisr]", "overrides: [task=sisr, stage=pretrain]")
-    rows = experiment.read(good(tmp_path, text.replace("overrides: [stage=pretrain], ", "overrides: [], "))).rows
-    assert (rows[1].control, rows[2].overrides) == ("first", [])
+    assert (found.x, found.claim_column, found.note, found.name) == (None, 0, "", "good")
+    assert found.testset("set5").overrides == ["dataset=set5"]
+    assert [found.control_of(row.name) for row in found.rows] == [None, "first", None, None]
+    assert found.orders() == [("first", "ours"), ("ours", "first")]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("label: Peer", "label: Peer, colour: red", ["row peer, colour: unknown key: write one of name, label"]),
-        ("title: A table", "title: A table\ncolour: red", ["colour"]),
-        ("heading: Set5", "heading: Set5, colour: red", ["column Set5", "colour"]),
-        ("[30, null]", "[thirty, null]", ["row peer", "thirty"]),
-        ("[30, null]", "30", ["row peer", "paper: must be a list"]),
-        ("  - {name: peer", "  - 5\n  - {name: peer", ["row 1", "must hold the keys name, label"]),
-        ("overrides: [task=sisr]", "overrides: task=sisr", ["overrides: must be a list"]),
-        ("[30, null]", "[.nan, null]", ["row peer", "finite"]),
-        ("overrides: [stage=joint]", "overrides: stage=joint", ["row ours", "overrides"]),
-        ("label: Ours, ", "", ["row ours, label: is missing"]),
-        ("name: ours, ", "", ["row 2, name: is missing"]),
-        ("title: A table\n", "", ["title: is missing"]),
-        ("[31.5, 27]", "[31.5]", ["row ours", "1 numbers for 2 columns"]),
-        ("[31.5, 27]", "[31.5, 27, 3]", ["row ours", "3 numbers for 2 columns"]),
-        ("name: ours", "name: peer", ["row peer", "twice"]),
-        ("name: ours", "name: Our S", ["row Our S", "a-z"]),
-        ("metric: psnr_y", "metric: psnr_z", ["column Set5", "unknown metric psnr_z"]),
-        ("dataset: set5", 'dataset: ""', ["column Set5", "needs its dataset"]),
-        ('dataset: ""', "dataset: set5", ["column Size", "cost"]),
-        ("overrides: null", "overrides: null, before: [[stage=pretrain]]", ["row peer", "not run"]),
-        ("overrides: null", "overrides: null, control: first", ["row peer", "control must be left out"]),
-        ("before: [[stage=pretrain]], ", "", ["row ours", "write before: [[stage=pretrain]]"]),
-        ("before: [[stage=pretrain]]", "before: [[stage=joint]]", ["row ours", "starts from a run"]),
-        ("before: [[stage=pretrain]]", "before: [[train.lr=1]]", ["row ours", "['train.lr=1'] lacks its stage"]),
-        ("before: [[stage=pretrain]]", "before: [stage=pretrain]", ["row ours", "must be a list"]),
-        ("[stage=joint]", "[]", ["row ours", "lacks its stage"]),
-        ("control: first", "control: peer", ["row ours", "control=peer is no other row that is run"]),
-        ("control: first", "control: ours", ["row ours", "control=ours is no other row that is run"]),
-        ("pairs: [[ours, first]]", "pairs: [[ours, peer]]", ["pairs", "peer", "ours, first"]),
-        ("pairs: [[ours, first]]", "pairs: [[ours]]", ["pairs ['ours']", "name two rows"]),
-        ("claim: [first, ours]", "claim: [first, peer]", ["claim peer", "first"]),
-        ("claim: [first, ours]", "claim: [first, first]", ["claim first"]),
-        ("claim: [first, ours]", "claim_column: 2", ["claim_column=2"]),
-        ("claim: [first, ours]", "x: steps", ["unknown x steps", "timesteps"]),
-        ("name: good", "name: other", ["name is other"]),
+        (
+            "metric: psnr_y",
+            "metric: psnr_y, colour: red",
+            ["unknown key colour: write one of heading, metric, dataset"],
+        ),
+        ("title: A table", "title: A table\ncolour: red", ["unknown key colour: write one of title, task, columns"]),
+        ("run: ours", "runs: ours", ["unknown key runs: write one of run, set"]),
+        ("claim: [first, ours]", "claim: first", ["claim"]),
+        ("claim_column: 0", "claim_column: one", ["claim_column"]),
+        ("title: A table\n", "", ["title is missing"]),
+        ("heading: Set5, ", "", ["columns[0].heading is missing"]),
+        ("metric: psnr_y", "metric: psnr_z", ["column Set5", "no metric 'psnr_z': did you mean psnr"]),
+        (", dataset: set5", "", ["column Set5", "needs its dataset"]),
+        ("metric: parameters", "metric: parameters, dataset: set5", ["column Size", "a cost has none"]),
+        ("controls: {first: [ours]}", "controls: {first: [peer]}", ["controls", "no row that is run 'peer'"]),
+        ("pairs: [[ours, first]]", "pairs: [[ours, peer]]", ["pairs", "no row that is run 'peer'"]),
+        ("pairs: [[ours, first]]", "pairs: [[ours]]", ["each of pairs two rows"]),
+        ("claim: [first, ours]", "claim: [first, fist]", ["claim", "no row that is run 'fist': did you mean first?"]),
+        ("claim: [first, ours]", "claim: [first, first]", ["each row once"]),
+        ("claim_column: 0", "claim_column: 2", ["claim_column=2: columns count from 0 to 1"]),
+        ("run: ours", "run: theirs", ["rescored", "no run 'theirs'"]),
         ("task: sisr", "task: tennis", ["unknown task tennis", "inpainting"]),
-        (GOOD[GOOD.index("rows:") :], "rows: []", ["must not be empty"]),
-        (GOOD[GOOD.index("rows:") :], "rows: 5", ["rows: must be a list"]),
-        (GOOD, "- 1\n- 2", ["must hold the keys"]),
-        (GOOD, "name: [", ["not a readable YAML"]),
+        (GOOD, "- 1\n- 2", ["must hold the keys title, task"]),
+        (GOOD, "title: [", ["not a readable YAML"]),
         ("title: A table", "title: A table\ntitle: B", ["not a readable YAML", "duplicate"]),
+        ("peer,Peer,30.00,,", "peer,Peer,thirty,,", ["row peer", "'thirty' must be a number"]),
+        ("peer,Peer,30.00,,", "peer,Peer,nan,,", ["row peer", "'nan' must be a number"]),
+        ("peer,Peer,30.00,,", "peer,Peer,30.00,", ["row peer has 4 fields, not the 5 of the first"]),
+        ("first,First,32.5,27,", "ours,First,32.5,27,", ["row ours stands twice"]),
+        ("row,label,Set5,Size,note", "row,label,Set5,note", ["its first line must be row,label,Set5,Size,note"]),
+        (PAPER, "", ["its first line must be"]),
     ],
 )
-def test_a_bad_file_is_refused_in_one_line(old: str, new: str, words: list[str], tmp_path: Path) -> None:
-    assert GOOD.count(old) == 1
-    file = good(tmp_path, GOOD.replace(old, new))
+def test_a_bad_folder_is_refused_in_one_line(old: str, new: str, words: list[str], tables: Path) -> None:
+    settings, paper = f"{GOOD}claim_column: 0\n" if "claim_column" in old else GOOD, PAPER
+    assert settings.count(old) + paper.count(old) == 1
+    write_table(tables, "good", ROWS, paper.replace(old, new) or "\n", settings.replace(old, new))
     with pytest.raises(UserError) as caught:
-        experiment.read(file)
+        experiment.load("good")
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(str(file))
-    assert all(word in message for word in words)
-
-
-def test_an_unknown_experiment_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no experiment 'table12': write one of table1, .*figure6"):
-        experiment.load("table12")
-
-
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a readable YAML file"):
-        experiment.read(tmp_path / "none.yaml")
+    assert message.startswith(str(tables / "good"))
+    assert all(word in message for word in words), message

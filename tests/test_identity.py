@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffi2i.methods.optimisation import rate_factor
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -22,8 +21,10 @@ from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import hash_of_manifest, read_manifests
 from diffi2i.errors import UserError
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
-from diffi2i.run.directory import default_run_dir, origin_of
+from diffi2i.methods.optimisation import rate_factor
+from diffi2i.run.directory import origin_of
 from diffi2i.run.hardware import new_trainer
+from diffi2i.run.plan import place
 from tests.conftest import QUICK, SMALL_ENCODER, Make
 from tests.test_resume import record, stop_before_step, stop_while_scoring, weights
 
@@ -75,16 +76,15 @@ def test_data_at_another_path_is_gone_on_with(
     train.train(make("whole", *at(tmp_path / "elsewhere")))  # finished: nothing to do, and no other run
 
 
-def test_names_follow_what_the_data_is(make: Make, data: Path, tmp_path: Path) -> None:
+def test_names_follow_what_the_data_is_called_not_where_it_lies(make: Make, data: Path, tmp_path: Path) -> None:
     def name(*overrides: str) -> str:
-        config = make("x", *overrides)
-        return default_run_dir(config, origin_of(config, build_data(config))).name
+        return place(make("x", *overrides)).name
 
     first = name(*at(data))
     shutil.copytree(data, tmp_path / "copy")
     assert name(*at(tmp_path / "copy")) == name(f"root={data}/train/", f"dataset.source.val_root={data}/val/") == first
-    (data / "val" / "image00.png").write_bytes((data / "val" / "image01.png").read_bytes())
-    assert name(*at(data)) != first
+    (data / "val").rename(data / "other")
+    assert name(f"root={data}/train", f"dataset.source.val_root={data}/other") != first
 
 
 def test_a_moved_stage_1_and_a_moved_run_are_gone_on_with(

@@ -19,6 +19,7 @@ from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.methods.build import build_method
 from diffi2i.methods.method import Method
 from diffi2i.models.diffi2i import build_cpen
+from diffi2i.run.directory import load_method
 from tests.conftest import QUICK, awake
 from tests.settings import task_config
 

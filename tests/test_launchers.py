@@ -66,7 +66,7 @@ def test_a_failed_run_gives_the_sweep_its_status_and_the_others_go_on(images: Pa
     assert answer.returncode == 2
     lines = [line for line in answer.stderr.splitlines() if line.startswith("diffi2i:")]
     assert "runs/0 is not empty" in lines[0]
-    assert lines[1].startswith("diffi2i: run 0 ended with status 2: diffi2i train scale=smoke")
+    assert lines[1].startswith("diffi2i: run 0 ended with status 2: diffi2i train budget=smoke")
     assert "seed=0" in lines[1]
     assert len(lines) == 2
     assert "Traceback" not in answer.stderr
@@ -97,7 +97,7 @@ def test_submitit_runs_jobs_without_slurm(images: Path, tmp_path: Path) -> None:
     assert lines[0].startswith("diffi2i: run 1 ended with status 2: diffi2i train")
     assert lines[1:] == [f"diffi2i: what the runs printed is in {folder}"]
     printed = [log.read_text() for log in sorted(folder.glob("*/*_log.out"))]
-    assert any("training pretrain of sisr" in text for text in printed)
+    assert any("training diffi2i_s1 of sisr" in text for text in printed)
     assert any("runs/4 is not empty" in text for text in printed)
 
 
@@ -209,8 +209,8 @@ def test_two_slurm_tasks_are_the_ranks_of_one_run(images: Path, tmp_path: Path) 
     ]
     printed = [task.communicate(timeout=200)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], printed
-    assert "training pretrain" in printed[0]
-    assert "training pretrain" not in printed[1], "the second task is the second rank of the same run"
+    assert "training diffi2i_s1" in printed[0]
+    assert "training diffi2i_s1" not in printed[1], "the second task is the second rank of the same run"
     assert [record.training and record.training.steps for record in records(tmp_path).values()] == [2]
 
 

@@ -183,12 +183,12 @@ def test_exchanging_the_prior_matters_only_where_it_is_used(make: Make) -> None:
     batch["other"] = other
     with torch.no_grad():
         outputs = method.validation_step(batch)
-        assert not torch.equal(outputs["output"], outputs["exchanged"])
+        assert not torch.equal(outputs["output"], outputs["prior_dependence"])
         for name, parameter in method.di2iformer.named_parameters():
             if "W_l" in name:
                 parameter.zero_()
         outputs = method.validation_step(batch)
-    assert torch.equal(outputs["output"], outputs["exchanged"])
+    assert torch.equal(outputs["output"], outputs["prior_dependence"])
 
 
 def test_the_prior_of_stage_2_does_not_see_the_ground_truth(make: Make) -> None:

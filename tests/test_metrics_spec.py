@@ -13,11 +13,12 @@ from skimage import data
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from diffi2i.config import load
+from diffi2i.config.compose import load
 from diffi2i.config.schema import Config, ProtocolConfig
 from diffi2i.errors import UserError
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.spec import COLUMNS, COSTS, GAINS, METRICS, Metric
+from diffi2i.run.record import Score
 from diffi2i.tables.runs import few_images
 
 SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -103,7 +104,7 @@ def test_directions_are_those_of_the_literature() -> None:
 
 
 def test_only_distances_of_image_sets_need_many_images() -> None:
-    found = few_images(dict.fromkeys(METRICS, 1.0), dict.fromkeys(METRICS, 2047))
+    found = few_images(dict.fromkeys(METRICS, Score(1.0, 2047)))
     assert [line.partition(" ↓ of fewer than 2048 images")[0] for line in found] == ["FID", "KID", "FD-Lite0"]
 
 

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffi2i.config.schema import Config
 from safetensors.torch import load_file
 
 from diffi2i.commands import train
 from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.method import Method
 from tests.conftest import SMALL, Make, random_batch, with_l1
 from tests.test_resume import record
 
@@ -30,7 +31,7 @@ def test_without_a_prior_nothing_of_the_target_is_seen(make: Make, task: str) ->
     other = batch | {"target": batch["target"].flip(-1)}
     assert torch.equal(method.prior(batch), torch.zeros(2, 16))
     assert torch.equal(method.averaged(batch), method.averaged(other))
-    assert "exchanged" not in method.validation_step(batch | {"other": other})
+    assert method.validation_step(batch | {"other": other}).keys() == {"output"}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -80,24 +81,25 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return {
         "s1": first,
         "zero": run("zero", "method=no_prior"),
+        "regressor": run("regressor", "method=regressor"),
         "s2": run("s2", "method=diffi2i_s2", f"method.init={first}"),
         "v1": run("v1", "method=diffi2i_s2", f"method.init={first}", "method.prior=none"),
         "blind": run("blind", "method.prior=zero"),
     }
 
 
-@pytest.mark.parametrize(("kind", "name"), [("diffi2i_s1", "s1"), ("no_prior", "zero")])
+@pytest.mark.parametrize(("kind", "name"), [("diffi2i_s1", "s1"), ("no_prior", "zero"), ("regressor", "regressor")])
 def test_training_on_starts_from_exactly_those_weights(
     make: Make, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str, name: str
 ) -> None:
     started: list[dict[str, torch.Tensor]] = []
-    start = DiffI2IS1.on_train_start
+    start = Method.on_train_start
 
-    def watched(self: DiffI2IS1) -> None:
+    def watched(self: Method) -> None:
         started.append({key: value.clone() for key, value in self.state_dict().items()})
         start(self)
 
-    monkeypatch.setattr(DiffI2IS1, "on_train_start", watched)
+    monkeypatch.setattr(Method, "on_train_start", watched)
     config = make("on", f"method={kind}", "method.role=continued", f"method.init={runs[name]}", "train.steps=3")
     found = record(train.train(config))
     theirs = load_file(runs[name] / "weights.safetensors")
@@ -118,6 +120,12 @@ def test_training_on_starts_from_exactly_those_weights(
         (["method=diffi2i_s1", "method.init={s2}"], "is a run of diffi2i_s2, from which no diffi2i_s1 starts: name a"),
         (["method=no_prior", "method.init={s2}"], "is a run of diffi2i_s2, from which no no_prior starts: name a run"),
         (["method=no_prior", "method.init={s1}"], "from which no no_prior starts: name a run of method=no_prior"),
+        (
+            ["method=regressor", "method.init={s1}"],
+            "is a run of diffi2i_s1, from which no regressor starts: name a run",
+        ),
+        (["method=diffi2i_s2", "method.init={regressor}"], "has no prior to go on with: name a run of"),
+        (["method=regressor", "method.init={regressor}", "model.network.width=8"], "write model.network.width=4"),
         (["method=diffi2i_s2", "method.init={v1}"], "has method.prior=none: write method.prior=none"),
         (
             ["method=diffi2i_s2", "method.prior=none", "method.init={s2}"],

@@ -3,27 +3,26 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.container import ErrorbarContainer
 
-from diffi2i.errors import UserError
+from diffi2i.run import rows
+from diffi2i.run.files import finite
+from diffi2i.run.record import Record, Score
+from diffi2i.run.state import Entry, Failure
 from diffi2i.tables import experiment as experiments
 from diffi2i.tables import figures
 from diffi2i.tables.experiment import Column, Experiment, Row
-from diffi2i.tables.formats import latex, number, plain, rest, restored, to_csv, to_latex, to_markdown
+from diffi2i.tables.frame import Found, Key
 from diffi2i.tables.markdown import markdown
-from diffi2i.tables.plan import Cell as PlannedCell
-from diffi2i.tables.plan import Run
-from diffi2i.tables.records import Failure, Filled
-from diffi2i.tables.render import marked, measured, render
-from diffi2i.tables.table import Cell, Head, Line, Table
-from diffi2i.tables.write import write
-from tests.table_records import filled, of_task, record, scored
+from diffi2i.tables.table import BASELINE, Table, table_of
+from diffi2i.tables.write import LATEX, MARKDOWN, to_csv, to_latex, to_markdown, write
+from tests.table_records import changed, entries, of_task, record
 
 
 def small(**changes: Any) -> Experiment:
@@ -32,15 +31,11 @@ def small(**changes: Any) -> Experiment:
         "name": "table99",
         "title": "A & B",
         "task": "inpainting",
-        "overrides": ["task=inpainting"],
-        "columns": [
-            Column("", "parameters", "Parameters (M)"),
-            Column("celebahq", "fid", "CelebA, FID", ["dataset=celebahq"]),
-        ],
+        "columns": [Column("Parameters (M)", "parameters"), Column("CelebA, FID", "fid", "celebahq")],
         "rows": [
-            Row("peer", "Peer_1", None, [22, 7.83], note="peer: the paper's value"),
-            Row("a", "Ours A", ["stage=joint"], [26.5, 4.7]),
-            Row("b", "Ours B", ["stage=joint", "stage.prior=none"], [27, None]),
+            Row("peer", "Peer_1", ["22", "7.83"], run=False),
+            Row("a", "Ours A", ["26.5", "4.70"]),
+            Row("b", "Ours B", ["27", ""]),
         ],
         "claim": ["a", "b"],
         "claim_column": 1,
@@ -48,17 +43,18 @@ def small(**changes: Any) -> Experiment:
     return Experiment(**base | changes)
 
 
-def rendered(entries: Filled, scale: str = "demo", **changes: Any) -> Table:
-    return render(small(**changes), entries, scale, {})
+def rendered(found: dict[Key, Entry], budget: str = "demo", **changes: Any) -> Table:
+    return table_of(small(**changes), Found(found), budget, {})
 
 
-def column_of(table: Table, heading: str, group: str = "here") -> dict[str, Cell]:
-    index = next(i for i, head in enumerate(table.heads) if (head.group, head.heading) == (group, heading))
-    return {line.name: line.cells[index] for line in table.lines}
+def column_of(table: Table, heading: str, what: str = "text", origin: str = "here") -> dict[str, Any]:
+    """What a column's cells are, by row."""
+    cells = table.cells[(table.cells.origin == origin) & (table.cells.heading == heading)]
+    return dict(zip(cells.row, cells[what], strict=True))
 
 
-A = [scored([20.0, 22.0], 0), scored([20.4, 22.4], 1)]
-B = [scored([19.0, 20.0], 0), scored([19.0, 20.0], 1)]
+A = [record([20.0, 22.0], 0), record([20.4, 22.4], 1)]
+B = [record([19.0, 20.0], 0), record([19.0, 20.0], 1)]
 ZEROS = [20.0] * 12
 
 
@@ -67,10 +63,15 @@ def above(differences: list[float]) -> list[float]:
     return [20.0 + difference for difference in differences]
 
 
+def grid_of(text: str) -> list[list[str]]:
+    """The cells of a Markdown page's first table, its rule left out."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return [line for line in lines if not set("".join(line)) <= set(":-")]
+
+
 def test_markdown_holds_the_whole_table() -> None:
-    text = to_markdown(rendered(filled(a=A, b=B)), ["picture.svg"])
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert cells[:6] == [
+    text = to_markdown(rendered(entries(a=A, b=B)), ["picture.svg"])
+    assert grid_of(text)[:5] == [
         [
             "",
             "paper: Parameters (M)",
@@ -80,7 +81,6 @@ def test_markdown_holds_the_whole_table() -> None:
             "here: PSNR in hole ↑",
             "here: prior dependence",
         ],
-        cells[1],
         ["input itself", "", "", "", "", "12.00 ± 0.00 (2 images, 2 seeds)", ""],
         ["Peer_1", "22", "<u>7.83</u>", "", "", "", ""],
         [
@@ -105,11 +105,11 @@ def test_markdown_holds_the_whole_table() -> None:
     for words in (
         "# Table 99: A & B",
         "![Table 99: A & B](picture.svg)",
-        "scale=demo is not the paper's: the two do not compare",
+        "budget=demo is not the paper's: the two do not compare",
         "* Peer_1: peer: the paper's value.",
         "* FID ↓ is n/a: no Inception weights.",
         "From best to worst the paper has Ours A > Ours B. Pairs here, by FID ↓",
-        "* scale: demo",
+        "* budget: demo",
         "* dataset: photos (trained on aaaaaaaaaaaa, scored on bbbbbbbbbbbb)",
         "* commit: 0123456789+",
         "* hardware: x86_64 CPU, threads: 1 on 2 cores",
@@ -117,39 +117,49 @@ def test_markdown_holds_the_whole_table() -> None:
         "* packages: python 3.11.7, torch 2.14.1",
     ):
         assert words in text
-    assert "reproduced" not in text
     assert "Warning" not in text
+    assert "\n\n\n" not in text
 
 
-def test_the_table_of_markdown_is_aligned_and_keeps_bars() -> None:
-    assert markdown([["", "a|b"], ["x", "1"], ["long", ""]]) == (
-        "|      | a\\|b |\n| :--- | ---: |\n| x    |    1 |\n| long |      |"
+def test_a_table_of_markdown_keeps_bars_and_numbers_as_they_are() -> None:
+    text = markdown([["", "a|b"], ["x", "1.50"], ["long", ""]])
+    assert [line.replace(" ", "") for line in text.splitlines()] == [
+        "||a\\|b|",
+        "|:-----|-------:|",
+        "|x|1.50|",
+        "|long||",
+    ]
+    assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_csv_has_a_line_a_cell_and_numbers_in_full() -> None:
+    lines = list(csv.DictReader(io.StringIO(to_csv(rendered(entries(a=A, b=B))))))
+    assert list(dict.fromkeys(line["row"] for line in lines)) == [BASELINE, "peer", "a", "b"]
+    assert {(line["row"], line["state"]) for line in lines} == {
+        (BASELINE, "measured"),
+        ("peer", "paper"),
+        ("a", "measured"),
+        ("b", "measured"),
+    }
+    ours = {(line["origin"], line["metric"]): line for line in lines if line["row"] == "a"}
+    assert {(line["table"], line["budget"], line["label"]) for line in ours.values()} == {("table99", "demo", "Ours A")}
+    assert (ours["paper", "fid"]["text"], ours["paper", "fid"]["mark"], ours["here", "fid"]["text"]) == (
+        "4.70",
+        "best",
+        "n/a",
     )
-
-
-def test_csv_has_numbers_in_full() -> None:
-    lines = list(csv.DictReader(io.StringIO(to_csv(rendered(filled(a=A, b=B))))))
-    assert [line["row"] for line in lines] == ["baseline", "peer", "a", "b"]
-    assert [line["state"] for line in lines] == ["measured", "paper", "measured", "measured"]
-    ours = lines[2]
-    assert (ours["table"], ours["label"], ours["scale"], ours["paper: CelebA, FID ↓"]) == (
-        "table99",
-        "Ours A",
-        "demo",
-        "4.7",
-    )
-    assert float(ours["here: PSNR in hole ↑"]) == pytest.approx(21.2)
-    assert float(ours["here: PSNR in hole ↑, sd"]) == pytest.approx(np.std([21.0, 21.4], ddof=1))
-    assert (ours["here: PSNR in hole ↑, images"], ours["here: PSNR in hole ↑, seeds"]) == ("2", "2")
-    assert ours["here: FID ↓"] == "n/a"
-    assert {line["here: PSNR in hole ↑"] for line in lines if line["row"] == "peer"} == {""}
+    psnr = ours["here", "psnr_hole"]
+    assert float(psnr["value"]) == pytest.approx(21.2)
+    assert float(psnr["sd"]) == pytest.approx(np.std([21.0, 21.4], ddof=1))
+    assert (psnr["images"], psnr["seeds"], psnr["baseline"]) == ("2", "2", "12.0")
+    assert not [line for line in lines if line["row"] == "peer" and line["origin"] == "here"]
 
 
 LATEX_BODY = "\n".join(
     (
-        r"\begin{tabular}{l*{6}{r}}",
+        r"\begin{tabular}{lrrrrrr}",
         r"\toprule",
-        r" & \multicolumn{2}{c}{the paper's values} & \multicolumn{4}{c}{measured here, scale=demo} \\",
+        r" & \multicolumn{2}{c}{the paper's values} & \multicolumn{4}{c}{measured here, budget=demo} \\",
         r"\cmidrule(lr){2-3}\cmidrule(lr){4-7}",
         r" & Parameters (M) & CelebA, FID $\downarrow$ & parameters (M) & FID $\downarrow$ & "
         r"PSNR in hole $\uparrow$ & prior dependence \\",
@@ -166,7 +176,7 @@ LATEX_BODY = "\n".join(
 
 
 def test_latex_is_booktabs_with_all_escaped() -> None:
-    text = to_latex(rendered(filled(a=[scored([20.0, 22.0], fid=31.0)], b=[Failure("50% of {x_i} & more")])))
+    text = to_latex(rendered(entries(a=[record([20.0, 22.0], fid=31.0)], b=[Failure("50% of {x_i} & more")])))
     assert LATEX_BODY in text
     assert r"\caption{A \& B. " in text
     assert r"\label{tab:table99-demo}" in text
@@ -175,72 +185,75 @@ def test_latex_is_booktabs_with_all_escaped() -> None:
 
 
 def test_latex_escapes_each_of_its_characters() -> None:
-    assert latex("a_b & 5% $#{}~^\\ <|> ↑↓ ± × − δ1 †") == (
+    assert LATEX.escape("a_b & 5% $#{}~^\\ <|> ↑↓ ± × − δ1 †") == (
         r"a\_b \& 5\% \$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{} \textless{}\textbar{}\textgreater{} "
         r"$\uparrow$$\downarrow$ $\pm$ $\times$ $-$ $\delta$1 \dag{}"
     )
 
 
 @pytest.mark.parametrize(
-    ("metric", "values", "marks"),
+    ("metric", "texts", "marks"),
     [
-        ("psnr", [20.0, 22.0, 21.0], ["", "best", "second"]),
-        ("fid", [3.0, 2.0, 1.0], ["", "second", "best"]),
-        ("psnr", [22.0, 22.001, 21.0, 21.0, 20.0], ["best", "best", "second", "second", ""]),
-        ("rmse", [0.3, 0.3], ["", ""]),
-        ("psnr", [None, 20.0, None], ["", "", ""]),
-        ("psnr", [float("inf"), 20.0], ["best", "second"]),
-        ("parameters", [1.0, 2.0], ["", ""]),
-        ("prior_dependence", [1.0, 2.0], ["", ""]),
+        ("psnr", ["20.00", "22.00", "21.00"], ["", "best", "second"]),
+        ("fid", ["3.0", "2.0", "1.0"], ["", "second", "best"]),
+        ("psnr", ["22.00", "22.00", "21.00", "21.00", "20.00"], ["best", "best", "second", "second", ""]),
+        ("rmse", ["0.3", "0.3"], ["", ""]),
+        ("psnr", ["", "20.00", "n/a"], ["", "", ""]),
+        ("psnr", ["inf", "20.00"], ["best", "second"]),
+        ("parameters", ["1.0", "2.0"], ["", ""]),
+        ("prior_dependence", ["1.0", "2.0"], ["", ""]),
     ],
 )
-def test_best_and_second_are_marked_as_printed(metric: str, values: list[float | None], marks: list[str]) -> None:
-    lines = [Line(str(i), "", [Cell(value, 2)], "measured") for i, value in enumerate(values)]
-    assert [line.cells[0].mark for line in marked(lines, [Head("here", "", metric, 2)])] == marks
+def test_best_and_second_are_marked_as_printed(metric: str, texts: list[str], marks: list[str]) -> None:
+    columns = [Column("x", metric, "" if metric == "parameters" else "set")]
+    rows = [Row(f"r{i}", "", [text if text != "n/a" else ""], run=False) for i, text in enumerate(texts)]
+    table = rendered({}, columns=columns, rows=rows, claim=[])
+    assert list(table.cells[table.cells.origin == "paper"].mark) == marks
 
 
 def test_marks_of_the_paper_and_ours_never_mix() -> None:
     # Ours has the lowest FID of all, measured on other images.
-    table = rendered(filled(a=[scored([20.0], fid=1.0)], b=[scored([20.0], fid=2.0)]))
-    assert {name: cell.mark for name, cell in column_of(table, "CelebA, FID ↓", "paper").items()} == {
-        "": "",
-        "peer": "second",
-        "a": "best",
-        "b": "",
-    }
-    assert {name: cell.mark for name, cell in column_of(table, "FID ↓").items()} == {
-        "": "",
-        "peer": "",
-        "a": "best",
-        "b": "second",
-    }
+    table = rendered(entries(a=[record([20.0], fid=1.0)], b=[record([20.0], fid=2.0)]))
+    assert column_of(table, "CelebA, FID ↓", "mark", "paper") == {BASELINE: "", "peer": "second", "a": "best", "b": ""}
+    assert column_of(table, "FID ↓", "mark") == {BASELINE: "", "peer": "", "a": "best", "b": "second"}
 
 
 @pytest.mark.parametrize("values", [[20.0], [20.0, 23.0], [20.0, 21.5, 24.0]])
 def test_mean_and_spread_are_those_of_numpy(values: list[float]) -> None:
-    states = {seed: record([value], seed) for seed, value in enumerate(values)}
-    cell = measured(states, Head("here", "", "psnr_hole", 2), mixed=False)
+    cells = rendered(entries(a=[record([value], seed) for seed, value in enumerate(values)])).cells
+    (cell,) = cells[(cells.row == "a") & (cells.metric == "psnr_hole")].itertuples()
     assert cell.value == pytest.approx(np.mean(values))
-    assert cell.sd == (None if len(values) == 1 else pytest.approx(np.std(values, ddof=1)))
+    assert cell.sd == pytest.approx(np.std(values, ddof=1) if len(values) > 1 else np.nan, nan_ok=True)
     assert (cell.images, cell.seeds) == (1, len(values))
-    assert ("±" in rest(cell)) == (len(values) > 1)
+    assert ("±" in MARKDOWN.cell(cell)) == (len(values) > 1)
 
 
 def test_an_infinite_score_has_no_spread() -> None:
-    states = {0: record([1.0]), 1: record([1.0])}
-    states[1]["metrics"] = {"psnr_hole": "inf"}
-    cell = measured(states, Head("here", "", "psnr_hole", 2), mixed=False)
-    assert (number(cell), cell.sd) == ("inf", None)
-    assert restored(plain(rendered(filled(a=[states[1]])))).lines[2].cells[4].value == float("inf")
+    table = rendered(entries(a=[record([np.inf]), record([20.0], 1)]))
+    assert column_of(table, "PSNR in hole ↑")["a"] == "inf"
+    assert np.isnan(column_of(table, "PSNR in hole ↑", "sd")["a"])
+    assert column_of(through_json(table), "PSNR in hole ↑", "value")["a"] == np.inf
+
+
+def through_json(table: Table) -> Table:
+    """The table as a program reads it."""
+    return Table.from_json(json.loads(json.dumps(finite(table.to_json()), allow_nan=False)))
 
 
 def test_json_brings_the_table_back() -> None:
-    table = rendered(filled(a=[scored([20.0, 22.0], fid=31.0)], b=[None, Failure("no memory")]))
-    assert restored(json.loads(json.dumps(plain(table)))) == table
+    table = rendered(entries(a=[record([20.0, 22.0], fid=31.0)], b=[None, Failure("no memory")]))
+    again = through_json(table)
+    assert vars(again).keys() == vars(table).keys()
+    for write_as in (to_markdown, to_csv, to_latex):
+        assert write_as(again) == write_as(table)
+
+
+def pairs_of(table: Table) -> list[Any]:
+    return [pair for ordering in table.orderings for pair in ordering.pairs.itertuples()]
 
 
 def verdicts(a: list[Any], b: list[Any]) -> list[str]:
-    return [pair.verdict for found in rendered(filled(a=a, b=b)).orderings for pair in found.pairs]
+    return [pair.verdict for pair in pairs_of(rendered(entries(a=a, b=b)))]
 
 
 @pytest.mark.parametrize(
@@ -264,120 +277,120 @@ def verdicts(a: list[Any], b: list[Any]) -> list[str]:
     ],
 )
 def test_the_ordering_is_judged_image_by_image(a: list[float], b: list[float], verdict: str) -> None:
-    assert verdicts([scored(a)], [scored(b)]) == ["not measured", verdict]
+    assert verdicts([record(a)], [record(b)]) == ["not measured", verdict]
 
 
 def test_seeds_that_differ_by_as_much_decide_nothing() -> None:
     def seeds(*gains: float) -> list[Any]:
-        return [scored(above([gain] * 12), seed) for seed, gain in enumerate(gains)]
+        return [record(above([gain] * 12), seed) for seed, gain in enumerate(gains)]
 
-    zero = [scored(ZEROS, seed) for seed in range(3)]
+    zero = [record(ZEROS, seed) for seed in range(3)]
     # Image by image both are clear: each is 0.1 better in the mean over the seeds.
     assert verdicts(seeds(0.09, 0.10, 0.11), zero) == ["not measured", "holds"]
     assert verdicts(seeds(-0.1, 0.1, 0.3), zero) == ["not measured", "undecided (the seeds differ by as much)"]
-    pair = rendered(filled(a=seeds(-0.1, 0.1, 0.3), b=zero)).orderings[1].pairs[0]
+    pair = pairs_of(rendered(entries(a=seeds(-0.1, 0.1, 0.3), b=zero)))[1]
     assert pair.sd == pytest.approx(0.2)
 
 
 def test_pairs_of_which_the_paper_says_nothing_are_compared_too() -> None:
-    entries = filled(a=[scored(ZEROS)], b=[scored(above([1.0] * 12))])
-    (found,) = rendered(entries, claim=[], pairs=[["b", "a"]]).orderings
-    assert [(pair.better, pair.worse, pair.verdict) for pair in found.pairs] == [("Ours B", "Ours A", "holds")]
+    found = entries(a=[record(ZEROS)], b=[record(above([1.0] * 12))])
+    (pair,) = pairs_of(rendered(found, claim=[], pairs=[["b", "a"]]))
+    assert (pair.better, pair.worse, pair.verdict) == ("Ours B", "Ours A", "holds")
     # Also where the main metric is the column's.
-    columns = [Column("", "parameters", "Size"), Column("celebahq", "psnr_hole", "PSNR", ["dataset=celebahq"])]
-    table = rendered(entries, claim=[], pairs=[["b", "a"]], columns=columns)
-    assert [pair.verdict for each in table.orderings for pair in each.pairs] == ["holds"]
+    columns = [Column("Size", "parameters"), Column("PSNR", "psnr_hole", "celebahq")]
+    table = rendered(found, claim=[], pairs=[["b", "a"]], columns=columns)
+    assert [pair.verdict for pair in pairs_of(table)] == ["holds"]
     assert "the paper has" not in to_markdown(table).partition("## Does")[2]
 
 
 def test_unequal_steps_are_named() -> None:
-    longer = scored(above([1.0] * 12)) | {"network_steps": 500}
-    table = rendered(filled(a=[longer], b=[scored(ZEROS)]))
-    assert table.orderings[1].pairs[0].steps == (500, 300)
+    longer = record(above([1.0] * 12), steps=500)
+    table = rendered(entries(a=[longer], b=[record(ZEROS)]))
+    assert (pairs_of(table)[1].steps, pairs_of(table)[1].worse_steps) == (500, 300)
     for text in (to_markdown(table), to_latex(table)):
         assert "unequal: 500 and 300" in text
-    equal = to_markdown(rendered(filled(a=[scored(above([1.0] * 12))], b=[scored(ZEROS)])))
+    equal = to_markdown(rendered(entries(a=[record(above([1.0] * 12))], b=[record(ZEROS)])))
     assert "unequal" not in equal
-    assert "| steps of the networks |" in equal
+    assert " steps of the networks |" in equal
 
 
 def test_the_ordering_averages_an_image_over_the_seeds_that_both_rows_have() -> None:
-    a = [scored([20.0, 30.0], 0), scored([22.0, 30.0], 1), scored([90.0, 90.0], 2)]
-    b = [scored([19.0, 28.0], 0), scored([20.0, 29.0], 1), Failure("no memory")]
-    pair = rendered(filled(a=a, b=b)).orderings[1].pairs[0]
+    a = [record([20.0, 30.0], 0), record([22.0, 30.0], 1), record([90.0, 90.0], 2)]
+    b = [record([19.0, 28.0], 0), record([20.0, 29.0], 1), Failure("no memory")]
+    pair = pairs_of(rendered(entries(a=a, b=b)))[1]
     assert pair.difference == pytest.approx(1.5)
-    assert pair.interval == pytest.approx((1.5, 1.5))
+    assert (pair.low, pair.high) == pytest.approx((1.5, 1.5))
     assert (pair.images, pair.seeds) == (2, 2)
 
 
 @pytest.mark.parametrize(("a", "b"), [(3.0, 40.0), (40.0, 3.0), (3.0, 3.0)])
 def test_scores_of_a_whole_set_decide_nothing(a: float, b: float) -> None:
-    found = rendered(filled(a=[scored(ZEROS, fid=a)], b=[scored(ZEROS, fid=b)])).orderings[0]
-    assert found.pairs[0].verdict == "undecided (a score of the set: there are means, but no test)"
-    assert (found.pairs[0].difference, found.pairs[0].p) == (a - b, None)
+    pair = pairs_of(rendered(entries(a=[record(ZEROS, fid=a)], b=[record(ZEROS, fid=b)])))[0]
+    assert pair.verdict == "undecided (a score of the set: there are means, but no test)"
+    assert pair.difference == a - b
+    assert np.isnan(pair.p)
 
 
 def test_lower_is_better_in_orderings_too() -> None:
-    def lpips(values: list[float]) -> dict[str, Any]:
-        images = [{"name": str(i), "lpips_alex": value} for i, value in enumerate(values)]
-        mean = {"lpips_alex": float(np.mean(values))}
-        return record(values, metrics=mean, baseline={}, n_images={}, per_image=images, main_metric="lpips_alex")
+    def lpips(values: list[float]) -> Record:
+        images: list[Any] = [{"name": str(i), "lpips_alex": value} for i, value in enumerate(values)]
+        scores = {"lpips_alex": Score(float(np.mean(values)), len(values))}
+        return record(values, main_metric="lpips_alex", scores=scores, images=images)
 
-    table = rendered(filled(a=[lpips([0.1, 0.2] * 6)], b=[lpips([0.3, 0.25] * 6)]))
-    assert [pair.verdict for found in table.orderings for pair in found.pairs] == ["not measured", "holds"]
-    assert table.orderings[1].pairs[0].difference == pytest.approx(-0.125)
+    pairs = pairs_of(rendered(entries(a=[lpips([0.1, 0.2] * 6)], b=[lpips([0.3, 0.25] * 6)])))
+    assert [pair.verdict for pair in pairs] == ["not measured", "holds"]
+    assert pairs[1].difference == pytest.approx(-0.125)
 
 
 def test_a_claim_over_peers_has_nothing_to_check() -> None:
-    assert "nothing to check" in to_markdown(rendered(filled(a=A, b=B), claim=["a"]))
+    assert "nothing to check" in to_markdown(rendered(entries(a=A, b=B), claim=["a"]))
 
 
 def test_what_failed_or_has_not_run_says_why() -> None:
     reason = "loss is not finite at step 812: lower train.lr, or train in float32 by trainer.precision=fp32"
-    table = rendered(filled(a=[Failure(reason), Failure(reason)], b=[None]))
-    row_a, row_b = table.lines[1], table.lines[2]
-    assert [line.state for line in table.lines] == ["paper", "failed", "not run"]
-    assert row_a.cells[2].word.startswith("failed: loss is not finite")
-    assert len(row_a.cells[2].word) < 75
-    assert {cell.word for cell in row_a.cells[3:]} == {"failed"}
-    assert {cell.word for cell in row_b.cells[2:]} == {"n/a"}
+    table = rendered(entries(a=[Failure(reason), Failure(reason)], b=[None]))
+    here = table.cells[table.cells.origin == "here"]
+    assert dict(zip(here.row, here.state, strict=True)) == {"peer": "paper", "a": "failed", "b": "not run"}
+    first, *others = here.text[here.row == "a"]
+    assert first.startswith("failed: loss is not finite")
+    assert len(first) < 75
+    assert set(others) == {"failed"}
+    assert set(here.text[here.row == "b"]) == {"n/a"}
     assert f"Ours A, seed 0, 1: failed: {reason}." in table.notes
-    assert "Ours B, seed 0: n/a: not run yet; diffi2i table table99 scale=demo runs what is missing." in table.notes
+    assert "Ours B, seed 0: n/a: not run yet; diffi2i table table99 budget=demo runs what is missing." in table.notes
 
 
 def test_one_failed_seed_leaves_the_mean_of_the_others() -> None:
-    table = rendered(filled(a=[scored([20.0]), Failure("no memory")]))
-    cell = column_of(table, "PSNR in hole ↑")["a"]
-    assert (cell.value, cell.seeds) == (20.0, 1)
+    table = rendered(entries(a=[record([20.0]), Failure("no memory")]))
+    assert column_of(table, "PSNR in hole ↑")["a"] == "20.00"
+    assert column_of(table, "PSNR in hole ↑", "seeds")["a"] == 1
     assert "Ours A, seed 1: failed: no memory." in table.notes
-
-
-def test_a_record_without_scores_is_shown_as_damaged() -> None:
-    broken = {key: value for key, value in record([20.0]).items() if key != "per_image"}
-    table = rendered(filled(a=[broken]))
-    assert table.lines[1].cells[2].word == "failed: damaged record: it lacks per_image"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"dataset": {"name": "photos", "train": "a", "val": "c" * 64}}, "different files"),
-        ({"protocol": {"border": 4, "metrics": ["psnr_hole", "fid"]}}, "border is 0 in one, 4 in the other"),
+        ({"val": "other"}, "their images are different files"),
+        ({"train": "other"}, "it was trained on other images"),
+        ({"inputs": "other"}, "the inputs made of their images are different"),
+        ({"protocol": {"border": 4, "metrics": []}}, "the protocol's border is 0 in one, 4 in the other"),
     ],
 )
-def test_rows_that_do_not_compare_are_refused_by_name(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
-        rendered(filled(a=[record([20.0])], b=[record([20.0], **changes)]))
-    assert "table99: Ours A (seed 0) and Ours B (seed 0)" in str(caught.value)
+def test_a_record_that_does_not_compare_with_the_others_is_refused(changes: dict[str, Any], words: str) -> None:
+    table = rendered(entries(a=[record([20.0]), record([20.0], 1)], b=[changed(record([20.0]), **changes)]))
+    assert column_of(table, "PSNR in hole ↑")["a"] == "20.00"
+    (note,) = [note for note in table.notes if note.startswith("Ours B")]
+    assert note.startswith(f"Ours B, seed 0: failed: does not compare with the other rows: {words}")
+    assert column_of(table, "PSNR in hole ↑")["b"] == "failed"
 
 
 def test_distances_of_few_images_are_marked() -> None:
-    few, many = scored([20.0], fid=30.0), scored([20.0], fid=20.0)
-    many["n_images"]["fid"] = 2048
-    table = rendered(filled(a=[few], b=[many]))
-    cells = column_of(table, "FID ↓")
-    assert rest(cells["a"]) == " (1 image, 1 seed) †"
-    assert rest(cells["b"]) == " (2048 images, 1 seed)"
+    few, many = record([20.0], fid=30.0), record([20.0], fid=20.0)
+    many.scores["fid"] = replace(many.scores["fid"], n=2048)
+    table = rendered(entries(a=[few], b=[many]))
+    text = to_markdown(table)
+    assert "<u>30.0000</u> (1 image, 1 seed) †" in text
+    assert "**20.0000** (2048 images, 1 seed) |" in text
     assert any(note.startswith("† FID ↓ of fewer than 2048 images") for note in table.notes)
 
 
@@ -391,7 +404,7 @@ def test_distances_of_few_images_are_marked() -> None:
     ],
 )
 def test_an_unused_prior_is_warned_of(gains: tuple[float, float], words: str | None) -> None:
-    table = rendered(filled(a=[scored([20.0], gain=gains[0])], b=[scored([20.0], gain=gains[1])]))
+    table = rendered(entries(a=[record([20.0], gain=gains[0])], b=[record([20.0], gain=gains[1])]))
     assert len(table.warnings) == (words is not None)
     if words is not None:
         assert words in table.warnings[0]
@@ -400,62 +413,66 @@ def test_an_unused_prior_is_warned_of(gains: tuple[float, float], words: str | N
 
 @pytest.mark.parametrize(("gain", "warned"), [(0.001, True), (0.01, False)])
 def test_without_decibels_the_prior_is_measured_against_the_score(gain: float, warned: bool) -> None:
-    entry = record(
-        [20.0], main_metric="rmse", metrics={"rmse": 0.4, "prior_dependence": gain}, baseline={}, n_images={}
-    )
-    assert bool(rendered(filled(a=[entry])).warnings) == warned
+    entry = record([20.0], main_metric="rmse", scores={"rmse": Score(0.4, 1, gains={"prior_dependence": gain})})
+    assert bool(rendered(entries(a=[entry])).warnings) == warned
 
 
-def test_at_the_scale_of_the_paper_its_own_columns_are_measured() -> None:
-    own: dict[tuple[str, int], Any] = {("a", 0): scored([20.0]), ("b", 0): scored([20.0])}
-    there: dict[tuple[str, int, str], Any] = {
-        ("a", 0, "celebahq"): scored([25.0], fid=4.6),
+def test_a_method_without_a_prior_depends_on_none() -> None:
+    table = rendered(entries(a=[record([20.0], gain=None)], b=[record([20.0])]))
+    assert column_of(table, "prior dependence") == {BASELINE: "", "peer": "", "a": "", "b": "0.50"}
+
+
+def test_at_the_budget_of_the_paper_its_own_columns_are_measured() -> None:
+    found = entries(a=[record([20.0])], b=[record([20.0])]) | {
+        ("a", 0, "celebahq"): record([25.0], fid=4.6),
         ("b", 0, "celebahq"): Failure("give roots.celebahq=<folder>", "n/a"),
     }
-    table = render(small(), Filled(own, there), "paper", {})
-    assert [head.heading for head in table.heads if head.group == "here"] == [
-        "Parameters (M)",
-        "CelebA, FID ↓",
-        "prior dependence",
-    ]
-    cells = column_of(table, "CelebA, FID ↓")
-    assert (cells["a"].value, cells["b"].word) == (4.6, "n/a")
+    table = rendered(found, budget="paper")
+    here = table.cells[(table.cells.origin == "here") & (table.cells.row == "a")]
+    assert list(here.heading) == ["Parameters (M)", "CelebA, FID ↓", "prior dependence"]
+    assert column_of(table, "CelebA, FID ↓") == {BASELINE: "", "peer": "", "a": "4.6000", "b": "n/a"}
     assert "Ours B, seed 0: n/a: give roots.celebahq=<folder>." in table.notes
     assert "do not compare" not in to_markdown(table)
 
 
 def test_percent_and_milliseconds_stand_in_the_units_of_the_paper() -> None:
-    columns = [Column("", "seconds_per_image", "Runtime (ms)"), Column("ade", "miou", "mIoU (%)", ["dataset=ade"])]
-    rows = [Row("a", "Ours A", ["stage=joint"], [28.6, 43.5])]
-    entry = of_task("segmentation", "miou", 0.4206, gain=0.0123, baseline=0.02, constant=3)
-    table = rendered(filled(a=[entry]), columns=columns, rows=rows, claim=[], task="segmentation")
-    baseline, line = table.lines
-    assert [(head.heading, number(cell)) for head, cell in zip(table.heads, line.cells, strict=True)] == [
+    columns = [Column("Runtime (ms)", "seconds_per_image"), Column("mIoU (%)", "miou", "ade")]
+    rows = [Row("a", "Ours A", ["28.6", "43.5"])]
+    entry = of_task("segmentation", "miou", 0.4206, gain=0.0123, baseline=0.02, constant=3.0)
+    entry = changed(entry, baseline="constant")
+    table = rendered(entries(a=[entry]), columns=columns, rows=rows, claim=[], task="segmentation")
+    baseline, line = (table.cells[table.cells.row == row] for row in (BASELINE, "a"))
+    assert list(zip(line.heading, line.text, strict=True)) == [
         ("Runtime (ms)", "28.6"),
         ("mIoU (%) ↑", "43.5"),
         ("time per image (ms)", "45.6"),
-        ("mIoU ↑ (%)", "42.06"),
+        ("mIoU ↑", "42.06"),
         ("prior dependence", "1.23"),
     ]
-    assert (baseline.label, number(baseline.cells[3])) == ("constant", "2.00")
+    assert (set(baseline.label), list(baseline.text)[3]) == ({"constant"}, "2.00")
 
 
 def test_a_run_that_many_rows_start_from_costs_once() -> None:
-    runs = {"stage1": record([1.0], wall_time_s=60.0), "a": record([1.0]), "b": record([1.0], wall_time_s=200.0)}
-    table = render(small(), filled(a=A, b=B), "demo", runs)
+    def trained(seconds: float) -> Record:
+        base = record([1.0])
+        assert base.training
+        return replace(base, training=replace(base.training, seconds=seconds))
+
+    runs = {"stage1": trained(60.0), "a": trained(100.0), "b": trained(200.0)}
+    table = table_of(small(), Found(entries(a=A, b=B)), "demo", runs)
     assert "* compute: 6 min 00 s of training in 3 runs" in to_markdown(table)
 
 
 def test_markdown_takes_labels_and_reasons_as_they_are() -> None:
-    rows = [Row("a", "NAFNet*, TLC*", ["stage=joint"], [1, None], note="<see>")]
-    text = to_markdown(rendered(filled(a=[Failure("<urlopen error>")]), rows=rows, claim=[]))
+    rows = [Row("a", "NAFNet*, TLC*", ["1", ""], note="<see>")]
+    text = to_markdown(rendered(entries(a=[Failure("<urlopen error>")]), rows=rows, claim=[]))
     assert "| NAFNet\\*, TLC\\* |" in text
     assert "failed: \\<urlopen error> |" in text
     assert "NAFNet\\*, TLC\\*: \\<see>." in text
 
 
 def test_an_ordering_of_which_nothing_was_measured_has_no_table() -> None:
-    text = to_markdown(rendered(filled(a=[scored([20.0, 21.0])], b=[scored([19.0, 20.0])])))
+    text = to_markdown(rendered(entries(a=[record([20.0, 21.0])], b=[record([19.0, 20.0])])))
     assert "(the paper orders by CelebA, FID): not measured 1.\n\nFrom best" in text
     assert "\n| Ours A" in text.partition("\n\nFrom best")[2]
 
@@ -465,26 +482,29 @@ def test_an_ordering_of_which_nothing_was_measured_has_no_table() -> None:
 
 def of_figure6() -> tuple[Experiment, Table]:
     experiment = experiments.load("figure6")
-    entries: dict[tuple[str, int], Any] = {
-        (row.name, seed): scored([18.0 + i + seed, 20.0 + i + seed], seed)
+    found = {
+        (row.name, seed, ""): record([18.0 + i + seed, 20.0 + i + seed], seed)
         for i, row in enumerate(experiment.rows)
         for seed in (0, 1)
     }
-    return experiment, render(experiment, Filled(entries), "demo", {})
+    return experiment, table_of(experiment, Found(found), "demo", {})
+
+
+def curves_of(axes: Any) -> dict[str, list[list[float]]]:
+    """Label and points of what is drawn with error bars."""
+    drawn = [container for container in axes.containers if isinstance(container, ErrorbarContainer)]
+    return {str(container.get_label()): np.asarray(container.lines[0].get_xydata()).tolist() for container in drawn}
 
 
 def test_figure_6_has_a_curve_trained_for_each_t_and_one_re_spaced() -> None:
     figure = figures.draw(*of_figure6())
     (axes,) = figure.axes
-    curves = {container.get_label(): container.lines[0].get_xydata() for container in axes.containers}  # type: ignore[attr-defined]
     # Means over two images and two seeds: first the control, which is a point of neither curve, then the rows t1, t2,
     # t3, t4, t6, t8, then the re-spaced 1, 2, 3, 4, 6.
-    assert set(curves) == {"trained for each T", "trained for T = 8, re-spaced"}
-    assert curves["trained for each T"].tolist() == [[t, 20.5 + i] for i, t in enumerate((1, 2, 3, 4, 6, 8))]
-    assert curves["trained for T = 8, re-spaced"].tolist() == [
-        *([t, 26.5 + i] for i, t in enumerate((1, 2, 3, 4, 6))),
-        [8, 25.5],
-    ]
+    assert curves_of(axes) == {
+        "trained for each T": [[t, 20.5 + i] for i, t in enumerate((1, 2, 3, 4, 6, 8))],
+        "trained for T = 8, re-spaced": [*([t, 26.5 + i] for i, t in enumerate((1, 2, 3, 4, 6))), [8, 25.5]],
+    }
     assert axes.get_ylabel() == "PSNR in hole ↑"
 
 
@@ -498,116 +518,59 @@ def test_the_control_of_figure_6_is_a_dotted_line_without_a_number_of_iterations
     assert list(axes.get_xticks()) == [1, 2, 3, 4, 6, 8]
     assert "no prior" in [text.get_text() for text in figure.legends[0].get_texts()]
     experiment = experiments.load("figure6")
-    without = filled(**{row.name: [scored([20.0])] for row in experiment.rows if row.name != "none-on"})
-    (axes,) = figures.draw(experiment, render(experiment, without, "demo", {})).axes
+    without = entries(**{row.name: [record([20.0])] for row in experiment.rows if row.name != "none-on"})
+    (axes,) = figures.draw(experiment, table_of(experiment, Found(without), "demo", {})).axes
     assert ":" not in [line.get_linestyle() for line in axes.lines]
 
 
-def of_figure1(entries: dict[str, dict[str, Any]]) -> Table:
-    return render(experiments.load("figure1"), filled(**{row: [entry] for row, entry in entries.items()}), "demo", {})
-
-
 def test_figure_1_never_puts_the_seconds_of_two_machines_on_one_axis() -> None:
-    entries = {
-        "inpainting": record([18.0], seconds_per_image=0.04),
-        "deblur": of_task("deblur", "psnr", 28.0, gain=0.0, baseline=26.0, seconds_per_image=0.3),
-    }
-    figure = figures.draw(experiments.load("figure1"), of_figure1(entries))
-    found = [
-        (axes.get_title(), axes.get_ylabel(), [tuple(c.lines[0].get_xydata()[0]) for c in axes.containers])  # type: ignore[attr-defined]
-        for axes in figure.axes
-    ]
-    assert found == [
-        ("inpainting", "CelebA-HQ wide, FID ↓", [(28.6, 4.7013)]),
-        ("realsr", "NTIRE2020 Track1, LPIPS ↓", [(170.4, 0.2943), (4706.18, 0.4763), (3411.59, 0.5003)]),
-        ("inpainting", "PSNR in hole ↑", [(40.0, 18.0)]),
-        ("deblur", "PSNR ↑", [(300.0, 28.0)]),
+    experiment = experiments.load("figure1")
+    found = entries(
+        inpainting=[record([18.0], seconds=0.04)],
+        deblur=[of_task("deblur", "psnr", 28.0, gain=0.0, baseline=26.0, seconds=0.3)],
+    )
+    figure = figures.draw(experiment, table_of(experiment, Found(found), "demo", {}))
+    assert [(axes.get_title(), axes.get_ylabel(), curves_of(axes)) for axes in figure.axes] == [
+        ("inpainting", "CelebA-HQ wide, FID ↓", {"DiffI2I_S2": [[28.6, 4.7013]]}),
+        (
+            "real-world super-resolution",
+            "NTIRE2020 Track1, LPIPS ↓",
+            {"DiffI2I_S2": [[170.4, 0.2943]], "LDM": [[4706.18, 0.4763]], "LDM+DPM-Solver": [[3411.59, 0.5003]]},
+        ),
+        ("inpainting", "PSNR in hole ↑", {"DiffI2I_S2": [[40.0, 18.0]]}),
+        ("deblurring", "PSNR ↑", {"DiffI2I_S2": [[300.0, 28.0]]}),
     ]
     assert [line.get_ydata() for line in figure.axes[3].lines if line.get_linestyle() == "--"] == [[26.0, 26.0]]
-
-
-def overlaps(figure: Figure) -> list[tuple[str, str]]:
-    figure.draw_without_rendering()
-    texts = [text for axes in figure.axes for text in [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]]
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
-    return [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if one.overlaps(other)]
-
-
-def test_labels_do_not_lie_on_each_other() -> None:
-    experiment = experiments.load("figure1")
-    assert overlaps(figures.draw(experiment, of_figure1({"inpainting": record([18.0])}))) == []
-    # Points at nearly the same place, which is where it takes care.
-    crowded = Experiment(
-        name="figure1",
-        title="",
-        task="all",
-        overrides=[],
-        columns=experiment.columns[:2],
-        rows=[Row(f"r{i}", f"A long label {i}", None, [100.0 + i, 4.0 + i / 500]) for i in range(4)],
-        x="seconds_per_image",
-    )
-    assert overlaps(figures.draw(crowded, render(crowded, Filled(), "demo", {}))) == []
+    legends = [axes.get_legend() for axes in figure.axes[:2]]
+    assert [legend and legend.get_texts()[0].get_text() for legend in legends] == ["DiffI2I_S2", "DiffI2I_S2"]
 
 
 def test_a_figure_of_nothing_says_so() -> None:
     experiment = experiments.load("figure6")
-    figure = figures.draw(experiment, render(experiment, Filled(), "demo", {}))
+    figure = figures.draw(experiment, table_of(experiment, Found({}), "demo", {}))
     assert [text.get_text() for text in figure.texts] == ["nothing measured yet"]
 
 
 # Files.
 
 
-def planned(folder: Path, row: str, seed: int = 0) -> PlannedCell:
-    run = Run("train", f"inpainting-joint-{row}", folder / row, (), "inpainting", "joint", "demo", seed)
-    return PlannedCell(row, seed, run, run)
-
-
-def test_write_leaves_all_files_and_shows_a_corrupt_record(tmp_path: Path) -> None:
-    for row, text in {"a": json.dumps(record([20.0, 22.0], init=None)), "b": '{"scale": "demo"'}.items():
-        (tmp_path / row).mkdir()
-        (tmp_path / row / "result.json").write_text(text)
-    Image.new("RGB", (40, 20)).save(tmp_path / "a" / "panel.png")
-    folder = tmp_path / "tables" / "demo"
-    files = write(small(), [planned(tmp_path, "a"), planned(tmp_path, "b")], "demo", folder)
-    assert sorted(file.name for file in files) == [f"table99.{kind}" for kind in ("csv", "json", "md", "tex")]
-    text = (folder / "table99.md").read_text()
-    assert f"Ours B, seed 0: failed: {tmp_path / 'b' / 'result.json'} is damaged (" in text
-    assert "delete it and give the training command again" in text
-    assert "* [Ours A, seed 0](../../a/panel.png)" in text
-    saved = json.loads((folder / "table99.json").read_text())
-    assert [cell["row"] for cell in saved["cells"]] == ["a", "b"]
-    assert restored(saved["table"]).compute == {"inpainting-joint-a": 100.0}
-
-
-def test_a_figure_is_written_as_svg_and_png_the_same_each_time(tmp_path: Path) -> None:
+def test_all_files_are_written_and_the_same_table_gives_the_same_files(tmp_path: Path) -> None:
     experiment, table = of_figure6()
-    svg, png = figures.save(figures.draw(experiment, table), tmp_path / "figure6")
-    first = svg.read_bytes()
-    with Image.open(png) as image:
-        assert image.width > 600
-    figures.save(figures.draw(experiment, table), tmp_path / "figure6")
-    assert svg.read_bytes() == first
-    assert write(experiment, [], "demo", tmp_path)[-2:] == [svg, png]
-    assert "![Figure 6: Iterations of the diffusion](figure6.svg)" in (tmp_path / "figure6.md").read_text()
+    files = write(table, experiment, tmp_path)
+    assert [file.name for file in files] == [f"figure6.{kind}" for kind in ("md", "csv", "tex", "json", "svg", "png")]
+    before = [file.read_bytes() for file in files]
+    assert [file.read_bytes() for file in write(table, experiment, tmp_path)] == before
+    assert "![Figure 6: Iterations of the diffusion](figure6.svg)" in files[0].read_text()
+    assert to_markdown(Table.from_json(json.loads(files[3].read_text())), ["figure6.svg"]) == files[0].read_text()
 
 
-FILES = [experiments.experiments_dir() / f"{name}.yaml" for name in experiments.names()]
-FILES += sorted(experiments.experiments_dir().glob("small/*.yaml"))
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_every_experiment_renders_before_anything_has_run(file: Path) -> None:
-    experiment = experiments.read(file)
-    table = render(experiment, Filled({(row.name, 0): None for row in experiment.rows if row.overrides}), "demo", {})
-    printed = [
-        (cell.value, number(cell))
-        for line in table.lines
-        for head, cell in zip(table.heads, line.cells, strict=True)
-        if head.group == "paper" and cell.value is not None
-    ]
-    assert len(printed) == sum(value is not None for row in experiment.rows for value in row.paper)
-    assert all(float(text) == value for value, text in printed)
-    assert "nothing measured yet" in to_markdown(table)
-    assert to_csv(table).count("\n") == len(experiment.rows) + 1
+@pytest.mark.parametrize("name", rows.table_names())
+def test_every_experiment_has_a_table_before_anything_is_run(name: str) -> None:
+    experiment = experiments.load(name)
+    table = table_of(experiment, Found({}), "demo", {})
+    printed = table.cells[(table.cells.origin == "paper") & (table.cells.text != "")]
+    assert list(printed.text) == [text for row in experiment.rows for text in row.paper if text]
+    text = to_markdown(table)
+    assert all(len(line) == len(grid_of(text)[0]) for line in grid_of(text)[: len(experiment.rows) + 1])
+    assert "nothing measured yet" in text
     assert r"\end{table}" in to_latex(table)

@@ -2,9 +2,10 @@
 
 import base64
 import io
-import json
 import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import pytest
 from PIL import Image
 
 from diffi2i import cli
+from diffi2i.run.state import Entry, Failure
 from diffi2i.tables import experiment as experiments
-from diffi2i.tables import figures
 from diffi2i.tables.experiment import Experiment
-from diffi2i.tables.formats import plain
-from diffi2i.tables.records import Failure, Filled
-from diffi2i.tables.render import render
-from tests.table_records import filled, record, scored
+from diffi2i.tables.frame import Found, Key
+from diffi2i.tables.table import table_of
+from diffi2i.tables.write import write
+from tests.table_records import entries, record
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -61,13 +62,9 @@ class Page(HTMLParser):
         self.sections[self.section] = self.sections.get(self.section, "") + data
 
 
-def save(experiment: Experiment, entries: Filled, folder: Path, panels: list[tuple[str, str]] | None = None) -> None:
-    """What `write` leaves for the report."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table = render(experiment, entries, "demo", {"shared": record([1.0])}, panels or [])
-    (folder / f"{experiment.name}.json").write_text(json.dumps({"table": plain(table)}))
-    if experiment.x:
-        figures.save(figures.draw(experiment, table), folder / experiment.name)
+def save(experiment: Experiment, found: dict[Key, Entry], folder: Path, panels: Sequence[tuple[str, str]] = ()) -> None:
+    """What `diffi2i table` leaves for the report."""
+    write(table_of(experiment, Found(found), "demo", {"shared": record([1.0])}, panels), experiment, folder)
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +76,14 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (2000, 1000), "red").save(run / "panel.png")
     panels = [("V3, seed 0", "../../runs/demo/v3/panel.png")]
     table7, table8, figure1, figure6 = map(experiments.load, ("table7", "table8", "figure1", "figure6"))
-    v3 = scored([20.0, 22.0], gain=0.01)
-    none = record([21.0, 22.0], prior="zero", metrics={"psnr_hole": 21.5, "prior_dependence": None})
-    v4 = v3 | {"network_steps": 500}
+    v3 = record([20.0, 22.0], gain=0.01)
+    none = record([21.0, 22.0], gain=None)
+    v4 = record([20.0, 22.0], gain=0.01, steps=500)
     v1 = Failure("<script>alert('&')</script>")
-    save(table7, filled(v3=[v3], v4=[v4], v1=[v1], **{"none-on": [none]}), tables, panels)
-    save(table8, filled(l1=[v3]), tables, [*panels, ("L_2, seed 0", "gone.png")])
-    save(figure1, filled(inpainting=[v3]), tables)
-    save(figure6, filled(t2=[v3], t3=[v3]), tables)
+    save(table7, entries(v3=[v3], v4=[v4], v1=[v1], **{"none-on": [none]}), tables, panels)
+    save(table8, entries(l1=[v3]), tables, [*panels, ("L_2, seed 0", "gone.png")])
+    save(figure1, entries(inpainting=[v3]), tables)
+    save(figure6, entries(t2=[v3], t3=[v3]), tables)
     return place
 
 
@@ -118,10 +115,10 @@ def test_the_report_is_one_valid_page_without_requests(folder: Path, capsys: pyt
 
 def test_the_report_holds_what_there_is_and_what_there_is_not(folder: Path) -> None:
     (folder / "table9.json").write_text('{"cells": []}')
-    cli.main(["report", "scale=demo", "output=there/all.html"])
+    cli.main(["report", "budget=demo", "output=there/all.html"])
     page = Page(Path("there/all.html").read_text(encoding="utf-8"))
     head = " ".join(page.sections[""].split())
-    assert "scale=demo" in head
+    assert "budget=demo" in head
     assert "0123456789+" in head
     assert "x86_64 CPU" in head
     # One run, of which all four tables are made.
@@ -142,11 +139,11 @@ def test_the_report_holds_what_there_is_and_what_there_is_not(folder: Path) -> N
     assert "-0.50 [-1.00, +0.00] (2 images, 1 seed)" in sections["table7"]
     assert "unequal: 300 and 500" in sections["table7"]
     assert (
-        "Table 1: Inpainting on Places and CelebA-HQ, not made yet: diffi2i table table1 scale=demo makes it."
+        "Table 1: Inpainting on Places and CelebA-HQ, not made yet: diffi2i table table1 budget=demo makes it."
         in (sections["missing"])
     )
     assert (
-        "Table 9, outputs/tables/demo/table9.json is damaged: diffi2i table table9 scale=demo makes it."
+        "Table 9, outputs/tables/demo/table9.json is damaged: diffi2i table table9 budget=demo makes it."
         in (sections["missing"])
     )
     assert sections["missing"].count("diffi2i table") == 9
@@ -160,9 +157,8 @@ def test_pictures_are_made_small(folder: Path) -> None:
 
 
 def test_a_table_of_the_user_comes_last(folder: Path) -> None:
-    mine = experiments.load("table8")
-    mine.name = "my_ablation"
-    save(mine, filled(l1=[scored([20.0])]), folder)
+    mine = replace(experiments.load("table8"), name="my_ablation")
+    save(mine, entries(l1=[record([20.0])]), folder)
     cli.main(["report"])
     page = Page(Path("outputs/report.html").read_text())
     assert list(page.sections)[-2:] == ["my_ablation", "missing"]
@@ -171,7 +167,7 @@ def test_a_table_of_the_user_comes_last(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["scale=reduced"], "outputs/tables/reduced holds no table: diffi2i table all scale=reduced makes them"),
+        (["budget=reduced"], "outputs/tables/reduced holds no table: diffi2i table all budget=reduced makes them"),
         (["demo"], "report does not know 'demo'"),
         (["output=report.pdf"], "ends in .html"),
         (["output=file/report.html"], "cannot be written"),

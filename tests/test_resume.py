@@ -87,6 +87,8 @@ KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "stage 1": ((), list(PLACES)),
     "stage 2": (("method=diffi2i_s2",), ["everywhere"]),
     "batch normalisation": (("task=segmentation", "train.patch=64"), ["after the last step", "everywhere"]),
+    "regressor": (("method=regressor",), ["everywhere"]),
+    "regressor and discriminator": (("method=regressor", *gan("sisr")), ["everywhere"]),
     "discriminator": ((*gan("sisr"), "train.adversarial_from=0.3"), ["everywhere"]),
 }
 
@@ -184,6 +186,7 @@ import os, shutil, sys, time
 from pathlib import Path
 from omegaconf import OmegaConf
 from diffi2i.commands.train import train
+from diffi2i.config.schema import Config
 
 def give(name):
     file = OmegaConf.load(here / f"{name}.yaml")

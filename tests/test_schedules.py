@@ -231,9 +231,8 @@ def test_a_list_of_weights_is_scheduled_as_before() -> None:
     assert built["optimizer"].param_groups[0]["lr"] == pytest.approx(0.5 * 1e-3 * rate_factor(0, config.train))
 
 
-@pytest.mark.parametrize(
-    ("task", "budget"), [(t, s) for t in ("sisr", "realsr") for s in ("smoke", "reduced", "paper")]
-)
+@pytest.mark.parametrize("budget", ["smoke", "reduced", "paper"])
+@pytest.mark.parametrize("task", ["sisr", "realsr"])
 def test_a_gan_budget_composes_from_task_budget_and_role(task: str, budget: str) -> None:
     loaded = settings_of(task, budget, "adversarial")
     assert "adversary" in loaded.task.losses[loaded.train.loss]

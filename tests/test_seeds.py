@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffi2i.config.schema import Config
 
 from diffi2i.callbacks.scores import input_hash
 from diffi2i.commands import train
+from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2

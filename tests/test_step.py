@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffi2i.methods.optimisation import rate_factor
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from diffi2i.commands import train
-from diffi2i.config.checks import check
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.optimisation import rate_factor
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -226,7 +225,7 @@ def test_two_processes_train_as_one_does(make: Make, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     OmegaConf.save(OmegaConf.structured(config), file)
     script = (
-        "import sys; from pathlib import Path; from omegaconf import OmegaConf; from diffi2i.config.schema import Config;"
+        "import sys; from omegaconf import OmegaConf; from diffi2i.config.schema import Config;"
         "from diffi2i.commands.train import train;"
         "train(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(sys.argv[1]))))"
     )

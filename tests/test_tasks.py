@@ -13,13 +13,13 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from diffi2i import cli
-from diffi2i.config import conf_dir, read_run_config
 from diffi2i.config.compose import conf_dir
 from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data
 from diffi2i.kinds import depth, labels
 from diffi2i.kinds.kind import Kind
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.run.directory import load_method, save_weights
 from diffi2i.run.record import Record
 from diffi2i.weights import cache_dir
 from tests.conftest import small
@@ -129,12 +129,8 @@ def refusal(arguments: list[str], capsys: Any) -> str:
 
 def test_eval_refuses_what_does_not_fit_the_run(runs: Runs, capsys: Any) -> None:
     labels, deblur = f"run={runs('segmentation')[1]}", f"run={runs('deblur')[1]}"
-    assert "flip and sizes belong to labels and depth" in refusal(
-        ["eval", deblur, "set=[task.protocol.flip=true]"], capsys
-    )
-    assert "flip and sizes belong to labels and depth" in refusal(
-        ["eval", deblur, "set=[task.protocol.sizes=[0.5,1]]"], capsys
-    )
+    for views in ("set=[task.protocol.flip=true]", "set=[task.protocol.sizes=[0.5,1]]"):
+        assert "flip and sizes belong to labels and depth" in refusal(["eval", deblur, views], capsys)
     assert "factors above 0" in refusal(["eval", labels, "set=[task.protocol.sizes=[0,1]]"], capsys)
     assert "holds no labels" in refusal(["eval", labels, "dataset=photos"], capsys)
     assert "holds no labels" in refusal(["eval", labels, "dataset=motorcycle"], capsys)

@@ -1,6 +1,7 @@
 """Whole runs: resume, seeds, records, and what a run directory survives."""
 
 import errno
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,12 @@ from diffi2i.config import compose
 from diffi2i.config.schema import Config, EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
+from diffi2i.methods.build import method_class
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.method import Method
 from diffi2i.models.di2iformer import DynamicLayer
 from diffi2i.run import directory
+from diffi2i.run.plan import place
 from diffi2i.run.provenance import git_commit
 from diffi2i.run.record import Record
 from tests.conftest import Make
@@ -87,16 +90,16 @@ def interrupt_at(step: int, patch: Any) -> None:
 def test_processor_seconds_add_up_over_interruptions(make: Make, monkeypatch: Any) -> None:
     busy = [100.0]
     monkeypatch.setattr(timers, "time", SimpleNamespace(process_time=lambda: busy[0]))
-    step = PretrainStage.training_step
+    step = DiffI2IS1.training_step
 
     def slow(self: Any, batch: Any, batch_idx: int) -> Any:
         busy[0] += 5
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(PretrainStage, "training_step", slow)
+    monkeypatch.setattr(DiffI2IS1, "training_step", slow)
     config = make("broken", "train.steps=6")
     with monkeypatch.context() as patch:
-        interrupt_at(3, PretrainStage, patch)
+        interrupt_at(3, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     busy[0] = 7.0  # as in a new process
@@ -286,8 +289,8 @@ def test_batch_normalisation_of_a_single_value_is_explained(make: Make) -> None:
 def test_an_output_far_out_of_range_is_scored_as_it_would_be_saved(
     stage1: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    restore = PretrainStage.restore
-    monkeypatch.setattr(PretrainStage, "restore", lambda self, batch, z: 100 * restore(self, batch, z) - 10)
+    restore = DiffI2IS1.restore
+    monkeypatch.setattr(DiffI2IS1, "restore", lambda self, batch, z: 100 * restore(self, batch, z) - 10)
     far = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, output=str(tmp_path / "far")))
     assert result(far).scores["psnr"].n == 2
     assert 0 < result(far).scores["psnr"].value < result(stage1).scores["psnr"].value
@@ -362,7 +365,7 @@ def test_weights_of_another_model_are_refused(make: Make, stage1: Path) -> None:
     state["di2iformer.embed.weight"] = torch.zeros(5, 3, 3, 3)
     save_file(state, stage1 / "weights.safetensors")
     with pytest.raises(UserError, match="does not hold the model"):
-        directory.load_stage(stage1)
+        directory.load_method(stage1)
 
 
 def test_a_full_disk_loses_nothing(make: Make, monkeypatch: Any) -> None:
@@ -426,14 +429,17 @@ def test_predict_fills_holes_and_keeps_the_rest(make: Make, tmp_path: Path) -> N
         predict(config)
 
 
-def test_a_run_without_a_name_is_named_by_its_settings(make: Make) -> None:
+def test_a_run_without_a_name_is_named_by_its_settings(make: Make, tmp_path: Path) -> None:
     one, two, hardware = make("x"), make("x", "seed=3"), make("x", "trainer.threads=2")
-    origin = {"train": "a", "val": "b", "init": None}
-    names = {directory.default_run_dir(config, origin).name for config in (one, two, hardware)}
-    assert len(names) == 2
-    assert directory.default_run_dir(one, origin | {"train": "c"}).name not in names
-    assert directory.default_run_dir(one, origin | {"init": {"weights": "d"}}).name not in names
-    assert all(name.startswith("folder-tiny-diffi2i_s1-smoke-seed") for name in names)
+    places = {place(config) for config in (one, two, hardware)}
+    assert len(places) == 2
+    init = tmp_path / "init"
+    init.mkdir()
+    for weights in (b"one", b"other"):
+        (init / "weights.safetensors").write_bytes(weights)
+        places.add(place(make("x", f"method.init={init}")))
+    assert len(places) == 4
+    assert all(re.fullmatch(r"outputs/runs/smoke/sisr-diffi2i_s1-[0-9a-f]{8}", each.as_posix()) for each in places)
 
 
 @pytest.mark.parametrize(

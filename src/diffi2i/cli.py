@@ -103,6 +103,10 @@ def run(name: str, arguments: Sequence[str]) -> None:
         sweep(overrides, flags)
     elif flags:
         show(command, name, overrides, flags)
+    elif name == "train":
+        from diffi2i.commands.train import train_planned
+
+        train_planned(overrides)
     else:
         from diffi2i.config.compose import load
 
@@ -123,8 +127,9 @@ def parsed(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[
     rest: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key = argument.partition("=")[0]
-        if argument.startswith("-") and types.get(key.strip("-").replace("-", "_")) is bool:
-            overrides.append(f"{key.strip('-').replace('-', '_')}=true")
+        switch = argument.removeprefix("--").replace("-", "_")
+        if argument.startswith("--") and types.get(switch) is bool:
+            overrides.append(f"{switch}=true")
         elif argument.startswith("-") or (before in WITH_WORD and key == argument):
             flags.append(argument)
         elif command.words and (Path(argument).exists() or (key == argument and not argument.startswith("~"))):
@@ -135,11 +140,10 @@ def parsed(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[
             # Below a dictionary that has no keys yet: `roots.<dataset>=<folder>`.
             overrides.append(f"++{argument}" if command.rest and "." in key else argument)
     for key, values in ((command.words, words), (command.rest, rest)):
-        if values:
-            listed = get_origin(types[key]) is list
-            overrides.append(
-                f"{key}=[{','.join(map(quoted, values))}]" if listed else f"{key}={quoted(' '.join(values))}"
-            )
+        if values and get_origin(types[key]) is list:
+            overrides.append(f"{key}=[{','.join(map(quoted, values))}]")
+        elif values:
+            overrides.append(f"{key}={quoted(' '.join(values))}")
     return flags, overrides
 
 
@@ -155,8 +159,7 @@ def show(command: Command, name: str, overrides: Sequence[str], flags: Sequence[
     if tuple(flags) in (("--cfg", "job"), ("-c", "job")):
         print(OmegaConf.to_yaml(OmegaConf.structured(compose.load(command.config, name, overrides))), end="")
         return
-    overrides = compose.completed(command.config, name, overrides)
-    compose.composition(command.config, name, overrides)  # of whose errors Hydra would print a traceback
+    overrides, _ = compose.completed(command.config, name, overrides)  # of whose errors Hydra would print a traceback
     resolve = ["--resolve"] if "--cfg" in flags or "-c" in flags else []
     sys.argv = [f"diffi2i {name}", *overrides, *flags, *resolve]
     hydra.main(config_path=str(compose.conf_dir()), config_name=name, version_base="1.3")(lambda _: None)()

@@ -18,6 +18,7 @@ from diffi2i.config.schema import Config, DashboardConfig, TaskConfig
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, METRICS, of_kind
 from diffi2i.run.files import write_json
+from diffi2i.run.rows import table_names
 from diffi2i.tables import experiment
 
 try:
@@ -152,7 +153,7 @@ def report(tasks: Sequence[TaskConfig], settings: DashboardConfig) -> Any:
         wr.H1("Tables and figures"),
     ]
     by_name = {task.name: task for task in tasks}
-    for name in experiment.names():
+    for name in table_names():
         shown = experiment.load(name)
         keys = list(dict.fromkeys(column.metric for column in shown.columns))
         if shown.task in by_name:

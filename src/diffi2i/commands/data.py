@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from diffi2i.config.build import build
+from diffi2i.config.checks import check_source
 from diffi2i.config.schema import DataConfig, DatasetConfig
 from diffi2i.data.check import check_dataset, write_manifest
 from diffi2i.data.sources import Split
@@ -15,10 +16,11 @@ def data(config: DataConfig) -> None:
     The manifest goes to `config.output`, by default outputs/data/<dataset name>/manifest.json.
 
     Raises:
-        UserError: the configuration names no source or target reader, or the manifest cannot be written.
+        UserError: no such folder, source or target reader, or the manifest cannot be written.
         SystemExit: status 1, with the manifest written, where anything is broken.
     """
     dataset = config.dataset
+    check_source(dataset)
     reader = None if dataset.target is None else build(dataset.target, "dataset.target")
     report = check_dataset(dataset, build(dataset.source, "dataset.source"), reader, splits_of(dataset))
     for line in report.lines():

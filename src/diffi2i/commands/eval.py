@@ -26,6 +26,7 @@ from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
+from diffi2i.run.state import working_on
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
 
@@ -186,6 +187,7 @@ def evaluate(config: EvalConfig) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     facts = method_facts(method, trained.method.init if trained.method else None, config.set)
     on, constant = trained.data.train, trained.data.constant
-    score(settings, method, data, output, facts, on, trained.training, constant).write(output / "result.json")
+    with working_on(output):
+        score(settings, method, data, output, facts, on, trained.training, constant).write(output / "result.json")
     print_table([str(output)])
     return output

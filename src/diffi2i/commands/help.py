@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffi2i.config.compose import completed, composition, conf_dir, nested_schema
+from diffi2i.config.compose import completed, conf_dir, nested_schema
 from diffi2i.errors import UserError
 
 WIDTH = 120
@@ -22,7 +22,7 @@ def text(schema: type, name: str, overrides: Sequence[str]) -> str:
     lines = (conf_dir() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     head = [line.removeprefix("#").removeprefix(" ") for line in takewhile(lambda line: line.startswith("#"), lines)]
     try:
-        composed = composition(schema, name, completed(schema, name, overrides))
+        _, composed = completed(schema, name, overrides)
     except UserError:
         if overrides:
             raise

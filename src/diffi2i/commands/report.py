@@ -4,8 +4,8 @@ from pathlib import Path
 
 from diffi2i.config.schema import ReportConfig
 from diffi2i.errors import UserError
-from diffi2i.tables.plan import RUNS
 from diffi2i.tables.report import page, sections_of
+from diffi2i.tables.write import TABLES
 
 
 def report(config: ReportConfig) -> Path:
@@ -14,7 +14,7 @@ def report(config: ReportConfig) -> Path:
     Raises:
         UserError: no table at that budget, or a file that cannot be written.
     """
-    output, folder = Path(config.output), RUNS.parent / "tables" / config.budget
+    output, folder = Path(config.output), TABLES / config.budget
     if not list(folder.glob("*.json")):
         raise UserError(f"{folder} holds no table: diffi2i table all budget={config.budget} makes them")
     text = page(sections_of(folder, config.budget), config.budget)

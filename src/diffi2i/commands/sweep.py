@@ -21,11 +21,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from diffi2i.config.compose import conf_dir, in_one_line, load, register
+from diffi2i.config.compose import conf_dir, in_one_line, register
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check as check_method
 from diffi2i.metrics.spec import METRICS
+from diffi2i.run.plan import planned, value_of
+from diffi2i.run.record import Record
+from diffi2i.run.state import done
 
 # conf/hydra/launcher/ has files of the plugins' own names, which win over these and are checked against them.
 warnings.filterwarnings("ignore", message="(?s).*validated against ConfigStore schema with the same name")
@@ -101,13 +104,8 @@ def environment(variables: Mapping[str, str], slurm: bool) -> dict[str, str]:
 
 def objective(overrides: Sequence[str]) -> float:
     """The main metric of a finished run."""
-    from diffi2i.data.build import build_data
-    from diffi2i.run.directory import default_run_dir, origin_of
-    from diffi2i.run.record import Record
-
     GlobalHydra.instance().clear()  # that of the sweep, which would not let this run be composed
-    run = load(Config, "train", overrides)
-    record = Record.read(Path(run.run_dir) if run.run_dir else default_run_dir(run, origin_of(run, build_data(run))))
+    record = Record.read(planned(overrides).directory)
     score = record.scores[record.main_metric]
     if score.value is None:
         raise UserError(f"{record.main_metric} n/a: {score.why_not}")
@@ -150,14 +148,23 @@ def check(overrides: Sequence[str]) -> None:
         found = one_at_a_time([*drawn, *texts])
     else:
         found = combinations(texts)
-    runs = [load(Config, "train", combination) for combination in found]
-    for run in runs:
-        check_method(run)
+    planned_runs = [planned(combination) for combination in found]
+    runs = [run.config for run in planned_runs]
+    for run in planned_runs:
+        if run.before is None:
+            check_method(run.config)
     check_places(node.launcher, runs)
     if searches(node.sweeper):
         check_direction(node.sweeper, runs)
         return
-    directories = [run.run_dir for run in runs if run.run_dir]
+    several = on_slurm(node.launcher) and node.launcher.tasks_per_node * node.launcher.nodes > 1
+    for run in planned_runs if several else []:
+        if run.before is not None and not done(run.before):
+            raise UserError(
+                f"{run.name} starts from {run.before.name}, which several Slurm tasks cannot train together: sweep "
+                "over that first, or write hydra.launcher.tasks_per_node=1"
+            )
+    directories = [given for combination in found if (given := value_of("run_dir", combination))]
     if len(directories) > len(set(directories)):
         raise UserError(
             f"run_dir={directories[0]} is the same for several runs: leave it out, or name what is swept in it, as in "

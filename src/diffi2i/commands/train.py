@@ -1,6 +1,7 @@
 """`diffi2i train`: from a checked configuration to a finished run directory."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,17 +31,31 @@ from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import (
     Checkpoint,
     claim,
-    default_run_dir,
     load_method,
     load_weights,
     origin_of,
     read_checkpoint,
     save_weights,
 )
+from diffi2i.run.ensure import ensure_before
 from diffi2i.run.files import read_json, write_json
 from diffi2i.run.hardware import is_first_rank, new_trainer, quiet
+from diffi2i.run.plan import place, planned
 from diffi2i.run.record import Init, Training
+from diffi2i.run.state import working_on
 from diffi2i.run.tracking import log_result, shows_pictures, tracking
+
+
+def train_planned(overrides: Sequence[str]) -> None:
+    """`diffi2i train`: what the run starts from where that is a row still to be trained, then the run itself.
+
+    Raises:
+        UserError: a configuration that cannot be, or a row before it that failed.
+    """
+    run = planned(overrides)
+    ensure_before(run)
+    with working_on(run.directory):
+        train(run.config)
 
 
 def train(config: Config) -> Path:
@@ -56,7 +71,7 @@ def train(config: Config) -> Path:
     kind.check_targets(data.val_items, config)
     # Before the training: what it is made of decides whose the directory is, and a file may be gone when it ends.
     origin = origin_of(config, data)
-    run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config, origin)
+    run_dir = Path(config.run_dir) if config.run_dir else place(config)
     if not claim(run_dir, config, data, origin):
         say(f"{run_dir} is finished: nothing to do (see {run_dir / 'result.json'})")
         return run_dir
@@ -104,7 +119,7 @@ def finish_training(
         network_steps=(origin["init"] or {}).get("network_steps", 0) + method.network_steps(made.steps),
         seconds=made.seconds,
         cpu_seconds=made.cpu_seconds,
-        loss=config.train.loss,
+        loss=config.train.loss if method.task_loss else None,
         changed=origin.get("changed", []),
     )
     if is_first_rank():

@@ -47,22 +47,25 @@ def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
     Raises:
         UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
     """
-    return typed(schema, composition(schema, name, completed(schema, name, overrides)))
+    return typed(schema, completed(schema, name, overrides)[1])
 
 
-def completed(schema: type, name: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides as Hydra reads them, with the model that the task's budget names, unless they name one.
+def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
+    """The overrides as Hydra reads them, with the model that the task's budget names unless they name one, composed.
 
     Raises:
         UserError: see `load`.
     """
     overrides = [quoted_settings(override) for override in overrides]
-    if not issubclass(schema, Config) or any(override.startswith("model=") for override in overrides):
-        return overrides
     composed = composition(schema, name, overrides)
+    if not issubclass(schema, Config) or any(override.startswith("model=") for override in overrides):
+        return overrides, composed
     budgets: Any = OmegaConf.to_container(composed.task.budgets, resolve=False)
     model = budgets.get(composed.budget, {}).get("model")
-    return [*overrides, *([f"model={model}"] if model else [])]
+    if model is None:
+        return overrides, composed
+    overrides = [*overrides, f"model={model}"]
+    return overrides, composition(schema, name, overrides)
 
 
 def quoted(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -28,19 +29,20 @@ def method_class(config: Config) -> type[Method]:
 
 
 def check(config: Config) -> None:
-    """Refuses options that cannot be, and a run to start from that is not finished or does not fit.
+    """Refuses options and networks that cannot be, and a run to start from that is not finished or does not fit.
 
     Raises:
         UserError: one line that says what to write.
     """
     kind, init = method_class(config), None
+    options: Any = typed_options(kind.Options, config)
+    with torch.device("meta"):  # takes neither memory nor time, but constructors refuse what they always do
+        made(without_pretrained(config))
     if config.init is not None:
         init = read_init(config, config.init)
     elif config.method["role"] == "adversarial":
         raise UserError("method.role=adversarial goes on from a finished run: write method.init=<its run directory>")
-    kind.check(config, typed_options(kind.Options, config), init)
-    with torch.device("meta"):  # no memory, no time: only what constructors refuse
-        made(without_pretrained(config))
+    kind.check(config, options, init)
 
 
 def without_pretrained(config: Config) -> Config:

@@ -34,13 +34,13 @@ class DiffI2IS1(Method):
 
     Options: ClassVar[type] = Stage1Options
     options: Stage1Options
-    sees_target = True
 
     def __init__(self, config: Config, init: "DiffI2IS1 | None" = None) -> None:
         super().__init__(config)
         # First, so that the network without a prior starts from the same weights.
         self.di2iformer = build_network(config.model, prior=True)
-        self.cpen_s1 = None if self.options.prior == "zero" else build_cpen(config.task, config.model, gt=True)
+        self.sees_target = self.options.prior == "truth"
+        self.cpen_s1 = build_cpen(config.task, config.model, gt=True) if self.sees_target else None
         if init is not None:
             self.load_state_dict(init.state_dict())
         if self.options.tlc:

@@ -42,7 +42,7 @@ class Method(L.LightningModule):
     """
 
     Options: ClassVar[type] = NoOptions
-    sees_target: ClassVar[bool] = False
+    sees_target: bool = False
     trains: ClassVar[bool] = True
 
     def __init__(self, config: Config, init: "Method | None" = None) -> None:

@@ -175,7 +175,7 @@ class DI2Iformer(nn.Module):
         refinement: blocks at the finest level after the decoder.
         expansion, projection: see `DynamicLayer`.
         scale: enlargement of the tail, a sub-pixel convolution (Shi et al. 2016).
-        prior_dim: 4C'; None makes the same network without a prior, a plain regressor.
+        prior_dim: 4C'; None makes the same network without a prior.
 
     The network predicts the difference from the input image, enlarged bicubically where `scale` > 1.
 

@@ -14,7 +14,6 @@ result.json            the record; its presence says that the run is finished
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from diffi2i.methods.build import made, without_pretrained
 from diffi2i.methods.method import Method
 from diffi2i.run.files import read_json, write_json
 from diffi2i.run.hardware import is_first_rank
-from diffi2i.run.identity import PLACES, config_hash, first_difference
+from diffi2i.run.identity import PLACES, first_difference
 from diffi2i.run.record import Init, Record
 
 # What may change while a training is under way: how long it takes, and what keeps it from diverging.
@@ -60,14 +59,6 @@ def init_of(run_dir: Path) -> Init:
         config_hash=record.provenance.config_hash,
         network_steps=record.training.network_steps,
     )
-
-
-def default_run_dir(config: Config, origin: dict[str, Any]) -> Path:
-    """A place named by what the run is: the same for the same data under another path."""
-    names = (config.dataset.name, config.model.name, config.method["name"], config.budget, f"seed{config.seed}")
-    init = origin["init"] and origin["init"]["weights"]
-    content = "-".join(map(str, (config_hash(config), origin["train"], origin["val"], init)))
-    return Path("outputs") / config.task.name / "-".join([*names, sha256(content.encode()).hexdigest()[:8]])
 
 
 def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str, Any]) -> bool:

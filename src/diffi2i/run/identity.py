@@ -19,8 +19,10 @@ PLACES = (
     "dataset.source.root",
     "dataset.source.val_root",
     "method.init",
+    "task.budgets",
 )
-"""Keys that do not shape the result: hardware, what is watched, and where things lie; what lies there does."""
+"""Keys that do not shape the result: hardware, what is watched, budgets of which the run's own part is in `train`, and
+where things lie; what lies there does."""
 
 
 def config_hash(config: Config) -> str:

@@ -1,226 +1,233 @@
-"""Experiments: a file in `experiments/` for each table and figure of the paper, its rows as overrides.
+"""Experiments: a folder in `experiments/` for each table and figure of the paper.
 
-The paper's numbers stand in the paper's own units; `metrics.spec` brings a measured value into them.
+table.yaml     title, columns and the paper's claim: the keys of `Settings`
+paper.csv      what the paper prints: a line a method, in the table's order
+common.yaml    where all rows share settings: these, as a Hydra configuration
+<row>.yaml     a row that is run, as a Hydra configuration: `diffi2i train experiment=<table>/<row>`
+
+A row without a line in paper.csv stands below the others, under its own name; if others start from it, it is no row of
+the table, only a run. The paper's numbers keep the paper's units and decimals.
 """
 
-import math
+import csv
 import re
-from collections import Counter
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from diffi2i.config.compose import conf_dir
+from diffi2i.config import compose
 from diffi2i.errors import UserError
-from diffi2i.metrics.spec import COLUMNS, COSTS, GAINS, METRICS
+from diffi2i.metrics.spec import COLUMNS, COSTS
+from diffi2i.run.rows import TABLE, experiments_dir, no_such, row_files, table_names
 
-AXES = ("seconds_per_image", "timesteps")
-# The task of an experiment whose rows each name their own.
+SECONDS = "seconds_per_image"
 ALL_TASKS = "all"
+"""The task of an experiment whose rows each have their own."""
 
 
 @dataclass
 class Column:
     """One score, or one cost, of every row.
 
-    `dataset` is the test set as the paper groups its columns (`celebahq-wide`), empty for a cost. `metric` is a key of
-    a record's `metrics`, or one of `COSTS`. `evaluation` are the overrides of `diffi2i eval` that score a run on that
-    set; empty where the run has scored it itself.
+    `metric` is a key of `metrics.spec.COLUMNS`. `dataset` is the test set as the paper groups its columns
+    (`celebahq-wide`), empty for a cost.
     """
 
-    dataset: str
-    metric: str
     heading: str
-    evaluation: list[str] = field(default_factory=list)
+    metric: str
+    dataset: str = ""
+
+
+@dataclass
+class TestSet:
+    """How `diffi2i eval` scores a run on a test set: its overrides, and what it `set`s of the run."""
+
+    overrides: list[str]
+    set: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Rescored:
+    """A row that scores another row's `run` anew, under the settings that `diffi2i eval run=... set=...` takes."""
+
+    run: str
+    set: list[str]
+
+
+@dataclass
+class Settings:
+    """What table.yaml holds.
+
+    `task` is that of all rows, or `ALL_TASKS`. `testsets` says how to score on a column's dataset where that is not
+    just `dataset=<its name>`. `rescored` are rows that are scored as it says. `claim` names rows that are run, from
+    best to worst as the paper orders them by column number `claim_column` (from 0). `pairs` are further pairs of rows
+    to compare, each [expected better, expected worse]. `controls` names, for a network without a prior, the rows that
+    have been trained as long with one. A figure has an `x`: `seconds_per_image`, or the label of an axis on which
+    `curves`, by their labels, place rows.
+    """
+
+    title: str
+    task: str
+    columns: list[Column]
+    testsets: dict[str, TestSet] = field(default_factory=dict)
+    rescored: dict[str, Rescored] = field(default_factory=dict)
+    claim: list[str] = field(default_factory=list)
+    claim_column: int = 0
+    pairs: list[list[str]] = field(default_factory=list)
+    controls: dict[str, list[str]] = field(default_factory=dict)
+    x: str | None = None
+    curves: dict[str, dict[str, int]] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass
 class Row:
-    """One method or variant.
+    """One method or variant. `paper` are the numbers as printed, a column each, empty where the paper prints none.
 
-    `overrides` are those of its training, added to the experiment's; None means that it is not run here, and only the
-    paper's value is shown. `before` are those of the runs that come before it, likewise added, each of which starts
-    from the one before; runs with `stage.budget=gan` are left out at scales that have no such budget. `paper` holds one
-    number a column, None where the paper prints none. `evaluation` is added to each column's. `control` names the row
-    of the same network trained as long without a prior.
+    A row that is not `run` is a peer, of which only the paper's numbers are shown.
     """
 
     name: str
     label: str
-    overrides: list[str] | None
-    paper: list[float | None]
-    before: list[list[str]] = field(default_factory=list)
+    paper: list[str]
     note: str = ""
-    evaluation: list[str] = field(default_factory=list)
-    control: str | None = None
+    run: bool = True
 
 
 @dataclass
-class Experiment:
-    """A table or figure of the paper.
+class Experiment(Settings):
+    """A table or figure of the paper."""
 
-    `overrides` hold for all rows. `x` is a figure's horizontal axis, one of `AXES`; None for a table. `claim` names
-    rows that are run, from best to worst as the paper orders them by column number `claim_column` (from 0). `pairs` are
-    further pairs of rows to compare, each [expected better, expected worse].
-    """
+    name: str = ""
+    rows: list[Row] = field(default_factory=list)
 
-    name: str
-    title: str
-    task: str
-    overrides: list[str]
-    columns: list[Column]
-    rows: list[Row]
-    x: str | None = None
-    claim: list[str] = field(default_factory=list)
-    claim_column: int = 0
-    pairs: list[list[str]] = field(default_factory=list)
-    note: str = ""
+    @property
+    def labels(self) -> dict[str, str]:
+        return {row.name: row.label for row in self.rows}
 
+    def control_of(self, row: str) -> str | None:
+        """The row of the same network trained as long without a prior."""
+        return next((control for control, rows in self.controls.items() if row in rows), None)
 
-def timesteps(experiment: Experiment, row: Row) -> int:
-    """Number of reverse steps that a row makes: its re-spaced ones, or all that it was trained with."""
-    steps = 4
-    for override in (*experiment.overrides, *(row.overrides or []), *row.evaluation):
-        key, _, value = override.partition("=")
-        if key == "stage.diffusion.steps":
-            steps = int(value)
-        if key == "timesteps":
-            steps = len(value.split(","))
-    return steps
+    def testset(self, dataset: str) -> TestSet:
+        return self.testsets.get(dataset, TestSet([f"dataset={dataset}"]))
+
+    def orders(self) -> list[tuple[str, str]]:
+        """The pairs to compare, the row that is expected to be better first."""
+        return [*zip(self.claim, self.claim[1:], strict=False), *((better, worse) for better, worse in self.pairs)]
 
 
-def experiments_dir() -> Path:
-    """The folder of experiments: it lies beside `conf/`, in the checkout as in the installed package."""
-    return conf_dir().parent / "experiments"
-
-
-def names() -> list[str]:
-    """All experiments: table1 ... table11, figure1, figure6."""
-    stems = [path.stem for path in experiments_dir().glob("*.yaml")]
-    return sorted(stems, key=lambda stem: (not stem.startswith("table"), len(stem), stem))
+def names_of_paper() -> list[str]:
+    """The paper's tables and figures."""
+    return [name for name in table_names() if re.fullmatch(r"(table|figure)\d+", name)]
 
 
 def load(name: str) -> Experiment:
-    """The experiment of that name. Raises `UserError`: there is none, or its file is not right (see `read`)."""
-    if name not in names():
-        raise UserError(f"no experiment '{name}': write one of {', '.join(names())}")
-    return read(experiments_dir() / f"{name}.yaml")
-
-
-def read(file: Path) -> Experiment:
-    """Reads one file and checks it.
+    """The experiment of that name.
 
     Raises:
-        UserError: one line that names the file, and the row or column where there is one: unreadable, an unknown key,
-            a wrong type, a missing value, or rows and columns that do not fit together.
+        UserError: one line that names the file: none of that name, unreadable, an unknown key, a wrong type, a missing
+            value, or columns and rows that do not fit together.
     """
-    try:
-        plain = OmegaConf.load(file)
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise UserError(f"{file}: not a readable YAML file ({' '.join(str(error).split())})") from error
-    if not isinstance(plain, DictConfig):
-        raise UserError(f"{file}: must hold the keys name, title, task, overrides, columns and rows")
-    # Entry by entry, since OmegaConf's errors do not tell in which of a list's entries they arose.
-    for kind, schema, called in (("column", Column, "heading"), ("row", Row, "name")):
-        entries = plain.get(f"{kind}s")
-        for number, entry in enumerate(entries if isinstance(entries, ListConfig) else [], start=1):
-            title = entry.get(called, number) if isinstance(entry, DictConfig) else number
-            typed(schema, entry, f"{file}, {kind} {title}")
-    experiment = typed(Experiment, plain, str(file))
-    check(experiment, file)
+    if name not in table_names():
+        raise no_such("table", name, table_names())
+    folder = experiments_dir() / name
+    settings, runs = read_settings(folder / f"{TABLE}.yaml"), row_files(name)
+    rows = read_paper(folder / "paper.csv", settings, {*runs, *settings.rescored})
+    before = {starts_from(file) for file in runs.values()}
+    added = [row for row in runs if row not in {row.name for row in rows} and f"{name}/{row}" not in before]
+    rows += [Row(row, row, [""] * len(settings.columns)) for row in added]
+    experiment = Experiment(**vars(settings), name=name, rows=rows)
+    check_rows(experiment, folder / f"{TABLE}.yaml")
     return experiment
 
 
-T = TypeVar("T")
+def starts_from(file: Path) -> str | None:
+    """The row or run directory that a row's run starts from."""
+    init: str | None = OmegaConf.select(OmegaConf.load(file), "method.init")
+    return init
 
 
-def typed(schema: type[T], node: Any, where: str) -> T:
-    """`node` as an object of the dataclass `schema`. Raises `UserError`, which begins with `where`."""
-    if not isinstance(node, DictConfig):
-        raise UserError(f"{where}: must hold the keys {', '.join(key.name for key in fields(schema))}")  # type: ignore[arg-type]
+def read_settings(file: Path) -> Settings:
+    """Raises `UserError` as `load` does."""
     try:
-        converted: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
-        if isinstance(error, ConfigKeyError):
-            message = f"unknown key: write one of {', '.join(key.name for key in fields(schema))}"  # type: ignore[arg-type]
-        elif isinstance(error, MissingMandatoryValue):
-            message = "is missing"
-        elif "ListConfig" in message:
-            message = "must be a list"
-        raise UserError(f"{where}, {error.full_key}: {message}") from error
-    return converted
-
-
-def check(experiment: Experiment, file: Path) -> None:
-    """Refuses what types alone allow. Raises `UserError` as `read` does."""
-    tasks = [ALL_TASKS, *sorted(path.stem for path in (conf_dir() / "task").glob("*.yaml"))]
-    if experiment.name != file.stem:
-        raise UserError(f"{file}: name is {experiment.name}: write name: {file.stem}")
-    if experiment.task not in tasks:
-        raise UserError(f"{file}: unknown task {experiment.task}: write one of {', '.join(tasks)}")
-    if experiment.x is not None and experiment.x not in AXES:
-        raise UserError(f"{file}: unknown x {experiment.x}: write one of {', '.join(AXES)}, or null")
-    if not experiment.columns or not experiment.rows:
-        raise UserError(f"{file}: columns and rows must not be empty")
-    for column in experiment.columns:
-        check_column(column, file)
-    for row in experiment.rows:
-        check_row(row, experiment, file)
-    if twice := [name for name, count in Counter(row.name for row in experiment.rows).items() if count > 1]:
-        raise UserError(f"{file}, row {twice[0]}: the name stands twice: give each row its own")
-    check_claim(experiment, file)
-
-
-def check_column(column: Column, file: Path) -> None:
-    if column.metric not in COLUMNS:
-        known = ", ".join((*METRICS, *GAINS, *COSTS))
-        raise UserError(f"{file}, column {column.heading}: unknown metric {column.metric}: write one of {known}")
-    if (column.metric in COSTS) != (column.dataset == ""):
-        raise UserError(f"{file}, column {column.heading}: a score needs its dataset, a cost has dataset: ''")
-
-
-def check_row(row: Row, experiment: Experiment, file: Path) -> None:
-    where = f"{file}, row {row.name}"
-    if not re.fullmatch(r"[a-z0-9_.-]+", row.name):
-        raise UserError(f"{where}: a name is made of a-z, 0-9, dot, hyphen and underscore")
-    if len(row.paper) != len(experiment.columns):
+        plain = OmegaConf.load(file)
+        if not isinstance(plain, DictConfig):
+            raise UserError(f"{file}: must hold the keys {', '.join(key.name for key in fields(Settings))}")
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
+        assert isinstance(settings, Settings)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{file}: {explain(error)}") from error
+    tasks = [ALL_TASKS, *sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))]
+    if settings.task not in tasks:
+        raise UserError(f"{file}: unknown task {settings.task}: write one of {', '.join(tasks)}")
+    if not settings.columns:
+        raise UserError(f"{file}: columns must not be empty")
+    for column in settings.columns:
+        if column.metric not in COLUMNS:
+            raise UserError(f"{file}: column {column.heading}: {no_such('metric', column.metric, [*COLUMNS])}")
+        if (column.metric in COSTS) != (column.dataset == ""):
+            raise UserError(f"{file}: column {column.heading}: a score needs its dataset, a cost has none")
+    if not 0 <= settings.claim_column < len(settings.columns):
         raise UserError(
-            f"{where}: paper has {len(row.paper)} numbers for {len(experiment.columns)} columns: "
-            "write one a column, null where the paper prints none"
+            f"{file}: claim_column={settings.claim_column}: columns count from 0 to {len(settings.columns) - 1}"
         )
-    if not all(value is None or math.isfinite(value) for value in row.paper):
-        raise UserError(f"{where}: paper must hold finite numbers, or null")
-    if row.overrides is None:
-        if row.before or row.evaluation or row.control:
+    return settings
+
+
+def explain(error: Exception) -> str:
+    """What is wrong in a YAML file, in one line."""
+    if isinstance(error, ConfigKeyError) and isinstance(error.object_type, type):
+        known = [key.name for key in fields(error.object_type)]
+        return f"unknown key {error.key}: write one of {', '.join(known)}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing"
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
+    return f"not a readable YAML file ({' '.join(str(error).split())})"
+
+
+def read_paper(file: Path, settings: Settings, run: set[str]) -> list[Row]:
+    """The lines of a paper.csv; `run` names the rows that are run. Raises `UserError` as `load` does."""
+    head = ["row", "label", *(column.heading for column in settings.columns), "note"]
+    try:
+        lines = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not a readable file ({error})") from error
+    if lines[:1] != [head]:
+        raise UserError(f"{file}: its first line must be {','.join(head)}, the columns of {TABLE}.yaml")
+    for line in lines[1:]:
+        if len(line) != len(head):
             raise UserError(
-                f"{where}: overrides: null means not run here, so before, evaluation and control must be left out"
+                f"{file}: row {','.join(line[:1])} has {len(line)} fields, not the {len(head)} of the first"
             )
-        return
-    for number, link in enumerate([*row.before, row.overrides]):
-        stages = [text for text in (*experiment.overrides, *link) if text.startswith("stage=")]
-        if not stages:
-            raise UserError(f"{where}: {link} lacks its stage: write stage=pretrain, stage=no_prior or stage=joint")
-        if stages[-1] == "stage=joint" and number == 0:
-            raise UserError(f"{where}: stage=joint starts from a run: write before: [[stage=pretrain]]")
-    others = [other.name for other in experiment.rows if other.overrides is not None and other.name != row.name]
-    if row.control is not None and row.control not in others:
-        raise UserError(f"{where}: control={row.control} is no other row that is run")
+        if wrong := [text for text in line[2:-1] if not re.fullmatch(r"(-?\d+(\.\d+)?)?", text)]:
+            raise UserError(f"{file}: row {line[0]}: '{wrong[0]}' must be a number, or nothing where none is printed")
+    return [Row(name, label, paper, note, name in run) for name, label, *paper, note in lines[1:]]
 
 
-def check_claim(experiment: Experiment, file: Path) -> None:
-    run = [row.name for row in experiment.rows if row.overrides is not None]
-    for name in experiment.claim:
-        if name not in run or experiment.claim.count(name) > 1:
-            raise UserError(f"{file}, claim {name}: name each row once, and only rows that are run: {', '.join(run)}")
-    for pair in experiment.pairs:
-        if len(pair) != 2 or not set(pair) <= set(run):
-            raise UserError(f"{file}, pairs {pair}: name two rows that are run: {', '.join(run)}")
-    if not 0 <= experiment.claim_column < len(experiment.columns):
-        raise UserError(
-            f"{file}: claim_column={experiment.claim_column}: columns count from 0 to {len(experiment.columns) - 1}"
-        )
+def check_rows(experiment: Experiment, file: Path) -> None:
+    """What table.yaml says of rows is said of rows that there are. Raises `UserError` as `load` does."""
+    every = [row.name for row in experiment.rows]
+    if twice := [name for name in every if every.count(name) > 1]:
+        raise UserError(f"{file.with_name('paper.csv')}: row {twice[0]} stands twice: give each its own name")
+    run = [row.name for row in experiment.rows if row.run]
+    mentioned = {
+        "claim": experiment.claim,
+        "pairs": chain(*experiment.pairs),
+        "controls": chain(experiment.controls, *experiment.controls.values()),
+        "curves": chain(*experiment.curves.values()),
+        "rescored": experiment.rescored,
+    }
+    for key, named in mentioned.items():
+        if unknown := [name for name in named if name not in run]:
+            raise UserError(f"{file}: {key}: {no_such('row that is run', unknown[0], run)}")
+    runs = list(row_files(experiment.name))
+    if unknown := [each.run for each in experiment.rescored.values() if each.run not in runs]:
+        raise UserError(f"{file}: rescored: {no_such('run', unknown[0], runs)}")
+    if len(set(experiment.claim)) < len(experiment.claim) or any(len(pair) != 2 for pair in experiment.pairs):
+        raise UserError(f"{file}: claim must name each row once, and each of pairs two rows")

@@ -1,17 +1,14 @@
-"""Whether the paper's ordering of rows holds here, pair by pair."""
+"""Two rows against each other, image by image: does the paper's ordering hold here, and what is a prior worth."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
-from statistics import fmean, stdev
+from math import nan
+
+import pandas as pd
 
 from diffi2i.metrics.intervals import PairedDifference, paired_difference
-from diffi2i.metrics.spec import COLUMNS
-from diffi2i.tables.compare import check_same_images
+from diffi2i.metrics.spec import COLUMNS, METRICS
 from diffi2i.tables.experiment import ALL_TASKS, Experiment
-from diffi2i.tables.plan import scored_apart
-from diffi2i.tables.records import Filled, Record
-from diffi2i.tables.values import common_seeds, heading, of_images, records_of, value_of
+from diffi2i.tables.frame import Found
 
 FEWEST = 10  # images for a verdict: a bootstrap over three decides nothing
 SIGNIFICANT = 0.05
@@ -19,133 +16,125 @@ HOLDS, NOT, OPEN, NOT_MEASURED = "holds", "does not hold", "undecided", "not mea
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two rows that the paper has in this order.
+class Difference:
+    """One row's score minus another's, in the printed unit, over the `seeds` that both have.
 
-    `difference` is the better row's score minus the worse one's, with its paired 95 % `interval` over `images`; both in
-    the units of `metrics.spec`. `sd` is its deviation over the seeds (n - 1; None for fewer than two). `p` is the sign
-    test's. `steps` are those that the two networks have been trained.
-    `verdict` begins with holds, does not hold, undecided or not measured.
+    `paired` is over the images that both scored, each averaged over the seeds; None for a score of the whole set and
+    for a cost. `mean` is its mean, or that over the seeds; `sd` the deviation over the seeds (n - 1; NaN for one seed).
     """
 
-    better: str
-    worse: str
-    verdict: str
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
+    mean: float
+    sd: float
+    seeds: list[int]
     images: int = 0
-    seeds: int = 0
-    p: float | None = None
-    steps: tuple[int, int] | None = None
-    sd: float | None = None
+    paired: PairedDifference | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the paired difference; NaN where there is none."""
+        return (self.paired and self.paired.interval) or (nan, nan)
+
+
+def difference(found: Found, one: str, other: str, metric: str, dataset: str = "") -> Difference | None:
+    """None where no seed has both scores."""
+    by_seed = pivot(found.scores, "seed", [one, other], metric, dataset)
+    if by_seed.empty:
+        return None
+    seeds, gains = list(by_seed.index), by_seed[one] - by_seed[other]
+    images = found.images[found.images.seed.isin(seeds)]
+    by_image = pivot(images, "image", [one, other], metric, dataset)
+    if metric not in METRICS or METRICS[metric].of_set or by_image.empty:
+        return Difference(gains.mean(), gains.std(), seeds)
+    paired = paired_difference(list(by_image[other]), list(by_image[one]), METRICS[metric].lower)
+    return Difference(paired.mean, gains.std(), seeds, len(by_image), paired)
+
+
+def pivot(frame: pd.DataFrame, index: str, rows: list[str], metric: str, dataset: str) -> pd.DataFrame:
+    """Means by `index`, a column for each of the rows, without what any of them lacks."""
+    chosen = frame[(frame.metric == metric) & (frame.dataset == dataset)]
+    return chosen.pivot_table("value", index, "row").reindex(columns=rows).dropna()
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """The paper's ordering by one score. `why` says why by this score."""
+    """The paper's ordering by one score. `why` says why by this score; `rows` are labels, from best to worst.
+
+    `pairs` has a line for each two rows that are compared: the labels `better` and `worse` as the paper has them, the
+    `verdict`, which begins with holds, does not hold, undecided or not measured, and what it follows from.
+    """
 
     metric: str
-    heading: str
-    digits: int
-    rows: list[str]
-    pairs: list[Pair]
     why: str
+    rows: list[str]
+    pairs: pd.DataFrame
 
 
-def orderings(experiment: Experiment, filled: Filled, scale: str) -> list[Ordering]:
-    """By the score of the paper's claim; below scale=paper also by the task's main metric.
+def orderings(experiment: Experiment, found: Found, budget: str) -> list[Ordering]:
+    """By the score of the paper's claim; below budget=paper also by the task's main metric.
 
     None where the paper's claim is over peers alone, and no other pairs are named: there is nothing to order.
     """
-    if experiment.task == ALL_TASKS or (len(experiment.claim) < 2 and not experiment.pairs):
+    if experiment.task == ALL_TASKS or not experiment.orders():
         return []
     column = experiment.columns[experiment.claim_column]
-    dataset = column.dataset if scale == "paper" and scored_apart(column) else ""
-    own = [state for state in filled.own.values() if isinstance(state, dict)]
-    main = own[0]["main_metric"] if own and scale != "paper" else column.metric
-    found = []
+    mains = [record.main_metric for record in found.records.values()] if budget != "paper" else []
+    main = mains[0] if mains else column.metric
+    by = []
     if experiment.claim or main == column.metric:
+        dataset = column.dataset if budget == "paper" else ""
         why = f"{'the paper orders by' if experiment.claim else 'the score of'} {column.heading}"
-        found.append(ordering(experiment, filled, column.metric, dataset, why))
+        by.append((column.metric, dataset, why))
     if main != column.metric:
-        found.append(ordering(experiment, filled, main, "", "the main metric of the task here, not the paper's"))
-    return found
+        by.append((main, "", "the main metric of the task here, not the paper's"))
+    labels = experiment.labels
+    return [
+        Ordering(
+            metric,
+            why,
+            [labels[row] for row in experiment.claim],
+            pd.DataFrame(
+                {"better": labels[better], "worse": labels[worse], **compared(found, better, worse, metric, dataset)}
+                for better, worse in experiment.orders()
+            ),
+        )
+        for metric, dataset, why in by
+    ]
 
 
-def ordering(experiment: Experiment, filled: Filled, metric: str, dataset: str, why: str) -> Ordering:
-    labels = {row.name: row.label for row in experiment.rows}
-
-    return Ordering(
-        metric,
-        heading(metric),
-        COLUMNS[metric].digits,
-        [labels[name] for name in experiment.claim],
-        [
-            pair(
-                records_of(filled, better, dataset),
-                records_of(filled, worse, dataset),
-                metric,
-                (labels[better], labels[worse]),
-            )
-            for better, worse in (*zip(experiment.claim, experiment.claim[1:], strict=False), *experiment.pairs)
-        ],
-        why,
-    )
+def compared(found: Found, better: str, worse: str, metric: str, dataset: str) -> dict[str, object]:
+    """The numbers and the verdict of one pair."""
+    d = difference(found, better, worse, metric, dataset)
+    if d is None:
+        return {"verdict": NOT_MEASURED}
+    trainings = [found.records[row, d.seeds[0], dataset].training for row in (better, worse)]
+    steps = dict(zip(("steps", "worse_steps"), (each and each.network_steps for each in trainings), strict=True))
+    low, high = d.interval
+    numbers = {"difference": d.mean, "sd": d.sd, "low": low, "high": high, "images": d.images, "seeds": len(d.seeds)}
+    return {"verdict": verdict(d, metric), **numbers, "p": d.paired.p if d.paired else nan, **steps}
 
 
-def pair(better: Mapping[int, Record], worse: Mapping[int, Record], metric: str, labels: tuple[str, str]) -> Pair:
-    """Compares two rows over the seeds that both have.
-
-    Raises:
-        UserError: their images differ.
-    """
-    seeds = common_seeds(better, worse, metric)
-    if not seeds:
-        return Pair(*labels, verdict=NOT_MEASURED)
-    steps = (better[seeds[0]]["network_steps"], worse[seeds[0]]["network_steps"])
-    by_seed = [(value_of(better[seed], metric) or 0.0) - (value_of(worse[seed], metric) or 0.0) for seed in seeds]
-    sd = stdev(by_seed) if len(seeds) > 1 and all(map(isfinite, by_seed)) else None
-    unit = COLUMNS[metric].unit
-    images = [of_images([side[seed] for seed in seeds], metric) for side in (better, worse)]
-    if COLUMNS[metric].of_set or not all(images):
-        difference = fmean(by_seed)
-        verdict = f"{OPEN} (a score of the set: there are means, but no test)"
-        return Pair(*labels, verdict, difference, seeds=len(seeds), steps=steps, sd=sd)
-    check_same_images(set(images[0]), set(images[1]), labels, f"images with {metric}")
-    names = list(images[0])
-    paired = paired_difference([images[1][n] for n in names], [images[0][n] for n in names], COLUMNS[metric].lower)
-    interval = None if paired.interval is None else (unit * paired.interval[0], unit * paired.interval[1])
-    verdict = decided(paired, len(names), metric)
-    if not verdict.startswith(OPEN) and sd is not None and sd >= abs(fmean(by_seed)):
-        verdict = f"{OPEN} (the seeds differ by as much)"
-    return Pair(*labels, verdict, unit * paired.mean, interval, len(names), len(seeds), paired.p, steps, sd)
-
-
-def decided(paired: PairedDifference, images: int, metric: str) -> str:
-    """What the images say; nothing if they are few, or if interval and sign test do not agree on a difference."""
-    if images < FEWEST:
+def verdict(d: Difference, metric: str) -> str:
+    """What the images say; nothing if they are few, or if interval, sign test and seeds do not agree."""
+    if d.paired is None:
+        return f"{OPEN} (a score of the set: there are means, but no test)"
+    if d.images < FEWEST:
         return f"{OPEN} (fewer than {FEWEST} images)"
-    if paired.interval is None:
+    if d.paired.interval is None:
         return f"{OPEN} (infinite scores)"
-    low, high = paired.interval
-    if low <= 0 <= high:
+    if d.paired.interval[0] <= 0 <= d.paired.interval[1]:
         return f"{OPEN} (interval contains 0)"
-    if paired.p > SIGNIFICANT:
+    if d.paired.p > SIGNIFICANT:
         return f"{OPEN} (sign test)"
-    if (paired.better > paired.worse) != (direction(paired.mean, metric) == HOLDS):
+    holds = d.mean < 0 if COLUMNS[metric].lower else d.mean > 0
+    if holds != (d.paired.better > d.paired.worse):
         return f"{OPEN} (most images say otherwise than the mean)"
-    return direction(paired.mean, metric)
+    if d.sd >= abs(d.mean):
+        return f"{OPEN} (the seeds differ by as much)"
+    return HOLDS if holds else NOT
 
 
-def direction(difference: float, metric: str) -> str:
-    """What the sign of (better row - worse row) says."""
-    gain = -difference if COLUMNS[metric].lower else difference
-    return HOLDS if gain > 0 else NOT if gain < 0 else f"{OPEN}: equal"
-
-
-def summary(found: Ordering) -> str:
+def summary(pairs: pd.DataFrame) -> str:
     """`holds 2, undecided 1`."""
-    verdicts = [each.verdict for each in found.pairs]
     kinds = (HOLDS, NOT, OPEN, NOT_MEASURED)
-    counts = [(kind, sum(verdict.startswith(kind) for verdict in verdicts)) for kind in kinds]
+    counts = [(kind, int(pairs.verdict.str.startswith(kind).sum())) for kind in kinds]
     return ", ".join(f"{kind} {count}" for kind, count in counts if count)

@@ -1,4 +1,4 @@
-"""All tables, figures and pictures of a scale as one HTML file that needs nothing beside it."""
+"""All tables, figures and pictures of a budget as one HTML file that needs nothing beside it."""
 
 import base64
 import io
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from diffi2i.tables import experiment, formats
+from diffi2i.tables import experiment
 from diffi2i.tables.remarks import merged
-from diffi2i.tables.table import Table, called, title
+from diffi2i.tables.table import Table
+from diffi2i.tables.write import HTML, called, grouped, origins, template, words
 
 # The largest picture in the report, in pixels: four of 240 beside each other.
 PICTURE = (960, 1600)
@@ -37,58 +37,46 @@ class Section:
     title: str
     command: str
     table: Table | None = None
-    state: str = ""
+    state: str = "not made yet"
     figure: Markup | None = None
     panels: list[Panel] = field(default_factory=list)
 
 
-def page(sections: Sequence[Section], scale: str) -> str:
+def page(sections: Sequence[Section], budget: str) -> str:
     """The HTML. All text is escaped; figures are SVG made by ourselves."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables = [section.table for section in sections if section.table]
-    return environment.get_template("report.html.j2").render(
-        scale=scale,
+    # A run that several tables share counts once.
+    seconds = {run: time for table in tables for run, time in table.seconds.items()}
+    return template("report.html.j2", HTML).render(
+        budget=budget,
         sections=sections,
-        provenance=formats.provenance_text(*merged(tables)),
-        number=formats.number,
-        rest=formats.rest,
-        scope=formats.scope,
-        group_heading=formats.group_heading,
-        ordering_rows=formats.ordering_rows,
-        ordering_text=formats.ordering_text,
-        provenance_text=formats.provenance_text,
-        intervals=formats.INTERVALS,
-        no_claim=formats.NO_CLAIM,
+        origins=origins(merged([table.provenance for table in tables]), seconds) if tables else {},
+        grid=lambda table: Markup(grouped(table, HTML).to_html(escape=False, border=0)),
+        words=words,
     )
 
 
-def sections_of(folder: Path, scale: str) -> list[Section]:
+def sections_of(folder: Path, budget: str) -> list[Section]:
     """The paper's tables and figures in its order, then those of the user."""
-    known = experiment.names()
+    known = experiment.names_of_paper()
     others = sorted(file.stem for file in folder.glob("*.json") if file.stem not in known)
     shown: dict[Path, str] = {}
-    return [section(folder, name, scale, shown) for name in [*known, *others]]
+    return [section(folder, name, budget, shown) for name in [*known, *others]]
 
 
-def section(folder: Path, name: str, scale: str, shown: dict[Path, str]) -> Section:
+def section(folder: Path, name: str, budget: str, shown: dict[Path, str]) -> Section:
     """One table. `shown` collects where each picture stands, since tables share runs."""
-    file, command = folder / f"{name}.json", f"diffi2i table {name} scale={scale}"
+    file, command = folder / f"{name}.json", f"diffi2i table {name} budget={budget}"
     if not file.is_file():
-        return Section(name, f"{called(name)}: {experiment.load(name).title}", command, state="not made yet")
+        return Section(name, f"{called(name)}: {experiment.load(name).title}", command)
     try:
-        table = formats.restored(json.loads(file.read_text(encoding="utf-8"))["table"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        table = Table.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
         return Section(name, called(name), command, state=f"{file} is damaged")
     picture = folder / f"{name}.svg"
     figure = inline(picture.read_text(encoding="utf-8"), name, table.title) if picture.is_file() else None
     panels = [panel(label, folder / path, called(name), shown) for label, path in table.panels]
-    return Section(name, title(table), command, table, "", figure, panels)
+    return Section(name, f"{called(name)}: {table.title}", command, table, "", figure, panels)
 
 
 def inline(svg: str, name: str, label: str) -> Markup:

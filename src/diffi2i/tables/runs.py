@@ -7,7 +7,7 @@ from pathlib import Path
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, FEW_IMAGES, GAINS, METRICS
 from diffi2i.run.record import Record, Score
-from diffi2i.tables.experiment import names
+from diffi2i.run.rows import table_names
 from diffi2i.tables.markdown import markdown
 
 
@@ -79,7 +79,7 @@ def print_table(run_dirs: Sequence[str]) -> None:
     if not run_dirs:
         raise UserError("table needs run directories: diffi2i table <run> <run> ...")
     if absent := [run_dir for run_dir in run_dirs if not Path(run_dir).exists()]:
-        raise UserError(f"{absent[0]} is neither a run directory nor one of {', '.join(names())}")
+        raise UserError(f"{absent[0]} is neither a run directory nor one of {', '.join(table_names())}")
     records = {run_dir: Record.read(Path(run_dir)) for run_dir in run_dirs}
     if scored := [run_dir for run_dir, record in records.items() if record.method is None]:
         raise UserError(f"{scored[0]} holds scores of folders, not of a run: write diffi2i compare {scored[0]} <run>")

@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from diffi2i.methods.batch import with_known_pixels
+from diffi2i.kinds import image
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.method import Method
@@ -169,7 +169,7 @@ def test_batches_of_one_step_have_their_own_noise(make: Make, monkeypatch: Any) 
 def test_known_pixels_are_kept_bit_for_bit(make: Make) -> None:
     config = make("s1", "task=inpainting")
     batch = random_batch(config)
-    output = with_known_pixels(torch.full_like(batch["target"], 0.123), batch)
+    output = image.final(torch.full_like(batch["target"], 0.123), batch)
     known = batch["mask"].expand_as(output) == 0
     assert torch.equal(output[known], batch["target"][known])
     assert (output[~known] == 0.123).all()

@@ -14,20 +14,22 @@ import diffi2i
 PACKAGE = Path(diffi2i.__file__).parent
 
 # From the lowest up; a module may import from its own line and from those above it in this list. A room that is split
-# over two lines names its module there, which comes before its room.
+# over two lines names its module there, which comes before its room, or after it where a comment says so.
 ROOMS = (
     "errors",
-    "metrics.spec",  # what scores there are, which a configuration is checked against
+    "kinds.spec metrics.spec",  # what a configuration must know of kinds and scores, without torch
     "config",
     "weights",
-    "run.hardware",  # what the score sheets gather over
+    "run.hardware",  # which the score sheets gather over
     "data",
     "diffusion",
     "losses",
     "models",
-    "methods",
     "metrics",
-    "callbacks.colours callbacks.panels",  # pictures
+    "kinds",  # the rest of a kind is made of samples and score sheets
+    "data.build",  # the DataModule of what a kind makes of a dataset's items
+    "methods",
+    "callbacks.panels",  # pictures, which trackers log
     "run",
     "callbacks",
     "tables",

@@ -13,10 +13,11 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from diffi2i import cli
-from diffi2i.commands.predict import save
 from diffi2i.config.compose import conf_dir
 from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data
+from diffi2i.kinds import depth, labels
+from diffi2i.kinds.kind import Kind
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.run.directory import load_method, save_weights
 from diffi2i.run.record import Record
@@ -190,7 +191,7 @@ def test_predicted_depth_is_in_millimetres(runs: Runs, tmp_path: Path) -> None:
 
 def test_saved_depth_is_the_networks_to_the_millimetre(tmp_path: Path) -> None:
     metres = torch.tensor([[[0.0014, 1.2345678], [70.0, 9.9996]]])
-    save(metres, "depth", (2, 2), tmp_path / "a.png")
+    depth.save(metres, (2, 2), tmp_path / "a.png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), [[1, 1235], [65534, 10000]])
 
 
@@ -219,9 +220,9 @@ def test_predict_and_eval_show_the_network_the_runs_short_side(telling: Path, tm
     assert result(tmp_path / "scores").scores.keys() == result(telling).scores.keys()
 
 
-@pytest.mark.parametrize("kind", ["labels", "depth"])
-def test_saved_maps_have_the_photos_size(kind: str, tmp_path: Path) -> None:
-    save(torch.rand(1 if kind == "depth" else 4, 5, 7), kind, (10, 21), tmp_path / "a.png")
+@pytest.mark.parametrize(("kind", "channels"), [(labels, 4), (depth, 1)])
+def test_saved_maps_have_the_photos_size(kind: Kind, channels: int, tmp_path: Path) -> None:
+    kind.save(torch.rand(channels, 5, 7), (10, 21), tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == (21, 10)
 
 

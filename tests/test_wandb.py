@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffi2i.callbacks.panels import GAP, HEADER, thumbnail
-from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase, chosen_images
 from diffi2i.commands import train
 from diffi2i.config.compose import load
@@ -139,7 +138,7 @@ def test_a_picture_shows_input_outputs_target_and_error(stages: dict[str, Path],
 def test_the_first_run_is_shown_only_for_the_very_same_image(stages: dict[str, Path], make: Make) -> None:
     target = Image.open(stages["stage1"] / "images" / "image09_target.png")
     config = make("s2", "method=diffi2i_s2", f"method.init={stages['stage1']}", "logger=wandb")
-    shown = Showcase(config, ValidationScores(config.task, "folder"))
+    shown = Showcase(config)
     before = shown.first_output("image09", target)
     assert before is not None
     output = Image.open(stages["stage1"] / "images" / "image09_output.png")

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from diffi2i.config.schema import BenchConfig, TaskConfig
+from diffi2i.config.schema import BenchConfig
+from diffi2i.data.degrade import has_holes
+from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.build import new_method
 from diffi2i.metrics.cost import latency, multiply_accumulates, parameters, peak_memory_mb
@@ -15,9 +17,10 @@ def bench(config: BenchConfig) -> None:
     device, task = device_of(config.trainer), config.task
     method = new_method(config).to(device).eval()
     side = config.size // task.scale
-    image, target = torch.rand(1, 3, side, side, device=device), random_target(task, config.size).to(device)
+    image = torch.rand(1, 3, side, side, device=device)
+    target = kind_of(task).random_target(task, config.size).to(device)
     batch: Batch = {"name": ["random"], "input": image, "target": target}
-    if task.in_channels == 4:
+    if has_holes(task):
         batch["mask"] = torch.ones_like(image[:, :1])
 
     def predict() -> Tensor:
@@ -31,10 +34,3 @@ def bench(config: BenchConfig) -> None:
     with autocast_of(config.trainer):
         seconds, _ = latency(predict, config.repeats)
     print(f"  {seconds * 1e3:.1f} ms on {device} (median of {config.repeats}), peak {peak_memory_mb():.0f} MiB")
-
-
-def random_target(task: TaskConfig, size: int) -> Tensor:
-    """A ground truth of the task's kind, which some methods see."""
-    if task.kind == "labels":
-        return torch.randint(task.classes or 1, (1, size, size))
-    return torch.rand(1, 1 if task.kind == "depth" else 3, size, size)

@@ -76,7 +76,7 @@ def shipped_tasks() -> list[TaskConfig]:
 
 def metrics_of(task: TaskConfig) -> list[str]:
     """The scores that a task's runs can have, the one that counts first."""
-    listed = task.protocol.metrics if task.kind == "image" else of_kind(task.kind)
+    listed = task.protocol.metrics or of_kind(task.kind)
     return [task.main_metric, *(metric for metric in listed if metric != task.main_metric)]
 
 

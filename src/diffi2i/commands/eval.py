@@ -10,17 +10,17 @@ from torch import nn
 
 from diffi2i.callbacks.scores import ValidationScores, as_scores
 from diffi2i.callbacks.targets import TargetsSeen
-from diffi2i.config.checks import check_held, check_source, held_kind
+from diffi2i.config.checks import check_held, check_source
 from diffi2i.config.compose import METHOD_KEYS
 from diffi2i.config.schema import Config, EvalConfig
-from diffi2i.data.build import build_data, check_depth
+from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
+from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.metrics.cost import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.metrics.intervals import of_all_ranks
-from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
@@ -58,8 +58,7 @@ def score(
 ) -> Record:
     """Scores the validation images, saves pictures into `output` and returns the record. Collective under DDP.
 
-    `trained_on` is the hash of the training files. `constant` is the baseline of labels and depth; see
-    `callbacks.scores.naive_output`.
+    `trained_on` is the hash of the training files; for `constant` see `Kind.naive`.
     """
     sheet = ValidationScores(
         config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
@@ -103,7 +102,7 @@ def score(
         provenance=provenance(config),
         images=images,
         baseline_images=of_all_ranks(sheet.baseline.per_image),
-        classes=sheet.own.per_class() if isinstance(sheet.own, SegmentationScores) else None,
+        classes=sheet.own.per_class(),
     )
     if trainer.is_global_zero:
         for line in targets.lines:
@@ -171,7 +170,7 @@ def evaluate(config: EvalConfig) -> Path:
     settings.trainer = config.trainer
     if config.dataset is not None:
         target, task = config.dataset.target, settings.task
-        check_held(task.kind, task.name, held_kind(target), config.dataset.name)
+        check_held(task.kind, task.name, target, config.dataset.name)
         if target is not None and (classes := target.get("classes")) != task.classes:
             raise UserError(f"dataset={config.dataset.name} has {classes} classes, the run {task.classes}")
         settings.dataset = config.dataset
@@ -183,7 +182,7 @@ def evaluate(config: EvalConfig) -> Path:
     quiet()
     data = build_data(settings)
     data.check(splits=("val",))
-    check_depth(data.val_items, settings)
+    kind_of(settings.task).check_targets(data.val_items, settings)
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
     facts = method_facts(method, trained.method.init if trained.method else None, config.set)

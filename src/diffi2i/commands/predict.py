@@ -1,23 +1,19 @@
 """`diffi2i predict`: restores a folder of images with a finished run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from rich.progress import track
-from torch import Tensor
 
-from diffi2i.callbacks.colours import colour_labels
-from diffi2i.callbacks.panels import as_picture
 from diffi2i.config.schema import PredictConfig
-from diffi2i.data.images import read_rgb, to_tensor
+from diffi2i.data.degrade import has_holes
+from diffi2i.data.images import read_image, require_equal_sizes
 from diffi2i.data.scenes import network_size
 from diffi2i.data.sources import images_by_name
 from diffi2i.errors import UserError
-from diffi2i.methods.batch import with_known_pixels
+from diffi2i.kinds.kind import kind_of
+from diffi2i.kinds.spec import KINDS
 from diffi2i.methods.method import Method
 from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of
@@ -34,7 +30,7 @@ def predict(config: PredictConfig) -> Path:
         name = method.config.method["name"]
         raise UserError(f"run={config.run} is of method={name}, which needs the ground truth: name a run of another")
     files = images_at(Path(config.input))
-    masks = masks_for(files, config, needed=method.config.task.name == "inpainting")
+    masks = masks_for(files, config, needed=has_holes(method.config.task))
     method = method.to(device_of(config.trainer)).eval()
     method.config.task.protocol.seed = config.seed
 
@@ -52,38 +48,21 @@ def predict(config: PredictConfig) -> Path:
 
 
 def restore(method: Method, name: str, file: Path, mask_file: Path | None, config: PredictConfig, target: Path) -> None:
-    image = to_tensor(read_rgb(file))[None].to(method.device)
-    size = image.shape[-2:]
-    if method.config.task.kind != "image":
-        scenes = method.config.task.scenes
+    task, image = method.config.task, read_image(file).to(method.device)
+    kind, size = kind_of(task), image.shape[-2:]
+    if KINDS[task.kind].dense:
+        scenes = task.scenes
         seen = network_size(size, scenes.input_scale, scenes.short_side, scenes.long_side)
         image = F.interpolate(image, seen, mode="bilinear", antialias=True, align_corners=False)
     batch = {"input": image, "name": [name]}
     if mask_file is not None:
-        mask = (to_tensor(read_rgb(mask_file))[None, :1].to(method.device) > 0.5).float()
-        if mask.shape[-2:] != image.shape[-2:]:
-            sizes = [f"{shape[-1]}x{shape[-2]}" for shape in (mask.shape, image.shape)]
-            raise UserError(f"{mask_file} is {sizes[0]}, its image {file} is {sizes[1]}: make them equal")
+        mask = (read_image(mask_file)[:, :1].to(method.device) > 0.5).float()
+        require_equal_sizes(mask_file, mask, f"image {file}", image)
         batch |= {"mask": mask, "input": image * (1 - mask)}
     with torch.inference_mode(), autocast_of(config.trainer):
-        output = with_known_pixels(method.predict(batch, method.noise(batch)), batch)
+        output = kind.final(method.predict(batch, method.noise(batch)), batch)
     target.parent.mkdir(parents=True, exist_ok=True)
-    save(output[0], method.config.task.kind, size, target)
-
-
-def save(output: Tensor, kind: str, size: Sequence[int], file: Path) -> None:
-    """Writes an 8-bit RGB picture; class numbers as a palette PNG; or depth as 16-bit millimetres."""
-    if kind == "image":
-        as_picture(output).save(file)
-        return
-    output = F.interpolate(output[None].float(), tuple(size), mode="bilinear", align_corners=False)[0].cpu()
-    if kind == "labels":
-        labels = Image.fromarray(output.argmax(0).byte().numpy(), mode="P")
-        palette = colour_labels(torch.arange(256)[None])[:, 0]  # (3, 256)
-        labels.putpalette((palette.T * 255).round().byte().flatten().tolist())
-        labels.save(file)
-    else:
-        Image.fromarray((1000 * output[0]).round().clamp(0, 65534).numpy().astype(np.uint16)).save(file)
+    kind.save(output[0], size, target)
 
 
 def images_at(path: Path) -> dict[str, Path]:

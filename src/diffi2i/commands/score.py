@@ -2,27 +2,23 @@
 
 import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
 from rich.progress import track
 from torch import Tensor
 
-from diffi2i.callbacks.scores import Scores, as_scores, new_scores
-from diffi2i.config.build import build
+from diffi2i.callbacks.scores import as_scores
 from diffi2i.config.schema import ScoreConfig
-from diffi2i.data.images import IMAGE_SUFFIXES, read_rgb, to_tensor
+from diffi2i.data.degrade import has_holes
+from diffi2i.data.images import IMAGE_SUFFIXES, read_image, require_equal_sizes
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.resize import imresize
-from diffi2i.data.seen import DepthSeen, impossible, suspicious, unit_of, unit_of_predictions
 from diffi2i.data.sources import Item, files_below
-from diffi2i.data.targets import IGNORED, Depth, Labels, read_npy
 from diffi2i.errors import UserError
-from diffi2i.metrics.segmentation import SegmentationScores
+from diffi2i.kinds.kind import Scores, kind_of
+from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.hardware import device_of
 from diffi2i.run.provenance import provenance
@@ -32,8 +28,6 @@ from diffi2i.tables.markdown import markdown
 from diffi2i.tables.runs import digits, few_images, number
 
 SHOWN = 3  # files without a partner that are printed
-
-Read = Callable[[Path], Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ def score_folders(config: ScoreConfig) -> Record:
     """
     output = checked_output(config.output)
     pairing = paired(config)
-    sheet, baseline, depths = scored(config, pairing)
+    sheet, baseline, remarks = scored(config, pairing)
     scores = as_scores(sheet, sheet.compute(), sheet.per_image, baseline.compute() if baseline else {})
     record = Record(
         task=config.task.name,
@@ -86,10 +80,10 @@ def score_folders(config: ScoreConfig) -> Record:
         provenance=provenance(),
         images=sheet.per_image,
         baseline_images=baseline.per_image if baseline else [],
-        classes=sheet.per_class() if isinstance(sheet, SegmentationScores) else None,
+        classes=sheet.per_class(),
     )
     print(f"\n{config.task.name}, {len(pairing.names)} images of {config.pred} against {config.target}\n")
-    print("\n".join([*report(record, pairing), *depths.remarks(config)]))
+    print("\n".join([*report(record, pairing), *remarks]))
     if output:
         write_csv(output.with_suffix(".csv"), sheet.per_image, list(scores))
         record.write(output)
@@ -113,11 +107,11 @@ def checked_output(output: str | None) -> Path | None:
 
 def paired(config: ScoreConfig) -> Pairing:
     """Finds the files of equal names. Raises `UserError` where there are none, or a mask or an input is missing."""
-    if config.mask is not None and config.task.name != "inpainting":
+    if config.mask is not None and not has_holes(config.task):
         raise UserError(f"mask belongs to task=inpainting, not to task={config.task.name}: leave it out")
-    if config.input is not None and config.task.kind != "image":
+    if config.input is not None and KINDS[config.task.kind].dense:
         raise UserError(f"input belongs to tasks that predict images, not to task={config.task.name}: leave it out")
-    suffixes = IMAGE_SUFFIXES | ({".npy"} if config.task.kind == "depth" else set())
+    suffixes = kind_of(config.task).suffixes
     folders = {"pred": config.pred, "target": config.target}
     files = {role: files_by_name(role, folder, suffixes) for role, folder in folders.items()}
     pred, target = files["pred"], files["target"]
@@ -139,7 +133,7 @@ def paired(config: ScoreConfig) -> Pairing:
     return Pairing(names, files, unmatched)
 
 
-def files_by_name(key: str, folder: str, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:
+def files_by_name(key: str, folder: str, suffixes: frozenset[str]) -> dict[str, Path]:
     """As `data.sources.images_by_name`, for these suffixes; the errors name the key of the command line.
 
     Raises:
@@ -161,74 +155,27 @@ def below(file: Path, folder: str) -> str:
     return file.relative_to(folder).as_posix()
 
 
-class Depths:
-    """What the depth files of both folders hold, to tell a wrong unit; other tasks leave it empty."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files, self.targets = files, DepthSeen()
-        self.ratios: list[float] = []
-
-    def add(self, pred: Tensor, target: Tensor) -> None:
-        """Counts an image, both (1, 1, H, W) in metres, the target 0 where it is not measured."""
-        self.targets.add(target.numpy())
-        valid = target > 0
-        self.ratios.append(float(pred[valid].median() / target[valid].median()))
-
-    def check(self, config: ScoreConfig) -> None:
-        """Raises `UserError` where the protocol shows that the targets' unit must be another."""
-        if why := impossible(self.targets, config.task.protocol, *self.unit(config)):
-            raise UserError(f"target={config.target}: {why}")
-
-    def remarks(self, config: ScoreConfig) -> list[str]:
-        """Lines to print: the range of the targets, and units that look wrong."""
-        if not self.targets.pixels:
-            return []
-        odd = suspicious(self.targets, config.task.protocol, *self.unit(config))
-        lines = [f"targets, {line}" for line in self.targets.lines()]
-        return ["", *lines, *(line for line in (odd, unit_of_predictions(self.ratios)) if line)]
-
-    def unit(self, config: ScoreConfig) -> tuple[float | None, str]:
-        """The unit that targets are read with, and the words that set it."""
-        if config.dataset is None or not config.dataset.target:
-            return unit_of(Depth(), self.files), "dataset=nyu dataset.target.unit"
-        return unit_of(build(config.dataset.target, "dataset.target"), self.files), "dataset.target.unit"
-
-
-def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None, Depths]:
-    """The filled score sheets of `pred`, and of `input` where there is one; and what depth files hold."""
-    device = device_of(config.trainer)
-    sheet = new_scores(config.task, config.task.protocol)
-    baseline = new_scores(config.task, config.task.protocol) if config.input is not None else None
+def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None, list[str]]:
+    """The filled score sheets of `pred`, and of `input` where there is one; and what there is to say of the files."""
+    kind, device = kind_of(config.task), device_of(config.trainer)
+    sheet = kind.sheet(config.task, config.task.protocol)
+    baseline = kind.sheet(config.task, config.task.protocol) if config.input is not None else None
     for each in (sheet, baseline):
         if each:
             each.to(device)
-    read_pred, read_target = readers(config)
-    depths = Depths(list(pairing.files["target"].values()))
+    pairs = kind.pairs(config, list(pairing.files["target"].values()))
     for name in track(pairing.names, description="scoring", disable=not sys.stdout.isatty()):
         files = {role: of_role[name] for role, of_role in pairing.files.items() if name in of_role}
-        pred, target = read_pred(files["pred"]), read_target(files["target"])
-        check_size(files["pred"], pred, files["target"], target)
-        mask = None
-        if config.task.kind == "depth":
-            mask = (target > 0).float()
-            depths.add(pred, target)
-        elif "mask" in files:
+        pred, batch = pairs.read(files["pred"], files["target"])
+        target, mask = batch["target"], batch.get("valid")
+        if "mask" in files:
             mask = (read_image(files["mask"])[:, :1] > 0.5).float()
-            check_size(files["mask"], mask, files["target"], target)
-        if config.task.kind == "labels":
-            pred = one_hot(pred, config.task.classes or 0)
+            require_equal_sizes(files["mask"], mask, f"target {files['target']}", target)
         sheet.update(pred, target, names=[name], mask=mask)
         if baseline:
             naive = enlarged(read_image(files["input"]), target, files["input"], files["target"])
             baseline.update(naive, target, names=[name], mask=mask)
-    depths.check(config)
-    return sheet, baseline, depths
-
-
-def check_size(file: Path, image: Tensor, target_file: Path, target: Tensor) -> None:
-    if image.shape[-2:] != target.shape[-2:]:
-        sizes = [f"{tensor.shape[-1]}x{tensor.shape[-2]}" for tensor in (image, target)]
-        raise UserError(f"{file} is {sizes[0]}, its target {target_file} is {sizes[1]}: make them equal")
+    return sheet, baseline, pairs.remarks()
 
 
 def enlarged(image: Tensor, target: Tensor, file: Path, target_file: Path) -> Tensor:
@@ -238,76 +185,6 @@ def enlarged(image: Tensor, target: Tensor, file: Path, target_file: Path) -> Te
     if (h * factor, w * factor) != (H, W):
         raise UserError(f"{file} is {w}x{h}, its target {target_file} {W}x{H}: a whole multiple is needed")
     return image if factor == 1 else imresize(image, factor).clamp(0, 1)
-
-
-def readers(config: ScoreConfig) -> tuple[Read, Read]:
-    """What decodes predictions and targets: (1, 3, H, W) in [0, 1]; (1, H, W) classes; or (1, 1, H, W) metres."""
-    own = build(config.dataset.target, "dataset.target") if config.dataset and config.dataset.target else None
-    if config.task.kind == "image":
-        return read_image, read_image
-    if config.task.kind == "depth":
-        return read_predicted_depth, partial(read_measured_depth, reader=own or Depth())
-    assert config.task.classes is not None
-    read_own = partial(read_labels, reader=own) if own else partial(read_target_classes, classes=config.task.classes)
-    return partial(read_predicted_classes, classes=config.task.classes), read_own
-
-
-def read_image(path: Path) -> Tensor:
-    return to_tensor(read_rgb(path))[None]
-
-
-def read_labels(path: Path, reader: Labels) -> Tensor:
-    return torch.from_numpy(reader.read(path))[None]
-
-
-def read_predicted_classes(path: Path, classes: int) -> Tensor:
-    """Class numbers, all below `classes`; else `UserError`."""
-    labels = read_labels(path, NUMBERS)
-    check_classes(path, labels, labels >= classes, classes, "a prediction must hold class numbers, one at each pixel")
-    return labels
-
-
-def read_target_classes(path: Path, classes: int) -> Tensor:
-    """Class numbers below `classes`, or 255 = ignored; else `UserError`."""
-    labels = read_labels(path, NUMBERS)
-    wrong = (labels >= classes) & (labels != IGNORED)
-    check_classes(path, labels, wrong, classes, "write task.classes=<number>, or dataset=<name> for its encoding")
-    return labels
-
-
-NUMBERS = Labels(IGNORED, ignore=(IGNORED,))
-
-
-def check_classes(path: Path, labels: Tensor, wrong: Tensor, classes: int, advice: str) -> None:
-    if wrong.any():
-        raise UserError(
-            f"{path}: value {int(labels[wrong][0])} is none of the {classes} classes 0 to {classes - 1}: {advice}"
-        )
-
-
-def one_hot(labels: Tensor, classes: int) -> Tensor:
-    """(1, H, W) classes -> (1, K, H, W) float logits whose arg max they are."""
-    # `F.one_hot` makes int64 first, a gigabyte for 150 classes at a megapixel.
-    return torch.zeros(1, classes, *labels.shape[-2:]).scatter_(1, labels[:, None], 1.0)
-
-
-def read_predicted_depth(path: Path) -> Tensor:
-    """Metres, of which not all are 0; else `UserError`."""
-    # `Depth` takes what is not finite in a .npy for not measured, but a prediction has no such pixels.
-    metres = read_npy(path) if path.suffix.lower() == ".npy" else Depth().read(path)
-    if not (np.isfinite(metres) & (metres >= 0)).all():
-        raise UserError(f"{path}: the prediction has negative, NaN or infinite depth; every pixel needs one in metres")
-    if not (metres > 0).any():
-        raise UserError(f"{path}: the prediction has no depth above 0; write it anew, in metres or millimetres")
-    return torch.from_numpy(metres)[None, None]
-
-
-def read_measured_depth(path: Path, reader: Depth) -> Tensor:
-    """Metres, 0 where not measured but not everywhere; else `UserError`."""
-    metres = reader.read(path)
-    if not metres.any():
-        raise UserError(f"{path}: no pixel has a valid depth; remove it from both folders")
-    return torch.from_numpy(metres)[None, None]
 
 
 def report(record: Record, pairing: Pairing) -> list[str]:

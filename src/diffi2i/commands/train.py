@@ -19,10 +19,11 @@ from diffi2i.callbacks.showcase import Showcase
 from diffi2i.callbacks.timers import ProcessorTimer
 from diffi2i.commands.eval import method_facts, score
 from diffi2i.config.schema import Config
-from diffi2i.data.build import build_data, check_depth, constant_target
+from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import picture_role, shared_pictures
 from diffi2i.errors import UserError
+from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.build import build_method
 from diffi2i.methods.build import check as check_method
 from diffi2i.methods.method import Method
@@ -65,9 +66,9 @@ def train(config: Config) -> Path:
     """
     quiet()
     check_method(config)
-    data = build_data(config)
+    kind, data = kind_of(config.task), build_data(config)
     data.check()
-    check_depth(data.val_items, config)
+    kind.check_targets(data.val_items, config)
     # Before the training: what it is made of decides whose the directory is, and a file may be gone when it ends.
     origin = origin_of(config, data)
     run_dir = Path(config.run_dir) if config.run_dir else place(config)
@@ -77,7 +78,7 @@ def train(config: Config) -> Path:
 
     say_shared(config, data)
     # Also before: a record must not fail for a training file that has gone by the end.
-    constant = None if config.task.kind == "image" else constant_target(data.train_items, config)
+    constant = kind.constant(data.train_items, config)
 
     L.seed_everything(config.seed, workers=True, verbose=False)
     if config.trainer.threads:
@@ -149,7 +150,7 @@ def fit(config: Config, method: Method, data: ImageDataModule, run_dir: Path, lo
 
 def say_shared(config: Config, data: ImageDataModule) -> None:
     """Says so where validation images are trained on too: their scores would flatter."""
-    shared = shared_pictures(data.manifests["train"], data.manifests["val"], picture_role(config.task.kind))
+    shared = shared_pictures(data.manifests["train"], data.manifests["val"], picture_role(config.dataset.target))
     if shared:
         name, other = shared[0]
         say(
@@ -169,12 +170,11 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
     # With a discriminator the method itself accumulates and clips the gradients of both networks.
     manual = not method.automatic_optimization
     main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
-    scores = ValidationScores(config.task, config.dataset.name)
     callbacks: list[Callback] = [
         Counters(train.epoch_steps, config.micro_batches),
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
         StopOnNonFinite(),  # before the scores, which only refuse such predictions
-        scores,
+        ValidationScores(config.task, config.dataset.name),
         # Without a monitored metric, the one checkpoint kept is the newest.
         ModelCheckpoint(
             checkpoints,
@@ -195,7 +195,7 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
         ProcessorTimer(),
     ]
     if shows_pictures(logger):
-        callbacks.append(Showcase(config, scores))
+        callbacks.append(Showcase(config))
     if trainer.progress and sys.stdout.isatty():
         callbacks.append(Progress())
     return new_trainer(

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from diffi2i.config.schema import Config, DatasetConfig
+from diffi2i.config.schema import Config, DatasetConfig, one_of
 from diffi2i.errors import UserError
+from diffi2i.kinds.spec import KINDS
 
 ROLES = ("fresh", "continued", "adversarial")
-NETWORK_KINDS = {"DI2Iformer": "image", "Segmenter": "labels", "Depther": "depth"}
-DENSE_DATASETS = {"labels": "shapes, camvid or ade20k", "depth": "motorcycle, sevenscenes or nyu"}
 
 
 def check_budget(plain: dict[str, Any]) -> None:
@@ -27,15 +26,11 @@ def check_budget(plain: dict[str, Any]) -> None:
         raise UserError(f"method.role={role}: task={task} has none at budget={budget}")
 
 
-def held_kind(target: dict[str, Any] | None) -> str:
-    """What a dataset with this `target` holds: `image`, `labels` or `depth`."""
-    return "image" if target is None else str(target["_target_"]).rpartition(".")[2].lower()
-
-
-def check_held(kind: str, task: str, held: str, dataset: str) -> None:
-    """The dataset holds what the task predicts."""
-    if held != kind:
-        fitting = DENSE_DATASETS.get(kind, "photos, folder, pairs, df2k, gopro, ...")
+def check_held(kind: str, task: str, target: dict[str, Any] | None, dataset: str) -> None:
+    """The dataset, of which `target` is the reader's node, holds what the task predicts."""
+    reader = None if target is None else str(target["_target_"]).rpartition(".")[2]
+    if reader != KINDS[kind].reader:
+        fitting = KINDS[kind].datasets
         raise UserError(f"dataset={dataset} holds no {kind} for task={task}: write dataset= one of {fitting}")
 
 
@@ -45,12 +40,13 @@ def check_dataset(task: dict[str, Any], dataset: dict[str, Any] | None) -> None:
     Raises:
         UserError: one line that says what to write.
     """
+    one_of("task.kind", task["kind"], list(KINDS))
     written = isinstance(task["classes"], int)
     if dataset is None:
-        if task["kind"] == "labels" and not written:
+        if KINDS[task["kind"]].classes and not written:
             raise UserError(f"task={task['name']} needs its classes: write dataset=<name> or task.classes=<number>")
         return
-    check_held(task["kind"], task["name"], held_kind(dataset["target"]), dataset["name"])
+    check_held(task["kind"], task["name"], dataset["target"], dataset["name"])
     held = (dataset["target"] or {}).get("classes")
     if written and task["classes"] != held:
         raise UserError(f"dataset={dataset['name']} has {held} classes, not {task['classes']}: leave out one of them")
@@ -105,13 +101,14 @@ def check_phases(config: Config) -> None:
 def check_kind(config: Config) -> None:
     """The network predicts what the task asks for, from what the task makes of the photos; no setting is of another."""
     task, kind = config.task.name, config.task.kind
-    predicted = NETWORK_KINDS.get(str(config.model.network["_target_"]).rpartition(".")[2], kind)
+    network = str(config.model.network["_target_"]).rpartition(".")[2]
+    predicted = next((name for name, spec in KINDS.items() if spec.network == network), kind)
     if predicted != kind:
         raise UserError(
             f"model={config.model.name} predicts {predicted}, task={task} {kind}: leave out model, or name one whose "
-            f"network is a {next(name for name in NETWORK_KINDS if NETWORK_KINDS[name] == kind)}"
+            f"network is a {KINDS[kind].network}"
         )
-    if kind == "image":
+    if not KINDS[kind].dense:
         if config.task.degrade is None:
             raise UserError(f"task={task} needs task.degrade, which makes its input")
         if config.train.head_lr != 1:

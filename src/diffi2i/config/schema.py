@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import II
 
 from diffi2i.errors import UserError
+from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import of_kind
 
 
@@ -191,17 +192,17 @@ class TaskConfig:
     budgets: dict[str, BudgetConfig]
 
     def __post_init__(self) -> None:
-        one_of("task.kind", self.kind, ("image", "labels", "depth"))
+        one_of("task.kind", self.kind, list(KINDS))
         one_of("task.fill", self.fill, ("black", "smooth"))
         protocol = self.protocol
-        if self.kind == "image" and (protocol.flip or protocol.sizes != [1.0]):
+        if not KINDS[self.kind].dense and (protocol.flip or protocol.sizes != [1.0]):
             raise UserError(f"flip and sizes belong to labels and depth, not to task={self.name}: leave them out")
         self.check_metrics()
 
     def check_metrics(self) -> None:
         """An image task lists scores that exist, its main one among them; labels and depth have no list."""
         metrics, known = self.protocol.metrics, of_kind(self.kind)
-        if self.kind != "image":
+        if KINDS[self.kind].dense:
             if metrics:
                 raise UserError(
                     f"task.protocol.metrics belongs to images: task={self.name} has fixed scores, leave it out"

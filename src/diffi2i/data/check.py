@@ -12,26 +12,19 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
-import numpy.typing as npt
 from rich.progress import track
 
 from diffi2i.config.schema import DatasetConfig
 from diffi2i.data.images import read_rgb
 from diffi2i.data.manifest import combined_hash, file_hash, picture_role, shared_pictures
-from diffi2i.data.seen import DepthSeen, Seen, new_seen, suspicious, unit_of
+from diffi2i.data.seen import Seen
 from diffi2i.data.sources import IncompleteError, Item, Split, files
+from diffi2i.data.targets import Target
 from diffi2i.errors import UserError
 
 SHOWN = 20  # lines of one kind of fault that are printed
-
-
-class TargetReader(Protocol):
-    """Decodes label or depth files: `data.targets.Labels`, `data.targets.Depth`."""
-
-    def read(self, path: Path) -> npt.NDArray[Any]:
-        """(H, W). Raises UserError."""
 
 
 class Job(NamedTuple):
@@ -116,7 +109,7 @@ class Report:
 def check_dataset(
     dataset: DatasetConfig,
     source: Callable[[Split], list[Item]],
-    target_reader: TargetReader | None = None,
+    target_reader: Target | None = None,
     splits: Sequence[Split] = ("train", "val"),
 ) -> Report:
     """Reads every file of the splits whole. Faults are collected, not raised.
@@ -136,7 +129,7 @@ def check_dataset(
             {(file.name, file.role): str(file.sha256) for file in split.files if not file.error}
             for split in (found["train"], found["val"])
         )
-        role = picture_role("image" if target_reader is None else "labels or depth")
+        role = picture_role(target_reader)
         found["val"].faults["shared"] = [
             f"{name}: the same picture as {other} in train" for name, other in shared_pictures(train, val, role)
         ]
@@ -157,17 +150,17 @@ def write_manifest(report: Report, path: Path) -> None:
 def _check_split(
     dataset: DatasetConfig,
     source: Callable[[Split], list[Item]],
-    reader: TargetReader | None,
+    reader: Target | None,
     split: Split,
     run: Run,
 ) -> SplitReport:
     items, faults = _listed(source, split)
     jobs = [Job(item.name, role, path) for item in items for role, path in files(item).items()]
-    found, seen = [], _empty(reader)
+    found, seen = [], None if reader is None else reader.seen()
     for file, share in track(run(partial(_read, reader), jobs), description=f"reading {split}", total=len(jobs)):
         found.append(file)
         if seen is not None and share is not None:
-            seen.merge(share)  # type: ignore[arg-type]  # both are of this reader's kind
+            seen.merge(share)
     faults["broken"] = [file.error for file in found if file.error]
     faults["sizes"] = _misfits(items, found, "scale" if reader is None else "equal")
     report = SplitReport(split, len(items), dataset.expected.get(split), files=found, faults=faults)
@@ -205,21 +198,15 @@ def _mapping(workers: int) -> Iterator[Run]:
         yield lambda function, jobs: pool.map(function, jobs, chunksize=16)
 
 
-def _empty(reader: TargetReader | None) -> Seen | None:
-    return new_seen(getattr(reader, "kind", None), getattr(reader, "classes", None))
-
-
-def _contents(seen: Seen | None, reader: TargetReader | None, items: Sequence[Item]) -> list[str]:
-    """What the targets hold, and a line on depths that look as if their unit were another."""
-    if seen is None or not items:
+def _contents(seen: Seen | None, reader: Target | None, items: Sequence[Item]) -> list[str]:
+    """What the targets hold, and a line where they may have been misread."""
+    if seen is None or reader is None or not items:
         return []
-    odd = None
-    if isinstance(seen, DepthSeen):
-        odd = suspicious(seen, None, unit_of(reader, [item.target for item in items]), "dataset.target.unit")
+    odd = reader.odd(seen, [item.target for item in items], None)
     return [*seen.lines(), *([odd] if odd else [])]
 
 
-def _read(reader: TargetReader | None, job: Job) -> Read:
+def _read(reader: Target | None, job: Job) -> Read:
     """Decodes one file whole, since a header says nothing about a file cut short."""
     digest = size = None
     try:
@@ -228,8 +215,9 @@ def _read(reader: TargetReader | None, job: Job) -> Read:
     except UserError as error:
         return File(job.name, job.role, size, sha256=digest, error=str(error)), None
     height, width = pixels.shape[:2]
-    seen = None if job.role == "input" else _empty(reader)
-    if seen is not None:
+    seen = None
+    if reader is not None and job.role == "target":
+        seen = reader.seen()
         seen.add(pixels)
     return File(job.name, job.role, size, width, height, digest), seen
 

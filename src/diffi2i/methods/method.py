@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diffi2i.config.compose import typed_options
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
+from diffi2i.kinds.kind import kind_of
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.batch import Batch, network_input
 from diffi2i.methods.noise import Noise, noise_for, step_generator
@@ -208,14 +209,14 @@ class Method(L.LightningModule):
         views = [(size, flip) for size in task.protocol.sizes for flip in (False, True)[: 1 + task.protocol.flip]]
         if views == [(1.0, False)]:
             return self.predict(batch, noise)
-        total = torch.zeros(())
-        for size, flip in views:
+
+        def of_view(size: float, flip: bool) -> Tensor:
             side = [max(1, round(n * size)) for n in batch["input"].shape[-2:]]
             image = F.interpolate(batch["input"], side, mode="bilinear", antialias=True, align_corners=False)
             view = batch | {"input": image.flip(-1) if flip else image}
             view["target"] = batch["target"].flip(-1) if flip else batch["target"]
             output = self.predict(view, noise)
             output = output.flip(-1) if flip else output
-            output = F.interpolate(output, batch["target"].shape[-2:], mode="bilinear", align_corners=False)
-            total = total.to(output) + (output.softmax(1) if task.kind == "labels" else output) / len(views)
-        return total.log() if task.kind == "labels" else total
+            return F.interpolate(output, batch["target"].shape[-2:], mode="bilinear", align_corners=False)
+
+        return kind_of(task).average((of_view(size, flip) for size, flip in views), len(views))

@@ -156,6 +156,9 @@ class ImageScores:
         why |= self._missing
         return {key: why[key] for key, count in counts.items() if not count} | self._whole_set.reasons()
 
+    def per_class(self) -> None:
+        """None: there are no classes."""
+
     def reset(self) -> None:
         """Forget all images."""
         self.per_image = []

@@ -287,7 +287,7 @@ def test_a_run_is_scored_under_settings_of_scoring_alone(make: Make) -> None:
         "train.steps=3": "set=train.steps: not a setting under which a run can be scored",
         "seed=1": "set=seed: not a setting",
         "method.init=null": "set=method.init: not a setting",
-        "method.diffusion.steps=8": "the run was trained with it: of its method write one of method.sampler, method.tlc",
+        "method.diffusion.steps=8": "the run was trained with it: of its method write one of method.sampler",
         "method.role=fresh": "set=method.role: not a setting",
         "method._target_=torch.nn.Linear": "set=method._target_: not a setting",
         "method.foo=1": "unknown key 'method.foo'",

@@ -1,6 +1,5 @@
 """Sweeps: each launcher really runs, DDP inside, failures, the search, and what is refused before anything starts."""
 
-import json
 import os
 import pickle
 import subprocess
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 
 from diffi2i import config, sweep
 from diffi2i.errors import UserError
+from diffi2i.run.record import Record
 from tests.conftest import SMALL
 
 TRAIN = (*SMALL, "task=sisr", "train.steps=2", "task.protocol.metrics=[psnr,psnr_y]")
@@ -46,10 +46,10 @@ def train_sweep(images: Path, tmp_path: Path, *overrides: str, **more: str) -> s
     )
 
 
-def records(folder: Path) -> dict[int, dict[str, Any]]:
+def records(folder: Path) -> dict[int | None, Record]:
     """The records below a folder by seed."""
-    found = [json.loads(file.read_text()) for file in folder.rglob("result.json")]
-    return {record["seed"]: record for record in found}
+    found = map(Record.read, folder.rglob("result.json"))
+    return {record.seed: record for record in found}
 
 
 def occupy(folder: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_failed_run_gives_the_sweep_its_status_and_the_others_go_on(images: Pa
     assert answer.returncode == 2
     lines = [line for line in answer.stderr.splitlines() if line.startswith("diffi2i:")]
     assert "runs/0 is not empty" in lines[0]
-    assert lines[1].startswith("diffi2i: run 0 ended with status 2: diffi2i train scale=smoke")
+    assert lines[1].startswith("diffi2i: run 0 ended with status 2: diffi2i train budget=smoke")
     assert "seed=0" in lines[1]
     assert len(lines) == 2
     assert "Traceback" not in answer.stderr
@@ -81,7 +81,7 @@ def test_joblib_runs_two_at_a_time_each_with_ddp(images: Path, tmp_path: Path) -
     assert answer.returncode == 0, answer.stderr
     found = records(tmp_path)
     assert found.keys() == {0, 1}
-    assert all(record["steps"] == 2 for record in found.values())
+    assert all(record.training and record.training.steps == 2 for record in found.values())
     (second,) = tmp_path.glob("outputs/multirun/*/1")  # made when the launcher starts the run
     assert second.stat().st_mtime < (tmp_path / "runs" / "0" / "result.json").stat().st_mtime
 
@@ -97,7 +97,7 @@ def test_submitit_runs_jobs_without_slurm(images: Path, tmp_path: Path) -> None:
     assert lines[0].startswith("diffi2i: run 1 ended with status 2: diffi2i train")
     assert lines[1:] == [f"diffi2i: what the runs printed is in {folder}"]
     printed = [log.read_text() for log in sorted(folder.glob("*/*_log.out"))]
-    assert any("training pretrain of sisr" in text for text in printed)
+    assert any("training diffi2i_s1 of sisr" in text for text in printed)
     assert any("runs/4 is not empty" in text for text in printed)
 
 
@@ -115,8 +115,7 @@ def test_optuna_finds_the_best_of_its_trials(images: Path, tmp_path: Path) -> No
     study = ("hydra/sweeper=optuna_lr", "hydra.sweeper.n_trials=2", "task.main_metric=psnr")
     answer = train_sweep(images, tmp_path, *study)
     assert answer.returncode == 0, answer.stderr
-    found = [json.loads(file.read_text()) for file in tmp_path.rglob("result.json")]
-    values = [record["metrics"]["psnr"] for record in found]
+    values = [Record.read(file).scores["psnr"].value or 0 for file in tmp_path.rglob("result.json")]
     assert len(set(values)) == 2
     (file,) = tmp_path.rglob("optimization_results.yaml")
     result: Any = OmegaConf.load(file)
@@ -155,8 +154,8 @@ def test_a_search_is_checked_before_its_first_trial(overrides: list[str], words:
             ["hydra/launcher=ray", "trainer=cpu", "trainer.devices=1,2"], "sweep over trainer in separate", marks=ray
         ),
         pytest.param(
-            ["hydra/launcher=submitit_slurm", "trainer.devices=2", "experiment=table7", "variant=v1,v3"],
-            "write hydra.launcher.tasks_per_node=1",
+            ["hydra/launcher=submitit_slurm", "trainer.devices=2", "experiment=table7/v1,table7/v3"],
+            "starts from inpainting-diffi2i_s1-.* or write hydra.launcher.tasks_per_node=1",
             marks=submitit,
         ),
     ],
@@ -215,9 +214,9 @@ def test_two_slurm_tasks_are_the_ranks_of_one_run(images: Path, tmp_path: Path) 
     ]
     printed = [task.communicate(timeout=200)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], printed
-    assert "training pretrain" in printed[0]
-    assert "training pretrain" not in printed[1], "the second task is the second rank of the same run"
-    assert records(tmp_path)[0]["steps"] == 2
+    assert "training diffi2i_s1" in printed[0]
+    assert "training diffi2i_s1" not in printed[1], "the second task is the second rank of the same run"
+    assert [record.training and record.training.steps for record in records(tmp_path).values()] == [2]
 
 
 def test_the_failure_of_a_run_travels_between_processes() -> None:

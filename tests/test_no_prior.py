@@ -117,13 +117,22 @@ def test_training_on_starts_from_exactly_those_weights(
     [
         (["method=diffi2i_s2", "method.init={zero}"], "has no prior to go on with: name a run of method=diffi2i_s1"),
         (["method=diffi2i_s1", "method.init={zero}"], "has no prior to go on with"),
-        (["method=diffi2i_s1", "method.init={s2}"], "is a stage 2, from which no stage 1 starts: write method=diffi2i_s2"),
+        (
+            ["method=diffi2i_s1", "method.init={s2}"],
+            "is a stage 2, from which no stage 1 starts: write method=diffi2i_s2",
+        ),
         (["method=no_prior", "method.init={s2}"], "is a stage 2, from which no stage 1 starts"),
         (["method=no_prior", "method.init={s1}"], "has method.prior=truth: write method.prior=truth"),
         (["method=diffi2i_s2", "method.init={v1}"], "has method.prior=none: write method.prior=none"),
-        (["method=diffi2i_s2", "method.prior=none", "method.init={s2}"], "has method.prior=joint: write method.prior=joint"),
+        (
+            ["method=diffi2i_s2", "method.prior=none", "method.init={s2}"],
+            "has method.prior=joint: write method.prior=joint",
+        ),
         (["method=diffi2i_s1", "method.prior=joint"], "is not for method=diffi2i_s1: choose one of truth, zero"),
-        (["method=diffi2i_s2", "method.prior=zero", "method.init={s1}"], "is not for method=diffi2i_s2: choose one of joint, none"),
+        (
+            ["method=diffi2i_s2", "method.prior=zero", "method.init={s1}"],
+            "is not for method=diffi2i_s2: choose one of joint, none",
+        ),
         (["method=diffi2i_s2", "method.init={nothing}"], "is no run directory"),
     ],
 )

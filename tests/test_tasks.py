@@ -45,7 +45,9 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
             folder = tmp_path_factory.mktemp(task)
             settings = [*small(task, images), "train.steps=2", *MORE.get(task, ())]
             cli.main(["train", *settings, "method=diffi2i_s1", f"run_dir={folder / 's1'}"])
-            cli.main(["train", *settings, "method=diffi2i_s2", f"method.init={folder / 's1'}", f"run_dir={folder / 's2'}"])
+            cli.main(
+                ["train", *settings, "method=diffi2i_s2", f"method.init={folder / 's1'}", f"run_dir={folder / 's2'}"]
+            )
             trained[task] = folder / "s1", folder / "s2"
         return trained[task]
 

@@ -153,7 +153,7 @@ def check(overrides: Sequence[str]) -> None:
     if searches(node.sweeper):
         check_direction(node.sweeper, runs)
         return
-    directories = [given for combination in combinations if (given := value_of("run_dir", combination))]
+    directories = [run.directory for run in planned_runs if value_of("run_dir", run.overrides)]
     if len(directories) > len(set(directories)):
         raise UserError(
             f"run_dir={directories[0]} is the same for several runs: leave it out, or name what is swept in it, as in "

@@ -11,11 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from diffi2i.tables.command import cells_of, parse
+
 from diffi2i.errors import UserError
 from diffi2i.run.plan import RUNS
 from diffi2i.run.record import Record
 from diffi2i.run.state import read
-from diffi2i.tables.command import cells_of, parse
 from diffi2i.tables.draw import draw
 from diffi2i.tables.plan import in_order
 

@@ -25,7 +25,6 @@ import pytest
 
 from diffi2i import cli
 from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
-from diffi2i import cli, config
 from diffi2i.errors import UserError
 from diffi2i.run import ensure as ensuring
 from diffi2i.run.ensure import Durations, duration, ensure, ensure_before, total_duration
@@ -43,7 +42,6 @@ from diffi2i.run.state import (
     working_on,
     write_failure,
 )
-
 from diffi2i.tables import command
 from diffi2i.tables.draw import disagreements, found
 from diffi2i.tables.experiment import Column, Experiment, Row
@@ -559,7 +557,7 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     def pretend(arguments: list[str], check: bool) -> None:
         sweeps.append(arguments[arguments.index("-m", 2) + 1 :])
         given = [text for text in sweeps[-1] if not text.startswith("hydra")]
-        for combination in config.sweep(given):
+        for combination in sweep.combinations(given):
             run = planned(combination)
             if "experiment=table8/kl" in combination and run.config.seed == 0:
                 continue

@@ -24,6 +24,8 @@ from typing import Any
 import pytest
 
 from diffi2i import cli
+from diffi2i.commands import sweep
+from diffi2i.commands import table as command
 from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
 from diffi2i.errors import UserError
 from diffi2i.run import ensure as ensuring
@@ -42,7 +44,6 @@ from diffi2i.run.state import (
     working_on,
     write_failure,
 )
-from diffi2i.tables import command
 from diffi2i.tables.draw import disagreements, found
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Cell
@@ -575,7 +576,7 @@ def test_a_launcher_gets_what_is_missing_those_first_that_others_start_from(
 ) -> None:
     given = ["table8", "budget=smoke", "seeds=2", "launcher=joblib", "hydra.launcher.n_jobs=2", "trainer=cpu"]
     with pytest.raises(SystemExit, match="1"):
-        command.table(given)
+        cli.main(["table", *given])
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "budget=smoke", "trainer=cpu"]
     assert sent == [
         [*launcher, "experiment=table7/s1", "seed=0,1"],
@@ -584,7 +585,7 @@ def test_a_launcher_gets_what_is_missing_those_first_that_others_start_from(
     assert "ended without a record under launcher=joblib" in capsys.readouterr().out
     sent.clear()
     with pytest.raises(SystemExit, match="1"):
-        command.table(given)
+        cli.main(["table", *given])
     assert sent == [[*launcher, "experiment=table8/kl", "seed=0"]]
 
 

@@ -25,7 +25,6 @@ import pytest
 
 from diffi2i import cli
 from diffi2i.commands import sweep
-from diffi2i.commands import table as command
 from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
 from diffi2i.errors import UserError
 from diffi2i.run import ensure as ensuring
@@ -508,7 +507,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command.table(["table4", "budget=smoke", "seeds=2", "--dry-run"])
+    cli.main(["table", "table4", "budget=smoke", "seeds=2", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     first, second = (line.split() for line in lines[:2])
     assert first[0] == second[0] == "missing"
@@ -567,7 +566,7 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             origin = replace(base.provenance, config_hash=config_hash(run.config))
             replace(base, provenance=origin).write(run.directory / "result.json")
 
-    monkeypatch.setattr(command.subprocess, "run", pretend)
+    monkeypatch.setattr("diffi2i.commands.table.subprocess.run", pretend)
     return sweeps
 
 

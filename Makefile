@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
 	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
-.PHONY: help install demo report test check format weights lock clean $(REPRODUCE)
+.PHONY: help install demo report test test-fast check format weights lock clean $(REPRODUCE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
@@ -42,6 +42,9 @@ $(REPRODUCE): reproduce-%: $(STAMP)
 
 report: $(STAMP) ## all tables and figures made at BUDGET as one HTML page
 	$(BIN)/diffi2i report budget=$(BUDGET)
+
+test-fast: $(STAMP) ## run the tests that take no training, while you work
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 test: $(STAMP) ## run the whole test suite, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

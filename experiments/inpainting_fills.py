@@ -16,11 +16,11 @@ import torch
 from rich.progress import track
 from skimage.restoration import inpaint_biharmonic
 
-from diffi2i.build import build_data
-from diffi2i.config import read_run_config
+from diffi2i.config.run import read_run_config
+from diffi2i.data.build import build_data
 from diffi2i.data.resize import to_uint8
 from diffi2i.metrics.image import ImageScores
-from diffi2i.results import write_json
+from diffi2i.run.files import write_json
 
 TELEA_RADIUS = 5
 

@@ -7,13 +7,17 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from diffi2i import config
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.data import manifest
-from diffi2i.schema import Config
+from diffi2i.losses.pixel import L1
+from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.method import Method
 
 QUICK = (
     "budget=smoke",
@@ -93,9 +97,35 @@ def make(images: Path, tmp_path: Path) -> Make:
     def build(name: str, *overrides: str) -> Config:
         task = ([text.removeprefix("task=") for text in overrides if text.startswith("task=")] or ["sisr"])[-1]
         others = [text for text in overrides if not text.startswith("task=")]
-        return config.load(Config, "train", [*small(task, images), f"run_dir={tmp_path / name}", *others])
+        return compose.load(Config, "train", [*small(task, images), f"run_dir={tmp_path / name}", *others])
 
     return build
+
+
+M = TypeVar("M", bound=Method)
+
+
+def with_l1(method: M) -> M:
+    """The method, ready to train on L1."""
+    method.learn_from(TaskLoss({"l1": L1()}))
+    return method
+
+
+def random_batch(config: Config, size: int = 32, images: int = 2) -> dict[str, Any]:
+    """A batch of the task with random targets of `size`, the same at every call."""
+    task, generator = config.task, torch.Generator().manual_seed(0)
+    batch: dict[str, Any] = {"name": [f"image {i}" for i in range(images)]}
+    picture = torch.rand(images, 3, size, size, generator=generator)
+    if task.kind == "labels":
+        labels = torch.randint(0, task.classes or 0, (images, size, size), generator=generator)
+        return batch | {"input": picture, "target": labels}
+    if task.kind == "depth":
+        depth = 1 + 4 * torch.rand(images, 1, size, size, generator=generator)
+        return batch | {"input": picture, "target": depth, "valid": torch.ones_like(depth)}
+    if task.in_channels == 4:
+        mask = (torch.rand(images, 1, size, size, generator=generator) > 0.5).float()
+        return batch | {"input": picture * (1 - mask), "target": picture, "mask": mask}
+    return batch | {"input": F.avg_pool2d(picture, task.scale), "target": picture}
 
 
 T = TypeVar("T", bound=nn.Module)

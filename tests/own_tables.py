@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffi2i import config
+from diffi2i.config import compose
 from diffi2i.run import plan
 
 SETTINGS = """
@@ -21,12 +21,12 @@ columns:
 def own_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of `conf/` without its experiments."""
     conf = tmp_path_factory.mktemp("conf")
-    for part in config.conf_dir().iterdir():
+    for part in compose.conf_dir().iterdir():
         if part.name != "experiment":
             (conf / part.name).symlink_to(part)
     (conf / "experiment").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "conf_dir", lambda: conf)
+        patch.setattr(compose, "conf_dir", lambda: conf)
         plan.composed.cache_clear()
         yield conf
         plan.composed.cache_clear()

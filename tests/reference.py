@@ -1,6 +1,7 @@
 """The paper's equations once more, in plain numpy float64 loops: what the tests hold the torch code against."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -8,18 +9,20 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Predictor = Callable[[Array, int], Array]
 Weights = dict[str, Array]
+Betas = tuple[float, ...]
 
 
 # --- diffusion -------------------------------------------------------------------------------------------------------
 
 
-def linear_betas(T: int, first: float = 0.1, last: float = 0.99) -> list[float]:
+def linear_betas(T: int, first: float = 0.1, last: float = 0.99) -> Betas:
     """Section 5.1: beta_1..beta_T linear; entry 0 is a placeholder so that betas[t] is the paper's beta_t."""
     rise = (last - first) / (T - 1)
-    return [0.0] + [first + rise * (t - 1) for t in range(1, T + 1)]
+    return (0.0, *(first + rise * (t - 1) for t in range(1, T + 1)))
 
 
-def cumulative(betas: Sequence[float]) -> list[float]:
+@cache
+def cumulative(betas: Betas) -> list[float]:
     """alpha_bar_0..alpha_bar_T, the product of Eq. 2 with alpha_0 = 1."""
     bars = [1.0]
     for beta in betas[1:]:
@@ -27,7 +30,8 @@ def cumulative(betas: Sequence[float]) -> list[float]:
     return bars
 
 
-def iterate_forward(betas: Sequence[float]) -> list[tuple[float, float]]:
+@cache
+def iterate_forward(betas: Betas) -> list[tuple[float, float]]:
     """Eq. 1 applied t times to x_0: the factor on x_0 and the variance, for t = 0..T."""
     factor, variance = 1.0, 0.0
     history = [(factor, variance)]
@@ -38,19 +42,19 @@ def iterate_forward(betas: Sequence[float]) -> list[tuple[float, float]]:
     return history
 
 
-def diffuse(x0: Array, noise: Array, t: int, betas: Sequence[float]) -> Array:
+def diffuse(x0: Array, noise: Array, t: int, betas: Betas) -> Array:
     """A draw of Eq. 2 / Eq. 10 from its noise."""
     factor, variance = iterate_forward(betas)[t]
     return np.asarray(factor * x0 + np.sqrt(variance) * noise)
 
 
-def noise_mean(x: Array, noise: Array, t: int, betas: Sequence[float]) -> Array:
+def noise_mean(x: Array, noise: Array, t: int, betas: Betas) -> Array:
     """Eq. 11, the mean of Eq. 3 as the paper prints it."""
     alpha = 1.0 - betas[t]
     return np.asarray((x - noise * (1.0 - alpha) / np.sqrt(1.0 - cumulative(betas)[t])) / np.sqrt(alpha))
 
 
-def posterior(x: Array, x0: Array, t: int, betas: Sequence[float]) -> tuple[Array, float]:
+def posterior(x: Array, x0: Array, t: int, betas: Betas) -> tuple[Array, float]:
     """Mean and variance of q(x_{t-1} | x_t, x_0) by Bayes' rule: the product of two Gaussians in x_{t-1}."""
     alpha = 1.0 - betas[t]
     prior_factor, prior_variance = iterate_forward(betas)[t - 1]
@@ -62,13 +66,25 @@ def posterior(x: Array, x0: Array, t: int, betas: Sequence[float]) -> tuple[Arra
     return mean, 1.0 / precision
 
 
-def paper_variance(t: int, betas: Sequence[float]) -> float:
+def paper_variance(t: int, betas: Betas) -> float:
     """sigma_t^2 of Eq. 3."""
     bars = cumulative(betas)
     return (1.0 - bars[t - 1]) / (1.0 - bars[t]) * betas[t]
 
 
-def respace(times: Sequence[int], betas: Sequence[float]) -> list[float]:
+def angle(t: int, betas: Betas) -> float:
+    """phi_t of Salimans and Ho (2022): x_t = cos(phi) x_0 + sin(phi) noise, and v is its derivative by phi."""
+    factor, variance = iterate_forward(betas)[t]
+    return float(np.arctan2(np.sqrt(variance), factor))
+
+
+def x0_of_v(x: Array, v: Array, t: int, betas: Betas) -> Array:
+    """The turn by -phi that brings (x_t, v) to (x_0, noise)."""
+    phi = angle(t, betas)
+    return np.asarray(np.cos(phi) * x - np.sin(phi) * v)
+
+
+def respace(times: Sequence[int], betas: Betas) -> Betas:
     """The betas of a shorter chain whose i-th step lands on alpha_bar of times[i] (ascending, 1-based)."""
     bars = cumulative(betas)
     short = [0.0]
@@ -76,22 +92,35 @@ def respace(times: Sequence[int], betas: Sequence[float]) -> list[float]:
     for t in times:
         short.append(1.0 - bars[t] / before)
         before = bars[t]
-    return short
+    return tuple(short)
 
 
 def reverse(
-    x: Array, predict: Predictor, kind: str, betas: Sequence[float], times: Sequence[int] | None = None
+    x: Array,
+    predict: Predictor,
+    kind: str,
+    betas: Betas,
+    times: Sequence[int] | None = None,
+    inserted: Callable[[int], Array] | None = None,
 ) -> Array:
-    """Algs. 1 and 2 without variance: `predict(x, t)` gives the noise ("eps") or x_0 ("x0") at the full chain's t."""
+    """Algs. 1 and 2: `predict(x, t)` gives the noise ("eps"), x_0 ("x0") or "v" at the full chain's t.
+
+    `inserted` gives the standard normal that Eq. 3 inserts at t, None leaves it out.
+    """
     visited = list(times) if times is not None else list(range(1, len(betas)))
     short = respace(visited, betas)
     for i in range(len(visited), 0, -1):
-        guess = predict(x, visited[i - 1])
+        t = visited[i - 1]
+        guess = predict(x, t)
+        if kind == "v":
+            guess = x0_of_v(x, guess, t, betas)
         x = noise_mean(x, guess, i, short) if kind == "eps" else posterior(x, guess, i, short)[0]
+        if inserted is not None and i > 1:
+            x = x + np.sqrt(paper_variance(i, short)) * inserted(t)
     return x
 
 
-def noise_objective(x0: Array, noise: Array, t: int, predict: Predictor, betas: Sequence[float]) -> float:
+def noise_objective(x0: Array, noise: Array, t: int, predict: Predictor, betas: Betas) -> float:
     """Eq. 4 without its gradient: the squared distance, as a mean over the numbers."""
     guess = predict(diffuse(x0, noise, t, betas), t)
     total = 0.0

@@ -1,16 +1,21 @@
 """The command line: quick help, exit statuses, one-line refusals, sweeps."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from diffi2i import __version__, cli
+from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.schema import CompareConfig, Config, TableConfig
+from diffi2i.run.record import Record
 from tests.conftest import SMALL
 
 
@@ -40,13 +45,28 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fly"], "unknown command 'fly': choose one of train, eval, predict, bench, data, table"),
+        (["fly"], "unknown command 'fly': choose one of train, eval, predict, score, bench, data, table, compare"),
+        (["trian"], "unknown command 'trian': did you mean 'train'?"),
         (["train", "model.cpen.chanels=1"], "did you mean 'model.cpen.channels'"),
-        (["eval", "run=nowhere"], "no config.yaml"),
+        (["eval", "run=nowhere"], "nowhere has no result.json: it is no finished run"),
         (["predict", "run=nowhere", "input=a", "output=b"], "no config.yaml"),
+        (["data"], "You must specify 'dataset'"),
+        (["data", "dataset=photos"], "data needs its action: write diffi2i data check"),
+        (["data", "chek", "dataset=photos"], "data needs its action: write diffi2i data check"),
         (["table"], "table needs run directories"),
         (["table", "nowhere"], "neither a run directory nor one of table1"),
         (["table", "."], "no finished run"),
+        (["table", "a", "seeds=0"], "seeds=0 must be above 0"),
+        (["compare", "one"], "compare needs two runs"),
+        (["compare", "a", "b", "outptu=c"], "did you mean 'output'"),
+        (["report", "output=page"], "write a file name that ends in .html"),
+        (["report", "bugdet=demo"], "did you mean 'budget'"),
+        (["dashboard", "projekt=mine"], "did you mean 'project'"),
+        (["eval", "runs/s1"], "cannot read 'runs/s1': write key=value"),
+        (["train", "--dry-run"], "diffi2i train does not know --dry-run"),
+        (["train", "--cfg", "job", "foo=1"], "unknown key 'foo'"),
+        (["train", "--cfg", "hydra", "foo=1"], "unknown key 'foo'"),
+        (["train", "--help", "task=nope"], "deblur, depth, inpainting"),
         (["bench", "-m", "model=tiny,base"], "does not sweep"),
     ],
 )
@@ -92,23 +112,124 @@ def test_bench_prints_the_size_of_a_model(capsys: pytest.CaptureFixture[str]) ->
     assert "multiply-accumulates" in printed
 
 
-def test_cfg_job_prints_the_whole_configuration() -> None:
-    answer = diffi2i("train", "--cfg", "job", "seed=7")
-    assert answer.returncode == 0
-    assert "seed: 7" in answer.stdout
-    assert "prior_loss: l1" in answer.stdout
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_answers_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    head = [line for line in (conf_dir() / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert lines[: len(head)] == [line[2:] for line in head]
+    assert any(line.startswith(f"diffi2i {name}") for line in lines), "no example"
+    rows = [line.split() for line in lines if line.startswith("  ")]
+    for field in fields(cli.COMMANDS[name].config):
+        assert any(row[0].partition(".")[0] == field.name for row in rows), field.name
+    assert max(map(len, lines)) <= 120
+    cli.main([name, "-h"])
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_help_shows_choices_types_and_defaults_under_the_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["train", "--help", "task=depth", "method=diffi2i_s2", "budget=smoke"])
+    printed = capsys.readouterr().out
+    assert "  method=diffi2i_s1, diffi2i_s2, no_prior, regressor\n" in printed
+    shown = [tuple(line.split(maxsplit=2)) for line in printed.splitlines()]
+    assert ("train.steps", "int", "4") in shown
+    assert ("method.prior_loss", "str", "l1") in shown
+    assert ("task.protocol.sizes", "list[float]", "[1.0]") in shown
+    assert "train.val_crop int | None null" in [" ".join(line.split()) for line in printed.splitlines()]
+
+
+def test_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([])
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed and command.summary in printed for name, command in cli.COMMANDS.items())
+
+
+MANDATORY = {
+    "eval": ["run=a"],
+    "predict": ["run=a", "input=b", "output=c"],
+    "score": ["task=segmentation", "dataset=shapes", "pred=a", "target=b"],
+    "data": ["check", "dataset=photos"],
+    "table": ["runs/a=b", "runs/[c]", "it's"],
+    "compare": ["a", "b"],
+}
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_cfg_job_prints_the_whole_configuration(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = MANDATORY.get(name, [])
+    cli.main([name, *words[:1], "--cfg", "job", *words[1:]])
+    printed = capsys.readouterr().out
+    assert "${" not in printed
+    assert list(yaml.safe_load(printed)) == [field.name for field in fields(cli.COMMANDS[name].config)]
+
+
+def test_cfg_job_is_what_the_command_gets(capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["task=inpainting", "budget=paper", "method=diffi2i_s2", "seed=7"]
+    cli.main(["train", *overrides, "-c", "job"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed == asdict(load(Config, "train", overrides))
+    assert (printed["seed"], printed["train"]["steps"], printed["model"]["name"]) == (7, 1000000, "base")
+    assert printed["method"]["prior_loss"] == "l1"
+
+
+def test_hydras_own_flags_show_the_rest(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["diffi2i"])
+    cli.main(["train", "--cfg", "hydra", "seed=7"])
+    assert "subdir" in capsys.readouterr().out
+    cli.main(["train", "--cfg", "job", "--package", "train", "budget=smoke"])
+    assert "steps: 4" in capsys.readouterr().out
+
+
+def got(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> list[Any]:
+    """What the command's function is called with, in place of calling it."""
+    calls: list[Any] = []
+    monkeypatch.setattr(f"diffi2i.commands.{module}.{name}", calls.append)
+    return calls
+
+
+def test_words_and_settings_of_its_own_become_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "lr=1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    calls = got(monkeypatch, "table", "table")
+    cli.main(["table", "runs/lr=1", "runs/[a b]", "it's\\", "budget=smoke"])
+    cli.main(["table", "--dry-run", "table7", "all", "roots.celebahq-wide=/a b", "seeds=2", "launcher=joblib"])
+    cli.main(["table", "table7", "dataset=celebahq", "root=/a 'b'", "~a", "train.phases=[{step: 5}]", "+new.key=1"])
+    names = ["runs/lr=1", "runs/[a b]", "it's\\"]
+    roots = {"celebahq-wide": "/a b"}
+    overrides = ["dataset=celebahq", "root=/a 'b'", "~a", "train.phases=[{step: 5}]", "+new.key=1"]
+    assert calls == [
+        TableConfig(names=names, budget="smoke"),
+        TableConfig(names=["table7", "all"], dry_run=True, roots=roots, seeds=2, launcher="joblib"),
+        TableConfig(names=["table7"], overrides=overrides),
+    ]
+    compared = got(monkeypatch, "compare", "compare")
+    cli.main(["compare", "output=c.json", "a", "b"])
+    assert compared == [CompareConfig(runs=["a", "b"], output="c.json")]
+
+
+def test_the_keys_may_also_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = got(monkeypatch, "table", "table")
+    cli.main(["table", "names=[a,b]", "dry_run=true", "overrides=['train.steps=5']"])
+    assert calls == [TableConfig(names=["a", "b"], dry_run=True, overrides=["train.steps=5"])]
 
 
 def test_a_sweep_runs_one_process_per_run(images: Path, tmp_path: Path) -> None:
     settings = [*SMALL, f"root={images}", "train.steps=2"]
     answer = diffi2i("train", "-m", *settings, "seed=0,1", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    records = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/sisr/*/result.json")]
-    assert sorted(record["seed"] for record in records) == [0, 1]
+    seeds = {Record.read(file).seed for file in tmp_path.glob("outputs/sisr/*/result.json")}
+    assert seeds == {0, 1}
 
 
-def test_a_sweep_with_a_bad_value_starts_nothing(images: Path, tmp_path: Path) -> None:
-    answer = diffi2i("train", "-m", *SMALL, f"root={images}", "method.prior=truth,nothing", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("swept", "words"),
+    [
+        ("method.prior=truth,nothing", "method.prior=nothing: choose one of"),
+        ("model.network.width=4,5", "model.network: width=5 must be an even number"),
+    ],
+)
+def test_a_sweep_with_a_bad_value_starts_nothing(swept: str, words: str, images: Path, tmp_path: Path) -> None:
+    answer = diffi2i("train", "-m", *SMALL, f"root={images}", swept, cwd=tmp_path)
     assert answer.returncode == 2
-    assert "method.prior=nothing: choose one of" in answer.stderr
+    assert words in answer.stderr
     assert list(tmp_path.iterdir()) == []

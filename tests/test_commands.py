@@ -8,28 +8,18 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from diffi2i import config
-from diffi2i.build import build
-from diffi2i.cli import names_row
-from diffi2i.config import conf_dir
-from diffi2i.schema import BenchConfig, Config, DataConfig, EvalConfig, PredictConfig, ScoreConfig
-from diffi2i.tables import command as tables
-from diffi2i.tables import experiment
-from diffi2i.tables.plan import row_run
+from diffi2i import cli
+from diffi2i.commands import sweep
+from diffi2i.config.build import build
+from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.schema import Config
+from diffi2i.run.rows import table_names
 
 ROOT = Path(__file__).parents[1]
-COMMAND = re.compile(r"(?:^|\s|`)(diffi2i (?:train|eval|predict|score|bench|data|table|report)\b.*)")
-SCHEMAS: dict[str, type[Any]] = {
-    "eval": EvalConfig,
-    "predict": PredictConfig,
-    "bench": BenchConfig,
-    "score": ScoreConfig,
-    "train": Config,
-}
+COMMAND = re.compile(rf"(?:^|\s|`)(diffi2i (?:{'|'.join(cli.COMMANDS)})\b.*)")
 TASKS = ("sisr", "realsr", "deblur", "inpainting", "segmentation", "depth")
 
 
@@ -61,7 +51,7 @@ def cleaned(command: str) -> list[str]:
     words = shlex.split(re.sub(r"<[^>]*>", lambda match: match.group().replace(" ", "-"), command))
     kept = words[:2]
     for word in words[2:]:
-        if not ("=" in word or word.startswith("-") or kept[1] in ("table", "data")):
+        if not ("=" in word or word.startswith("-") or cli.COMMANDS[kept[1]].words or kept[-1] == "--cfg"):
             break  # "two GPUs of one machine"
         kept.append(word)
     return kept
@@ -76,7 +66,7 @@ def commands_of(file: Path) -> Iterator[tuple[str, list[str]]]:
     for command in joined(lines):
         yield file.relative_to(ROOT).as_posix(), cleaned(command)
         if file.parent.name == "task" and "budget=paper" not in command and "method=diffi2i_s2" in command:
-            # "Paper scale (...): budget=paper ..." is what to add to the commands above it.
+            # "Paper's budget (...): budget=paper ..." is what to add to the commands above it.
             for rest in paper_settings(text):
                 yield file.relative_to(ROOT).as_posix(), [*cleaned(command)[:3], *rest]
 
@@ -84,7 +74,7 @@ def commands_of(file: Path) -> Iterator[tuple[str, list[str]]]:
 def paper_settings(text: str) -> list[list[str]]:
     lines = heads(text)
     for number, line in enumerate(lines):
-        if "Paper scale (" in line:
+        if "Paper's budget (" in line:
             words = line.partition("):")[2].split()
             for more in lines[number + 1 :]:
                 if not more.split() or not all("=" in word for word in more.split()):
@@ -96,7 +86,7 @@ def paper_settings(text: str) -> list[list[str]]:
 
 FILES = sorted(
     file
-    for file in [*conf_dir().rglob("*.yaml"), *experiment.experiments_dir().rglob("*.yaml"), ROOT / "README.md"]
+    for file in [*conf_dir().rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml"), ROOT / "README.md"]
     if "results" not in file.parts
 )
 COMMANDS = [found for file in FILES for found in commands_of(file)]
@@ -113,40 +103,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_real(word: str, folder: Path) -> str:
     """The word with a folder in place of what the reader puts in."""
     key, equals, value = word.partition("=")
-    if key.lstrip("+") in ("root", "run", "input", "output", "pred", "target", "mask", "run_dir", "method.init") or (
-        key.startswith("roots.") or value.startswith(("runs/", "my/"))
+    folders = ("root", "run", "input", "output", "pred", "target", "mask", "run_dir", "method.init")
+    if not value.endswith(".html") and (
+        key.lstrip("+") in folders or key.startswith("roots.") or value.startswith(("runs/", "my/"))
     ):
         return f"{key}{equals}{folder}"
-    return word.replace("<task>", "sisr").replace("<name>", "a").replace("<dir>", str(folder))
+    return re.sub(r"<[^>]*>", "a", word.replace("<task>", "sisr").replace("<dir>", str(folder)))
 
 
 def compose(words: list[str], folder: Path) -> None:
-    name, arguments = words[1], [made_real(word, folder) for word in words[2:]]
-    if name == "report" or (name == "table" and not any(experiment_named(word) for word in arguments)):
-        return  # report has no settings but a scale; `table runs/a runs/b` draws records
-    if name == "table":
-        request = tables.parse(arguments)
-        for found in request.experiments:
-            tables.cells_of(found, request)
-        return
-    if name == "data":
-        config.load(DataConfig, name, arguments[1:])
-        return
-    flags = [word for word in arguments if word.startswith("-")]
-    overrides = [word for word in arguments if word not in flags and "=" in word]
+    name, command = words[1], cli.COMMANDS[words[1]]
+    flags, overrides = cli.parsed(command, [made_real(word, folder) for word in words[2:]])
     # Hydra's own groups configure the sweep, not the run: test_launchers.py.
     overrides = [word for word in overrides if not word.startswith("hydra")]
-    if "method=diffi2i_s2" in overrides and not any(word.startswith("method.init=") for word in overrides):
-        overrides.append(f"method.init={folder}")
-    for single in config.sweep(overrides):
-        if names_row(single):
-            row_run(single)
-        else:
-            config.draft(SCHEMAS[name], name, single)
-
-
-def experiment_named(word: str) -> bool:
-    return word in (*experiment.names(), "all")
+    for single in sweep.combinations(overrides) if "-m" in flags else [overrides]:
+        load(command.config, name, single)
 
 
 @pytest.mark.parametrize(("file", "words"), COMMANDS, ids=[f"{file}: {' '.join(words)}" for file, words in COMMANDS])
@@ -157,19 +128,13 @@ def test_every_command_shown_composes(
     compose(words, runs)
 
 
-# Overrides that a head offers to add to a command above it: `key={...}`, `+key={...}`, `key=[...]`.
-OFFERED = [
-    ("conf/task/realsr.yaml", "train", ["task=realsr"], r"[+\w.]+=\{_target_: diffi2i\.data\.realesrgan\.Order.*\}"),
-    ("conf/eval.yaml", "eval", ["run=a"], r"\+degrade=\{.*\}"),
-]
-
-
-@pytest.mark.parametrize(("file", "name", "before", "pattern"), OFFERED, ids=[offer[0] for offer in OFFERED])
-def test_every_override_offered_composes(file: str, name: str, before: list[str], pattern: str) -> None:
-    found = re.findall(pattern, (ROOT / file).read_text(encoding="utf-8"))
+def test_the_degradation_that_a_head_offers_to_add_builds() -> None:
+    text = (ROOT / "conf/task/realsr.yaml").read_text(encoding="utf-8")
+    found = re.findall(r"[+\w.]+=\{_target_: diffi2i\.data\.realesrgan\.Order.*\}", text)
     assert len(found) == 1
-    node = config.draft(SCHEMAS[name], name, [*before, *found])
-    build(getattr(node, "task", node).degrade, file)
+    node = load(Config, "train", ["task=realsr", *found]).task.degrade
+    assert node is not None
+    build(node, "task.degrade")
 
 
 def test_commands_are_found() -> None:
@@ -177,6 +142,7 @@ def test_commands_are_found() -> None:
     shown = {file for file, _ in COMMANDS}
     assert "README.md" in shown
     assert {f"conf/task/{name}.yaml" for name in TASKS} <= shown
-    assert {f"experiments/{name}.yaml" for name in experiment.names()} <= shown
+    assert {f"conf/{name}.yaml" for name in cli.COMMANDS} <= shown
+    assert {f"experiments/{name}/table.yaml" for name in table_names()} <= shown
     assert len([file for file in shown if file.startswith("conf/dataset/")]) > 20
-    assert sum("budget=paper" in words for _, words in COMMANDS) >= 20
+    assert sum("budget=paper" in words for _, words in COMMANDS) >= 10

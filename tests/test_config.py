@@ -1,5 +1,6 @@
 """Every shipped configuration composes and builds; every impossible one is refused in one line."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,24 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from diffi2i import config, train
-from diffi2i.build import build, build_data
-from diffi2i.config import conf_dir
+from diffi2i import cli
+from diffi2i.commands import sweep, train
+from diffi2i.config import compose
+from diffi2i.config.build import build
+from diffi2i.config.compose import conf_dir
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import BenchConfig, Config, DatasetConfig, ProtocolConfig
+from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.errors import UserError
 from diffi2i.losses.task import TaskLoss
-from diffi2i.models.diffi2i import build_cpen, build_diffi2i
-from diffi2i.schema import BenchConfig, Config, DataConfig, EvalConfig, PredictConfig, ScoreConfig
+from diffi2i.methods.batch import Batch
+from diffi2i.methods.build import check, new_method, without_pretrained
+from diffi2i.methods.method import Method
+from diffi2i.metrics.cost import multiply_accumulates, parameters
+from diffi2i.models.diffi2i import build_cpen
 from tests.conftest import SMALL, Make
+from tests.settings import task_config, train_config
 
 # Hydra's own groups configure the sweep, not the run: test_launchers.py.
 FILES = sorted(
@@ -25,21 +35,16 @@ FILES = sorted(
     for path in conf_dir().rglob("*.yaml")
     if not (name := path.relative_to(conf_dir()).as_posix()).startswith("hydra/")
 )
-ROOTS = {
-    "train": Config,
-    "bench": BenchConfig,
-    "eval": EvalConfig,
-    "predict": PredictConfig,
-    "data": DataConfig,
-    "score": ScoreConfig,
-}
+ROOTS = {name: command.config for name, command in cli.COMMANDS.items()}
 NEEDED = {
     "eval": ["run=somewhere"],
     "predict": ["run=a", "input=b", "output=c"],
-    "data": ["dataset=photos"],
+    "data": ["action=check", "dataset=photos"],
+    "table": ["names=[a]"],
+    "compare": ["runs=[a,b]"],
     "score": ["task=sisr", "pred=a", "target=b"],
 }
-SCALES = ["smoke", "demo", "reduced", "paper"]
+BUDGETS = ["smoke", "demo", "reduced", "paper"]
 TASK_OF_KIND = {"image": "sisr", "labels": "segmentation", "depth": "depth"}
 NETWORKS = {"DI2Iformer": "image", "Segmenter": "labels", "Depther": "depth"}
 
@@ -76,8 +81,15 @@ def pairs_of(group: str) -> list[tuple[str, str]]:
 
 
 def refusal(*overrides: str, root: str = "train") -> str:
+    """What `diffi2i train`, or another command, says before it starts."""
+
+    def start() -> None:
+        loaded: Any = compose.load(ROOTS[root], root, overrides)
+        if isinstance(loaded, Config):
+            check(loaded)
+
     with pytest.raises(UserError) as caught:
-        config.load(ROOTS[root], root, overrides)
+        start()
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -93,64 +105,58 @@ def test_every_yaml_composes(file: str, images: Path) -> None:
     if group:
         task = TASK_OF_KIND[KINDS.get(group, {}).get(name, "image")]
         overrides = [f"task={task}", f"{group}={name}", f"root={images}"]
-        if (group, name) == ("stage", "joint"):
-            assert "needs stage-1 weights" in refusal(*overrides)
-            assert config.load(BenchConfig, "bench", overrides).stage.name == "joint"
-            return
         if (group, name) == ("trainer", "ddp"):
-            assert config.load(Config, "train", overrides).trainer.devices == 2
+            assert compose.load(Config, "train", overrides).trainer.devices == 2
             return
-        loaded = config.load(Config, "train", overrides[group == "task" :])
-        node = getattr(loaded, group)
+        node = getattr(compose.load(Config, "train", overrides[group == "task" :]), group)
         assert node is not None
-        if group in ("task", "dataset", "model", "stage"):
-            assert node.name == (
-                "pretrain" if name == "no_prior" else name
-            )  # a stage 1 that differs in its prior alone
+        if group in ("task", "dataset", "model", "method"):
+            assert (node["name"] if group == "method" else node.name) == name
     elif name == "common":
         assert OmegaConf.load(conf_dir() / file).defaults
     else:
-        assert isinstance(config.load(ROOTS[name], name, NEEDED.get(name, [])), ROOTS[name])
+        assert isinstance(compose.load(ROOTS[name], name, NEEDED.get(name, [])), ROOTS[name])
 
 
 def test_every_group_has_its_files() -> None:
     assert set(options("task")) == {"inpainting", "realsr", "sisr", "deblur", "segmentation", "depth"}
-    for group in ("model", "dataset", "stage", "trainer", "logger"):
+    for group in ("model", "dataset", "method", "trainer", "logger"):
         assert options(group)
 
 
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
 def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> None:
-    loaded = config.load(Config, "train", [f"task={task}", f"model={model}", "budget=paper"])
-    assert (loaded.scale, loaded.task.name, loaded.model.name) == ("paper", task, model)
+    loaded = compose.load(Config, "train", [f"task={task}", f"model={model}", "budget=paper"])
+    assert (loaded.budget, loaded.task.name, loaded.model.name) == ("paper", task, model)
     assert "${" not in str(loaded)
 
 
 @pytest.mark.parametrize("task", options("task"))
-def test_a_scale_may_name_its_model_and_an_override_wins(task: str) -> None:
-    named = shipped("task", task).scales.paper.get("model")
+def test_a_budget_may_name_its_model_and_an_override_wins(task: str) -> None:
+    named = shipped("task", task).budgets.paper.get("model")
     assert named in fitting("model", task)
-    assert config.load(Config, "train", [f"task={task}", "budget=paper"]).model.name == named
-    assert config.load(BenchConfig, "bench", [f"task={task}", "budget=paper"]).model.name == named
-    small = config.load(Config, "train", [f"task={task}", "budget=smoke"]).model.name
-    assert config.load(Config, "train", [f"task={task}", "budget=paper", f"model={small}"]).model.name == small != named
+    assert compose.load(Config, "train", [f"task={task}", "budget=paper"]).model.name == named
+    assert compose.load(BenchConfig, "bench", [f"task={task}", "budget=paper"]).model.name == named
+    small = compose.load(Config, "train", [f"task={task}", "budget=smoke"]).model.name
+    other = compose.load(Config, "train", [f"task={task}", "budget=paper", f"model={small}"])
+    assert other.model.name == small != named
 
 
 @pytest.mark.parametrize("dataset", fitting("dataset", "segmentation"))
 def test_the_dataset_says_how_many_classes_there_are(dataset: str, images: Path) -> None:
-    loaded = config.load(Config, "train", ["task=segmentation", f"dataset={dataset}", f"root={images}"])
+    loaded = compose.load(Config, "train", ["task=segmentation", f"dataset={dataset}", f"root={images}"])
     assert loaded.dataset.target is not None
     assert loaded.task.gt is not None
     told = loaded.dataset.target["classes"]
     assert told == loaded.task.classes == loaded.task.gt["classes"] == loaded.model.network["classes"] > 1
 
 
-@pytest.mark.parametrize(("task", "scale"), list(product(options("task"), SCALES)))
-def test_every_task_has_every_scale_and_its_parts_build(task: str, scale: str, images: Path) -> None:
+@pytest.mark.parametrize(("task", "budget"), list(product(options("task"), BUDGETS)))
+def test_every_task_has_every_budget_and_its_parts_build(task: str, budget: str, images: Path) -> None:
     datasets = {"image": ("photos", "folder"), "labels": ("shapes",), "depth": ("motorcycle",)}
     for dataset in datasets[KINDS["task"][task]]:
-        overrides = [f"task={task}", f"scale={scale}", f"dataset={dataset}", f"root={images}"]
-        loaded = config.load(Config, "train", overrides)
+        overrides = [f"task={task}", f"budget={budget}", f"dataset={dataset}", f"root={images}"]
+        loaded = compose.load(Config, "train", overrides)
         data = build_data(loaded)
         data.setup("fit")
         for phase in data.phases:
@@ -166,27 +172,29 @@ def test_every_task_has_every_scale_and_its_parts_build(task: str, scale: str, i
         assert optimizer.param_groups[0]["lr"] == loaded.train.lr > 0
 
 
+def on_meta(config: Config) -> Method:
+    """The method without values, which takes neither memory nor time."""
+    with torch.device("meta"):
+        return new_method(without_pretrained(config))
+
+
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
 def test_every_model_builds_for_every_task(task: str, model: str) -> None:
-    loaded = config.load(BenchConfig, "bench", [f"task={task}", f"model={model}"])
-    if "pretrained" in (encoder := loaded.model.network.get("encoder", {})):
-        encoder["pretrained"] = "none"
+    loaded = compose.load(BenchConfig, "bench", [f"task={task}", f"model={model}"])
+    assert set(on_meta(loaded).parts()) == {"CPEN_S2", "denoiser", "DI2Iformer"}
     ones = torch.ones(1, 1, 32, 32)
     gt = {"image": ones.expand(1, 3, 32, 32), "labels": ones[0].long(), "depth": ones}
-    with torch.device("meta"):
-        network = build_diffi2i(loaded.task, loaded.model, loaded.method.diffusion)
     side = 32 // loaded.task.scale
     image = torch.zeros(1, loaded.task.in_channels, side, side)
     z = build_cpen(loaded.task, loaded.model, gt=True)(image, gt[loaded.task.kind])
     assert z.shape == (1, 4 * loaded.model.cpen.channels)
-    assert network.cpen_s2.gt_channels == 0
 
 
 @pytest.mark.parametrize(
     ("task", "loss"), [(task, loss) for task in options("task") for loss in shipped("task", task).losses]
 )
 def test_every_loss_builds(task: str, loss: str) -> None:
-    loaded = config.load(Config, "train", [f"task={task}", f"train.loss={loss}"])
+    loaded = compose.load(Config, "train", [f"task={task}", f"train.loss={loss}"])
     node = loaded.task.losses[loss]
     assert set(node.get("weights", {})) <= set(node["terms"])
     # Its weights may not be on this machine.
@@ -208,19 +216,15 @@ def test_every_loss_builds(task: str, loss: str) -> None:
     ],
 )
 def test_paper_sizes_are_within_three_percent(overrides: list[str], millions: float) -> None:
-    loaded = config.load(BenchConfig, "bench", overrides)
-    with torch.device("meta"):
-        network = build_diffi2i(loaded.task, loaded.model, loaded.method.diffusion)
-    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
+    method = on_meta(compose.load(BenchConfig, "bench", overrides))
+    assert parameters(*method.parts().values()) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
 def test_base_needs_fewer_operations_than_diffir() -> None:
-    from diffi2i.bench import multiply_accumulates
-
-    loaded = config.load(BenchConfig, "bench", ["task=inpainting", "model=base"])
-    network = build_diffi2i(loaded.task, loaded.model, loaded.method.diffusion).eval()
-    macs = multiply_accumulates(lambda: network(torch.zeros(1, 4, 256, 256), torch.zeros(1, 256)))
-    assert macs < 101e9 / 2
+    method = new_method(compose.load(BenchConfig, "bench", ["task=inpainting", "model=base"])).eval()
+    images = {"input": torch.zeros(1, 3, 256, 256), "mask": torch.ones(1, 1, 256, 256)}
+    batch: Batch = {"name": ["a"], **images}
+    assert multiply_accumulates(lambda: method.predict(batch, method.noise(batch))) < 101e9 / 2
 
 
 @pytest.mark.parametrize(
@@ -230,13 +234,16 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["model.network.widht=3"], "did you mean 'model.network'"),
         (["foo=1"], "unknown key 'foo'"),
         (["+task.extra=1"], "task.extra"),
-        (["model.network.width=abc"], "model.network.width=abc must be a number"),
+        (["model.network.width=abc"], "model.network: width=abc must be an even number above 0"),
         (["seed=1.5"], "seed: value '1.5'"),
         (["train.clip=abc"], "train.clip: value 'abc'"),
         (["task=nope"], "deblur, depth, inpainting, realsr, segmentation, sisr"),
-        (["scale=big"], "smoke, demo, reduced, paper"),
+        (["budget=big"], "budget=big: choose one of smoke, demo, reduced, paper"),
+        (["scale=big"], "unknown key 'scale': did you mean 'task.scale'?"),
+        (["method.role=joint"], "method.role=joint: choose one of fresh, continued, adversarial"),
+        (["method.role=adversarial"], "method.role=adversarial: task=sisr has none at budget=demo"),
         (["train.steps=[1"], "cannot read 'train.steps=[1'"),
-        (["method.prior_loss=l7"], "l1, l2, kl"),
+        (["method=diffi2i_s2", "method.prior_loss=l7"], "l1, l2, kl"),
         (["train.schedule=step"], "constant, cosine, poly"),
         (["trainer.precision=fp8"], "auto, fp32, bf16"),
         (["train.batch=0"], "train.batch=0 must be above 0"),
@@ -246,15 +253,28 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["train.patch=33"], "write train.patch=36"),
         (["train.ema_decay=1"], "train.ema_decay"),
         (["train.warmup=1"], "train.warmup"),
-        (["model.network.blocks=[1,2]"], "four counts"),
-        (["model.network.width=31"], "must be even"),
-        (["model.network.projection=depthwise", "model.network.expansion=2"], "model.network.projection=pointwise"),
-        (["model.network.refinement=-1"], "model.network.refinement"),
-        (["method.diffusion.beta_1=0"], "beta_1"),
-        (["method.diffusion.beta_T=0.05"], "beta_T"),
-        (["method.sampler.steps=[1,2]"], "end at 4"),
-        (["method.diffusion.steps=0"], "method.diffusion.steps"),
-        (["method.prior_only=1"], "method.prior_only"),
+        (["model.network.blocks=[1,2]"], "model.network: blocks must name 4 levels, got [1, 2]: write four counts"),
+        (["model.network.blocks=[1,2,3,-1]"], "write four counts"),
+        (["model.network.width=31"], "model.network: width=31 must be an even number above 0"),
+        (["model.network.projection=depthwise", "model.network.expansion=2"], "expansion must be 1, got 2; or write"),
+        (["model.network.projection=wide"], "projection=wide: choose one of depthwise, pointwise"),
+        (["model.network.expansion=0"], "model.network: expansion=0 must be a number above 0"),
+        (["model.network.refinement=-1"], "model.network: refinement=-1 must be a number of blocks"),
+        (["+model.network.depth=3"], "unexpected keyword argument 'depth'"),
+        (["model.network._target_=diffi2i.models.nothing.Network"], "model.network: Error loading"),
+        (["task=segmentation", "+model.network.encoder.drop_path=1"], "drop_path=1 is a probability in [0, 1)"),
+        (["task=depth", "model=depth_lite0", "+model.network.encoder.drop_path=x"], "drop_path=x is a probability"),
+        (["model.denoiser_layers=-1"], "model.denoiser_layers=-1 must not be negative"),
+        (["model.cpen.channels=0"], "model.cpen.channels=0 must be above 0"),
+        (["method=diffi2i_s2", "method.diffusion.beta_1=0"], "0 < beta_1 <= beta_T < 1, got 4, 0.0 and 0.99"),
+        (["method=diffi2i_s2", "method.diffusion.steps=0"], "needs steps above 0"),
+        (["method=diffi2i_s2", "method.prior_only=1"], "method.prior_only=1.0 is a fraction of the steps"),
+        (
+            ["method.prior_loss=l2"],
+            "is an option of method=diffi2i_s2, not of this one: leave it out",
+        ),
+        (["method=diffi2i_s2", "method.prior_los=l2"], "did you mean 'method.prior_loss'?"),
+        (["method._target_=diffi2i.models.cpen.CPEN"], "is no diffi2i.methods.method.Method"),
         (["dataset=folder"], "write root=<folder>"),
         (["dataset=folder", "root=no/such/folder"], "root=no/such/folder is not a folder"),
         (["dataset=folder", "root=.", "dataset.source.val_root=none/here"], "dataset.source.val_root=none/here"),
@@ -292,11 +312,32 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["task=inpainting", "+train.degrade={mask: 1}"], "train.degrade names no degradation"),
         (["task=inpainting", "train.degrade={_target_: a.b}"], "a plus sign before it, +train.degrade=..."),
         (["task=realsr", "task.degrade.first={sigma: 1}"], "a plus sign before it, +task.degrade.first"),
+        (["task.kind=words"], "dataset=photos holds no words for task=sisr"),
+        (["task.fill=white"], "task.fill=white: choose one of black, smooth"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator=tpu: choose one of auto, cpu, gpu, mps"),
+        (["trainer.threads=0"], "trainer.threads=0 must be above 0"),
+        (["validation.every_epochs=0"], "validation.every_epochs=0 must be above 0"),
+        (["dataset.max_val_images=0"], "dataset.max_val_images=0 must be above 0"),
+        (["dataset.train_box=[0,4,0,4]"], "dataset.train_box belongs to labels and depth, not to task=sisr"),
+        (["task=depth", "dataset.train_box=[9,4,0,4]"], "must be rows and columns [top,bottom,left,right]"),
+        (["train.head_lr=2"], "train.head_lr=2.0 belongs to labels and depth: write train.head_lr=1"),
+        (["train.val_crops=2"], "train.val_crops=2 needs the crops' side: write train.val_crop=<pixels>"),
+        (["train.schedule=multistep"], "write train.milestones=[0.5,0.7]"),
+        (["train.milestones=[0.5]"], "belong to train.schedule=multistep, not to cosine"),
+        (["train.schedule=multistep", "train.milestones=[0.7,0.5]"], "must rise within [train.warmup=0.05, 1)"),
+        (["train.gamma=2"], "train.gamma=2.0 multiplies the rate at a milestone"),
+        (
+            ["task=depth", "task.scenes.short_side=64", "task.scenes.input_scale=0.5"],
+            "has both short_side=64 and",
+        ),
+        (["task=depth", "task.scenes.long_side=64"], "bounds a short_side: write task.scenes.short_side=16 too"),
+        (["task=depth", "task.scenes.short_side=64", "task.scenes.long_side=32"], "is below short_side=64: write 256"),
+        (["task=depth", "task.scenes.rotate=90"], "is an angle in degrees from 0 to 45"),
         (["train.ema_decay=0", "train.ema_every=4"], "write train.ema_every=1"),
         (["train.loss=nope"], "train.loss=nope: choose one of l1, real_esrgan"),
         (["train.loss=cross_entropy"], "train.loss=cross_entropy: choose one of l1"),
         (["train.adversarial_from=1.5"], "train.adversarial_from=1.5"),
-        (["train.loss=real_esrgan", "method.prior_only=0.1"], "cannot be joined with the discriminator"),
+        (["method=diffi2i_s2", "train.loss=real_esrgan", "method.prior_only=0.1"], "cannot be joined with the disc"),
         ([phases((0, 32, 8))], "steps must rise from 1"),
         ([phases((5, 64, 8), (5, 128, 8))], "steps must rise from 1"),
         ([phases((9, 64, 8), (5, 128, 8))], "step 5, patch 128, batch 8: steps must rise"),
@@ -324,29 +365,71 @@ def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, images: Path) -> None:
     first = train.train(make("first"))
-    joint = [*SMALL, f"root={images}", "method=diffi2i_s2", f"method.init={first}"]
-    second = train.train(config.load(Config, "train", [*joint, f"run_dir={tmp_path / 'second'}"]))
-    assert "write task=sisr" in refusal(*joint, "task=inpainting", "model=tiny")
-    said = refusal(*joint, "model.network.width=6")
+    second_of = [*SMALL, f"root={images}", "method=diffi2i_s2", f"method.init={first}"]
+    second = train.train(compose.load(Config, "train", [*second_of, f"run_dir={tmp_path / 'second'}"]))
+    assert "write task=sisr" in refusal(*second_of, "task=inpainting", "model=tiny")
+    said = refusal(*second_of, "model.network.width=6")
     assert "has model.network.width=4, this run 6: write model.network.width=4" in said
-    assert "has model.cpen.channels=4, this run 8" in refusal(*joint, "model.cpen.channels=8")
-    config.load(Config, "train", [*joint, "model.denoiser_layers=2"])  # stage 1 has none
+    assert "has model.cpen.channels=4, this run 8" in refusal(*second_of, "model.cpen.channels=8")
+    check(compose.load(Config, "train", [*second_of, "model.denoiser_layers=2"]))  # stage 1 has none
+    assert "is a stage 1, method.role=adversarial" in refusal(*second_of, "method.role=adversarial")
+    assert "goes on from a finished run" in refusal("budget=smoke", "method.role=adversarial")
 
     # A finished stage 2 can be gone on with.
-    onward = [*joint[:-1], f"method.init={second}"]
-    assert config.load(Config, "train", onward).method.init == str(second)
+    onward = [*second_of[:-1], f"method.init={second}"]
+    assert compose.load(Config, "train", onward).init == second
+    check(compose.load(Config, "train", [*onward, "method.role=adversarial", "train.loss=l1"]))
     assert "has model.denoiser_layers=1, this run 2" in refusal(*onward, "model.denoiser_layers=2")
-    assert "goes on from a stage 2: write method=diffi2i_s2" in refusal("budget=smoke", "method.role=adversarial")
-    assert "is a stage 1, method.role=adversarial" in refusal(*joint, "method.role=adversarial")
-    config.load(Config, "train", [*onward, "method.role=adversarial"])
-    assert "has method.prior=joint: write method.prior=joint" in refusal(*onward, "method.prior=none")
 
     (first / "result.json").unlink()
-    assert "unfinished" in refusal(*joint)
+    assert "unfinished" in refusal(*second_of)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("task.protocol.border=-1", "task.protocol.border=-1 must be 0 or more pixels"),
+        ("task.protocol.flip=true", "flip and sizes belong to labels and depth"),
+        ("task.protocol.metrics=[psnr,nothing]", "task.protocol.metrics=nothing: choose from psnr"),
+        ("train.val_crop=0", "train.val_crop=0 must be above 0"),
+        ("train.lr=1", "set=train.lr: not a setting under which a run can be scored"),
+        ("method.init=other", "set=method.init: not a setting"),
+        ("task.protocol.boarder=1", "set: unknown key 'task.protocol.boarder': did you mean 'task.protocol.border'?"),
+        ("task.protocol.seed=1.5", "does not fit this version: task.protocol.seed: value '1.5'"),
+        ("task.protocol.sizes=[1", "set: cannot read 'task.protocol.sizes=[1'"),
+    ],
+)
+def test_scoring_under_other_settings_is_checked_like_a_configuration(
+    change: str, words: str, make: Make, tmp_path: Path
+) -> None:
+    OmegaConf.save(OmegaConf.structured(make("run")), tmp_path / "config.yaml")
+    assert read_run_config(tmp_path) == make("run")
+    assert read_run_config(tmp_path, ["task.protocol.seed=3", "train.val_crop=16"]).task.protocol.seed == 3
+    with pytest.raises(UserError) as caught:
+        read_run_config(tmp_path, [change])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_refuse_what_cannot_be_wherever_they_are_made() -> None:
+    with pytest.raises(UserError, match=r"task\.protocol\.sizes=\[0\] must be factors above 0"):
+        ProtocolConfig(sizes=[0])
+    with pytest.raises(UserError, match=r"train\.batch=0 must be above 0"):
+        train_config(batch=0)
+    with pytest.raises(UserError, match=r"task\.main_metric=ssim is not in"):
+        replace(task_config(), main_metric="ssim")
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'name'"):
+        DatasetConfig(source={})  # type: ignore[call-arg]
+
+
+def test_batches_of_a_step_are_shared_among_devices(make: Make) -> None:
+    config = make("run", "train.batch=16", "trainer.devices=2", "trainer.num_nodes=2", "trainer.device_batch=2")
+    assert (config.world, config.micro_batches) == (4, 2)
+    assert make("run", "train.batch=16").micro_batches == 1
 
 
 def test_a_sweep_is_expanded_as_hydra_will_run_it() -> None:
-    assert config.sweep(["seed=0,1", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=1e-3,2e-3"]) == [
+    assert sweep.combinations(["seed=0,1", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=1e-3,2e-3"]) == [
         ["seed=0", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=0.001"],
         ["seed=0", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=0.002"],
         ["seed=1", "task=sisr", "model.network.blocks=[1,0,0,1]", "train.lr=0.001"],
@@ -356,11 +439,11 @@ def test_a_sweep_is_expanded_as_hydra_will_run_it() -> None:
 
 def test_a_sweep_that_cannot_be_read_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"cannot read 'train\.steps=\[1'") as caught:
-        config.sweep(["seed=0,1", "train.steps=[1"])
+        sweep.combinations(["seed=0,1", "train.steps=[1"])
     assert "\n" not in str(caught.value)
 
 
 def test_a_sweep_refuses_a_bad_combination() -> None:
-    good, bad = config.sweep(["budget=smoke,huge"])
-    assert config.load(Config, "train", good).scale == "smoke"
+    good, bad = sweep.combinations(["budget=smoke,huge"])
+    assert compose.load(Config, "train", good).budget == "smoke"
     assert "choose one of" in refusal(*bad)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffi2i.data.check import SHOWN, check_dataset, data_check, write_manifest
+from diffi2i.commands.data import data
+from diffi2i.config.schema import DataConfig, DatasetConfig
+from diffi2i.data.check import SHOWN, check_dataset, write_manifest
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.sources import Item, Split, folder, layout, pairs
 from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
-from diffi2i.schema import DataConfig, DatasetConfig
 
 Source = Callable[[Split], list[Item]]
 LAYOUT = "diffi2i.data.sources.layout"
@@ -37,6 +38,16 @@ def pair_set(root: Path, count: int = 3, scale: int = 1) -> Source:
         save(root / f"val/lq/{i}.png", (8, 8), i)
         save(root / f"val/gt/{i}.png", (8 * scale + i % scale, 8 * scale), i + 100)
     return partial(layout, root=root, target="SPLIT/gt/NAME", input="SPLIT/lq/NAME")
+
+
+def data_check(**values: object) -> int:
+    """The exit status of `diffi2i data check`."""
+    config = DataConfig(action="check", **values)  # type: ignore[arg-type]
+    try:
+        data(config)
+    except SystemExit as stop:
+        return int(str(stop.code))
+    return 0
 
 
 def truncate(path: Path) -> None:
@@ -174,8 +185,8 @@ def test_pictures_in_both_splits_are_named(tmp_path: Path, capsys: pytest.Captur
         (tmp_path / "d" / split / "empty.png").unlink()
     node = {"_target_": "diffi2i.data.sources.folder", "_partial_": True}
     node |= {"root": str(tmp_path / "d/train"), "val_root": str(tmp_path / "d/val")}
-    config = DataConfig(dataset=DatasetConfig(name="mine", source=node), output=str(tmp_path / "m.json"))
-    assert data_check(config) == 1
+    mine = DatasetConfig(name="mine", source=node)
+    assert data_check(dataset=mine, output=str(tmp_path / "m.json")) == 1
     assert "copy: the same picture as 1 in train" in capsys.readouterr().out
 
 
@@ -259,22 +270,21 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         "target": "SPLIT/gt/NAME",
         "input": "SPLIT/lq/NAME",
     }
-    config = DataConfig(dataset=DatasetConfig(name="set", source=source, expected={"val": 3}))
-    assert data_check(config) == 0
+    checked = DatasetConfig(name="set", source=source, expected={"val": 3})
+    assert data_check(dataset=checked) == 0
     printed = capsys.readouterr().out
     assert "set val: 3 items of 3 expected, hash" in printed
     assert "train" not in printed
     assert Path("outputs/data/set/manifest.json").is_file()
 
     truncate(tmp_path / "val/lq/0.png")
-    config.output = str(tmp_path / "other.json")
-    assert data_check(config) == 1
+    assert data_check(dataset=checked, output=str(tmp_path / "other.json")) == 1
     assert "broken (1)" in capsys.readouterr().out
     assert Path("other.json").is_file()
 
-    config.dataset.target = {"_target_": "diffi2i.data.targets.Labels", "classes": 0}
-    with pytest.raises(UserError, match=r"dataset=set: target\.classes is 0"):
-        data_check(config)
+    checked.target = {"_target_": "diffi2i.data.targets.Labels", "classes": 0}
+    with pytest.raises(UserError, match=r"dataset\.target: target\.classes is 0"):
+        data_check(dataset=checked)
 
 
 def test_command_checks_both_splits_of_a_set_without_counts(tmp_path: Path) -> None:
@@ -282,7 +292,7 @@ def test_command_checks_both_splits_of_a_set_without_counts(tmp_path: Path) -> N
         save(tmp_path / f"{i}.png", value=i)
     source = {"_target_": "diffi2i.data.sources.folder", "_partial_": True, "root": str(tmp_path)}
     output = tmp_path / "out" / "manifest.json"
-    assert data_check(DataConfig(dataset=DatasetConfig(name="mine", source=source), output=str(output))) == 0
+    assert data_check(dataset=DatasetConfig(name="mine", source=source), output=str(output)) == 0
     splits = json.loads(output.read_text())["splits"]
     assert {split: len(content["files"]) for split, content in splits.items()} == {"train": 3, "val": 1}
 
@@ -299,7 +309,7 @@ def test_command_checks_a_folder_for_evaluation_whole(tmp_path: Path) -> None:
         "target_dir": "gt",
     }
     output = tmp_path / "manifest.json"
-    assert data_check(DataConfig(dataset=DatasetConfig(name="mine", source=source), output=str(output))) == 0
+    assert data_check(dataset=DatasetConfig(name="mine", source=source), output=str(output)) == 0
     splits = json.loads(output.read_text())["splits"]
     assert {split: len(content["files"]) for split, content in splits.items()} == {"val": 2}
     assert splits["val"]["hash"] == manifest_hash(pairs("val", val_root=tmp_path, input_dir="lq", target_dir="gt"))

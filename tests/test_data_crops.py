@@ -1,6 +1,5 @@
 """Several crops of an image to validate on: `train.val_crops`."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from diffi2i.commands.train import train
 from diffi2i.data.dataset import EvalImages, ImageCache, spread_crops
 from diffi2i.data.degrade import Bicubic, Inpaint
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.masks import narrow
 from diffi2i.data.sources import Item, folder, pairs
-from diffi2i.train import train
+from diffi2i.run.record import Record
 from tests.conftest import Make
 
 
@@ -102,8 +102,8 @@ def test_one_crop_keeps_the_images_names(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_a_record_scores_every_crop(make: Make) -> None:
     config = make("run", "train.val_crop=20", "train.val_crops=3", "train.steps=2")
-    record = json.loads((train(config) / "result.json").read_text())
-    names = [image["name"] for image in record["per_image"]]
-    assert len(names) == len(set(names)) == record["n_images"]["psnr"] == 6
+    record = Record.read(train(config))
+    names = [str(image["name"]) for image in record.images]
+    assert len(names) == len(set(names)) == record.scores["psnr"].n == 6
     assert len({name.split("@")[0] for name in names}) == 2
-    assert (record["val_crop"], record["val_crops"]) == (20, 3)
+    assert (record.data.crop, record.data.crops) == (20, 3)

@@ -9,14 +9,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from diffi2i import config
+from diffi2i.config import compose
+from diffi2i.config.schema import EvalConfig
 from diffi2i.data.images import read_size
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.sources import IncompleteError, Item, Split, layout, listed, pairs
 from diffi2i.errors import UserError
-from diffi2i.schema import EvalConfig
 
-CONF = config.conf_dir() / "dataset"
+CONF = compose.conf_dir() / "dataset"
 DATASETS = sorted(CONF.rglob("*.yaml"))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 EVALUATION_ONLY = {
@@ -152,7 +152,7 @@ def test_every_dataset_file_can_be_used(file: Path) -> None:
     assert callable(instantiate(node.source))
     if "target" in node:
         assert callable(instantiate(node.target).read)
-    loaded = config.load(EvalConfig, "eval", ["run=.", f"dataset={file.stem}", "root=."])
+    loaded = compose.load(EvalConfig, "eval", ["run=.", f"dataset={file.stem}", "root=."])
     assert loaded.dataset is not None
     assert loaded.dataset.name == file.stem
 
@@ -222,7 +222,7 @@ def test_benchmark_layouts(target: str, input: str | None, files: list[str], tmp
 
 def test_templates_can_be_written_as_overrides() -> None:
     overrides = ["run=.", "dataset=set5", "root=.", "dataset.source.input=LR_bicubic/X4/NAMEx4"]
-    dataset = config.load(EvalConfig, "eval", overrides).dataset
+    dataset = compose.load(EvalConfig, "eval", overrides).dataset
     assert dataset is not None
     assert dataset.source["input"] == "LR_bicubic/X4/NAMEx4"
 

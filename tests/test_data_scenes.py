@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffi2i.config import conf_dir
+from diffi2i.config.compose import conf_dir
 from diffi2i.data.dataset import Draw, ImageCache
 from diffi2i.data.images import read_rgb
 from diffi2i.data.scenes import (
@@ -24,8 +24,9 @@ from diffi2i.data.scenes import (
     turned,
 )
 from diffi2i.data.sources import Item, pairs
-from diffi2i.data.targets import IGNORED, Depth, Labels
+from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
+from diffi2i.kinds.spec import IGNORED
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SIZES = [(40, 60), (52, 44), (9, 70)]

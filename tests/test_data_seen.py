@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffi2i.config.schema import ProtocolConfig
 from diffi2i.data.seen import (
     KITTI,
     DepthSeen,
@@ -17,7 +18,6 @@ from diffi2i.data.seen import (
     unit_of_predictions,
 )
 from diffi2i.data.targets import Depth
-from diffi2i.schema import ProtocolConfig
 
 KEY = "dataset.target.unit"
 INDOOR, ROAD = ProtocolConfig(), ProtocolConfig(max_depth=80.0)

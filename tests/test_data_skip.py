@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diffi2i import train
-from diffi2i.build import build_data
+from diffi2i.commands import train
+from diffi2i.data.build import build_data
 from diffi2i.errors import UserError
 from tests.conftest import Make
 

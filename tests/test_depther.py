@@ -159,3 +159,14 @@ def test_a_few_steps_find_what_the_prior_alone_tells():
         optimiser.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) / 10 < 0.1  # the best depth for all gives 0.24
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@torch.no_grad()
+def test_without_a_prior_it_is_the_network_under_z_of_zeros(encoder: str):
+    guided, plain = depther(encoder), depther(encoder, prior_dim=None)
+    weights = {name: value for name, value in guided.state_dict().items() if "W_l" not in name}
+    assert len(weights) < len(guided.state_dict())
+    plain.load_state_dict(weights)
+    image = pictures(1, 3, 40, 70)
+    assert torch.equal(plain(image), guided(image, torch.zeros(1, PRIOR)))

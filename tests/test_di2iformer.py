@@ -79,6 +79,7 @@ def test_prior_reaches_each_channel_equally_at_all_pixels(attention: bool):
     layer = randomise(DynamicLayer(4, PRIOR, 1.0, "depthwise", attention)).double()
     x, z = pictures(1, 4, 5, 6), pictures(2, PRIOR, seed=1)
     moved = layer(x, z[:1]) - layer(x, z[1:])
+    assert layer.W_l is not None
     torch.testing.assert_close(moved, (layer.W_l(z[:1] - z[1:]))[..., None, None].expand_as(moved))
 
 
@@ -284,3 +285,14 @@ def test_tlc_pools_over_the_same_part_of_the_image_at_every_level() -> None:
     assert not torch.allclose(net(image, z), plain)
     net.use_tlc(64)
     torch.testing.assert_close(net(image, z), plain)
+
+
+@pytest.mark.parametrize(("scale", "projection"), [(1, "depthwise"), (4, "pointwise")])
+@torch.no_grad()
+def test_without_a_prior_it_is_the_network_under_z_of_zeros(scale: int, projection: Projection):
+    guided, plain = former(scale, projection=projection), former(scale, projection=projection, prior_dim=None)
+    weights = {name: value for name, value in guided.state_dict().items() if "W_l" not in name}
+    assert len(weights) < len(guided.state_dict())
+    plain.load_state_dict(weights)
+    image = pictures(1, 3, 9, 14)
+    assert torch.equal(plain(image), guided(image, torch.zeros(1, PRIOR, dtype=torch.float64)))

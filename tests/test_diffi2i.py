@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffi2i.config import load
-from diffi2i.losses.pixel import L1
-from diffi2i.losses.task import TaskLoss
-from diffi2i.models.di2iformer import DI2Iformer
-from diffi2i.models.diffi2i import DiffI2I, build_cpen, build_di2iformer, build_diffi2i, build_diffusion
-from diffi2i.schema import Config, CpenConfig, DiffusionConfig, ModelConfig, StageConfig, TaskConfig
-from diffi2i.stages.common import step_generator
+from diffi2i.config.compose import load
+from diffi2i.config.schema import Config, CpenConfig, ModelConfig, TaskConfig
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.noise import step_generator
+from diffi2i.models.di2iformer import DI2Iformer
+from diffi2i.models.diffi2i import build_cpen, build_network
 from tests import reference as ref
-from tests.conftest import awake
+from tests.conftest import awake, with_l1
+from tests.settings import task_config
 
 DIM = 8
-SISR = TaskConfig(name="sisr", in_channels=3, scale=4)
-INPAINTING = TaskConfig(name="inpainting", in_channels=4, scale=1)
+SISR = task_config(name="sisr", in_channels=3, scale=4)
+INPAINTING = task_config(name="inpainting", in_channels=4, scale=1)
 
 
 def model_of(task: TaskConfig) -> ModelConfig:
@@ -43,9 +43,16 @@ MODEL = model_of(SISR)
 both_predictions = pytest.mark.parametrize("kind", ["eps", "x0"])
 
 
-def network(kind: str = "x0", with_diffusion: bool = True, **diffusion: Any) -> DiffI2I:
+def stage_2(*options: str) -> DiffI2IS2:
+    """A stage 2 of x4 super-resolution whose blocks are no longer the identity."""
     torch.manual_seed(0)
-    return awake(build_diffi2i(SISR, MODEL, DiffusionConfig(prediction=kind, **diffusion), with_diffusion))
+    config = load(Config, "train", ["task=sisr", "model=tiny", "method=diffi2i_s2", *options])
+    config.model = MODEL
+    return awake(with_l1(DiffI2IS2(config)))
+
+
+def predicting(kind: str, *options: str) -> DiffI2IS2:
+    return stage_2(f"method.diffusion.prediction={kind}", *options)
 
 
 def images(seed: int = 0, channels: int = 3) -> Tensor:
@@ -56,10 +63,14 @@ def normal(seed: int) -> Tensor:
     return torch.randn(2, DIM, generator=torch.Generator().manual_seed(seed))
 
 
-def loop(model: DiffI2I, z_T: Tensor, D: Tensor, kind: str, times: list[int] | None = None) -> ref.Array:
-    """The numpy reverse process with the model's denoiser in float64."""
-    assert model.denoiser is not None
-    denoiser, betas = deepcopy(model.denoiser).double(), ref.linear_betas(4)
+def silent(_: int) -> Tensor:
+    raise AssertionError("no noise is inserted")
+
+
+def loop(method: DiffI2IS2, z_T: Tensor, D: Tensor, kind: str, times: list[int] | None = None) -> ref.Array:
+    """The numpy reverse process with the method's denoiser in float64."""
+    assert method.denoiser is not None
+    denoiser, betas = deepcopy(method.denoiser).double(), ref.linear_betas(4)
 
     def one(z: Tensor, d: Tensor) -> ref.Array:
         def predict(z_t: ref.Array, t: int) -> ref.Array:
@@ -76,73 +87,82 @@ def loop(model: DiffI2I, z_T: Tensor, D: Tensor, kind: str, times: list[int] | N
 @pytest.mark.parametrize("times", [None, [4], [2, 4]])
 @torch.no_grad()
 def test_prior_is_the_reverse_process_conditioned_on_the_input(kind: str, times: list[int] | None):
-    model, image, z_T = network(kind, timesteps=times), images(), normal(1)
-    expected = loop(model, z_T, model.cpen_s2(image), kind, times)
-    np.testing.assert_allclose(model.estimate_prior(image, z_T), expected, rtol=1e-4, atol=1e-4)
+    steps = "null" if times is None else str(times).replace(" ", "")
+    method, image, z_T = predicting(kind, f"method.sampler.steps={steps}"), images(), normal(1)
+    expected = loop(method, z_T, method.cpen_s2(image), kind, times)
+    np.testing.assert_allclose(method.estimate(image, z_T, silent), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_output_is_the_di2iformer_guided_by_the_estimated_prior():
-    model, image, z_T = network(), images(), normal(1)
-    output = model(image, z_T)
+def test_a_prediction_is_algorithm_2():
+    """From standard normal noise, by name, through the reverse process to the DI2Iformer."""
+    method, data = stage_2(), batch()
+    method.eval()
+    noise = method.noise(data)
+    output = method.predict(data, noise)
     assert output.shape == (2, 3, 36, 24)
-    assert torch.equal(output, model.di2iformer(image, model.estimate_prior(image, z_T)))
-    assert not torch.equal(output, model.di2iformer(image, torch.zeros(2, DIM)))
+    z = loop(method, noise((DIM,)), method.cpen_s2(data["input"]), "x0")
+    expected = method.di2iformer(data["input"], torch.from_numpy(z).float())
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(output, method.di2iformer(data["input"], torch.zeros(2, DIM)))
 
 
 @torch.no_grad()
 def test_without_diffusion_the_prior_is_what_cpen_s2_says():
-    model, image = network(with_diffusion=False), images()
-    assert model.denoiser is None
-    assert torch.equal(model.estimate_prior(image, normal(1)), model.cpen_s2(image))
+    method, image = stage_2("method.prior=none"), images()
+    assert method.denoiser is None
+    assert torch.equal(method.estimate(image, normal(1), silent), method.cpen_s2(image))
 
 
 @torch.no_grad()
 def test_variance_noise_changes_the_prior_and_follows_its_source():
     image, z_T = images(), normal(1)
-    quiet, noisy = network("eps"), network("eps", variance_noise=True)
+    quiet, noisy = predicting("eps"), predicting("eps", "method.sampler.variance_noise=true")
 
     def estimate(seed: int) -> Tensor:
-        return noisy.estimate_prior(image, z_T, lambda index: normal(10 * seed + index))
+        return noisy.estimate(image, z_T, lambda t: normal(10 * seed + t))
 
     one, same, other = estimate(1), estimate(1), estimate(2)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    assert not torch.equal(one, quiet.estimate_prior(image, z_T))
+    assert not torch.equal(one, quiet.estimate(image, z_T, silent))
 
 
 @both_predictions
 @torch.no_grad()
 def test_reverse_process_runs_in_float32_under_bfloat16_autocast(kind: str):
-    model, image, z_T = network(kind), images(), normal(1)
+    method, image, z_T = predicting(kind), images(), normal(1)
     convolved: list[torch.dtype] = []
     dense: list[torch.dtype] = []
     conditions: list[Tensor] = []
-    model.cpen_s2.register_forward_hook(lambda _, __, output: conditions.append(output))
-    for module in model.modules():
+    method.cpen_s2.register_forward_hook(lambda _, __, output: conditions.append(output))
+    for module in method.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda _, __, output: convolved.append(output.dtype))
-    assert model.denoiser is not None
-    for module in model.denoiser.modules():
+    assert method.denoiser is not None
+    for module in method.denoiser.modules():
         module.register_forward_hook(lambda _, inputs, output: dense.extend([*(x.dtype for x in inputs), output.dtype]))
     with torch.autocast("cpu", torch.bfloat16):
-        z = model.estimate_prior(image, z_T)
+        z = method.estimate(image, z_T, silent)
     assert set(convolved) == {torch.bfloat16}  # autocast was on
     assert set(dense) == {torch.float32}
     assert z.dtype == torch.float32
-    np.testing.assert_allclose(z, loop(model, z_T, conditions[0].float(), kind), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(z, loop(method, z_T, conditions[0].float(), kind), rtol=1e-4, atol=1e-4)
 
 
 @both_predictions
 def test_every_part_learns_from_the_image_through_all_steps(kind: str):
     torch.manual_seed(0)
-    model = build_diffi2i(SISR, MODEL, DiffusionConfig(prediction=kind))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    config = load(Config, "train", ["task=sisr", "method=diffi2i_s2", f"method.diffusion.prediction={kind}"])
+    config.model = MODEL
+    method, data = DiffI2IS2(config), batch()
+    learning = [(name, p) for part in method.parts().values() for name, p in part.named_parameters()]
+    optimizer = torch.optim.Adam([p for _, p in learning], lr=1e-3)
     for _ in range(3):  # the denoiser's zeros move first, then CPEN_S2's, then all
         optimizer.zero_grad()
-        model(images(), normal(1)).square().mean().backward()
+        method.predict(data, method.noise(data)).square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [name for name, p in learning if p.grad is None or not p.grad.any()] == []
 
 
 def test_builders_size_the_networks_by_task_and_model():
@@ -153,39 +173,36 @@ def test_builders_size_the_networks_by_task_and_model():
     only_gt = replace(MODEL, cpen=replace(MODEL.cpen, s1_sees_input=False))
     assert build_cpen(INPAINTING, only_gt, gt=True).features[0].in_channels == 3 * 16
     assert build_cpen(INPAINTING, only_gt, gt=False).features[0].in_channels == 4 * 16
-    former = build_di2iformer(model_of(INPAINTING))
+    former = build_network(model_of(INPAINTING), prior=True)
     assert isinstance(former, DI2Iformer)
     assert (former.embed.in_channels, former.scale) == (4, 1)
-    assert build_di2iformer(MODEL).scale == 4
+    assert build_network(MODEL, prior=True).scale == 4
     assert former(images(channels=4), normal(0)).shape == (2, 3, 9, 6)
 
 
-def test_build_diffusion_passes_every_setting_on():
-    built = build_diffusion(DiffusionConfig(6, 0.2, 0.8, prediction="eps", variance_noise=True, timesteps=[3, 6]))
-    assert (built.steps, built.prediction, built.variance_noise, built.visited) == (6, "eps", True, [0, 3, 6])
-    np.testing.assert_allclose(built.alpha_bar, ref.cumulative(ref.linear_betas(6, 0.2, 0.8)), rtol=1e-12)
+@pytest.mark.parametrize(("name", "power"), [("linear", 1.0), ("sqrt_linear", 2.0)])
+def test_every_setting_of_the_diffusion_is_passed_on(name: str, power: float):
+    diffusion = f"method.diffusion={{steps: 6, beta_1: 0.2, beta_T: 0.8, prediction: eps, schedule: {name}}}"
+    method = stage_2(diffusion, "method.sampler={steps: [3, 6], variance_noise: true}")
+    assert (method.schedule.steps, method.schedule.prediction) == (6, "eps")
+    betas = (0.0, *(np.linspace(0.2 ** (1 / power), 0.8 ** (1 / power), 6) ** power).tolist())
+    np.testing.assert_allclose(method.schedule.alpha_bar, ref.cumulative(betas), rtol=1e-12)
+    assert isinstance(method.sampler, partial)
+    assert method.sampler.keywords == {"steps": [3, 6], "variance_noise": True}
 
 
 @pytest.mark.parametrize("task", [SISR, INPAINTING])
 def test_tiny_model_composes_and_runs(task: TaskConfig):
-    config = load(Config, "train", ["model=tiny", f"task={task.name}"])
-    model = build_diffi2i(config.task, config.model, config.method.diffusion)
+    config = load(Config, "train", ["model=tiny", f"task={task.name}", "method=diffi2i_s2"])
+    method = DiffI2IS2(config)
+    data: dict[str, Any] = {"input": images(), "name": ["a", "b"]}
+    if task.in_channels == 4:
+        data["mask"] = torch.ones(2, 1, 9, 6)
     with torch.no_grad():
-        output = model(images(channels=task.in_channels), torch.randn(2, 4 * config.model.cpen.channels))
+        output = method.predict(data, method.noise(data))
     assert output.shape == (2, 3, 9 * task.scale, 6 * task.scale)
-    assert (config.method.diffusion.steps, config.method.diffusion.beta_1, config.method.diffusion.beta_T) == (
-        4,
-        0.1,
-        0.99,
-    )
-
-
-def joint_stage(kind: str = "x0", **stage: Any) -> DiffI2IS2:
-    torch.manual_seed(0)
-    config = load(Config, "train", ["task=sisr", "model=tiny"])
-    config.model = MODEL
-    config.stage = StageConfig(name="joint", diffusion=DiffusionConfig(prediction=kind), **stage)
-    return awake(DiffI2IS2(config, None, TaskLoss({"l1": L1()})))
+    assert method.schedule.steps == 4
+    np.testing.assert_allclose(method.schedule.alpha_bar, ref.cumulative(ref.linear_betas(4, 0.1, 0.99)), rtol=1e-12)
 
 
 def batch() -> dict[str, Any]:
@@ -195,36 +212,37 @@ def batch() -> dict[str, Any]:
 @pytest.mark.parametrize("loss", ["l1", "l2", "kl"])
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_joint_training_step_is_algorithm_1(loss: str):
-    stage, data = joint_stage(prior_loss=loss), batch()
+    method, data = stage_2(f"method.prior_loss={loss}"), batch()
     path: list[Tensor] = []
-    assert stage.model.denoiser is not None
-    hook = stage.model.denoiser.register_forward_hook(lambda _, inputs, __: path.append(inputs[0]))
-    total = stage.training_step(data, 0)
+    assert method.denoiser is not None
+    hook = method.denoiser.register_forward_hook(lambda _, inputs, __: path.append(inputs[0]))
+    total = method.training_step(data, 0)
     hook.remove()
     with torch.no_grad():
-        z = stage.cpen_s1(data["input"], data["target"])
-        noise = torch.randn(z.shape, generator=step_generator(stage.config.seed, 0, 0))
+        z = method.cpen_s1(data["input"], data["target"])
+        noise = torch.randn(z.shape, generator=step_generator(method.config.seed, 0, 0))
         z_T = ref.diffuse(z.double().numpy(), noise.double().numpy(), 4, ref.linear_betas(4))
         np.testing.assert_allclose(path[0], z_T, rtol=1e-4, atol=1e-6)  # Eq. 10
-        z_hat = loop(stage.model, torch.from_numpy(z_T), stage.model.cpen_s2(data["input"]), "x0")
-        output = stage.model.di2iformer(data["input"], torch.from_numpy(z_hat).float())
+        z_hat = loop(method, torch.from_numpy(z_T), method.cpen_s2(data["input"]), "x0")
+        output = method.di2iformer(data["input"], torch.from_numpy(z_hat).float())
     prior = {"l1": ref.prior_l1, "l2": ref.prior_l2, "kl": ref.prior_kl}[loss](z_hat, z.double().numpy())
     expected = np.abs((output - data["target"]).numpy()).mean() + prior
     np.testing.assert_allclose(total.item(), expected, rtol=1e-5)
     total.backward()  # type: ignore[no-untyped-call]
-    assert all(p.grad is None for p in stage.cpen_s1.parameters())
-    assert [name for name, p in stage.model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert all(p.grad is None for p in method.cpen_s1.parameters())
+    learning = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+    assert [name for name, p in learning if p.grad is None or not p.grad.any()] == []
 
 
 def test_traditional_objective_with_noise_prediction_is_equation_4():
-    stage, data = joint_stage("eps", prior="traditional"), batch()
+    method, data = predicting("eps", "method.prior=traditional"), batch()
     times: list[Tensor] = []
-    assert stage.model.denoiser is not None
-    hook = stage.model.denoiser.register_forward_hook(lambda _, inputs, __: times.append(inputs[1]))
+    assert method.denoiser is not None
+    hook = method.denoiser.register_forward_hook(lambda _, inputs, __: times.append(inputs[1]))
     z, noise = normal(0), normal(1)
-    loss = stage.random_step_loss(data["input"], z, noise, torch.Generator().manual_seed(5))
+    loss = method.random_step_loss(data["input"], z, noise, torch.Generator().manual_seed(5))
     hook.remove()
-    denoiser, D = deepcopy(stage.model.denoiser).double(), stage.model.cpen_s2(data["input"]).double()
+    denoiser, D = deepcopy(method.denoiser).double(), method.cpen_s2(data["input"]).double()
     steps = [round(4 * t) for t in times[0].tolist()]
     assert times[0].tolist() == [t / 4 for t in steps]
     assert all(1 <= t <= 4 for t in steps)
@@ -242,27 +260,20 @@ def test_traditional_objective_with_noise_prediction_is_equation_4():
 
 
 def test_traditional_objective_draws_every_time_step():
-    stage, data = joint_stage(prior="traditional"), batch()
+    method, data = stage_2("method.prior=traditional"), batch()
     times: set[float] = set()
-    assert stage.model.denoiser is not None
-    stage.model.denoiser.register_forward_hook(lambda _, inputs, __: times.update(inputs[1].tolist()))
+    assert method.denoiser is not None
+    method.denoiser.register_forward_hook(lambda _, inputs, __: times.update(inputs[1].tolist()))
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        stage.random_step_loss(data["input"], normal(0), normal(1), generator)
+        method.random_step_loss(data["input"], normal(0), normal(1), generator)
     assert times == {0.25, 0.5, 0.75, 1.0}
 
 
-@pytest.mark.parametrize(
-    "variance_noise",
-    [
-        False,
-        True,
-    ],
-)
+@pytest.mark.parametrize("variance_noise", ["false", "true"])
 @torch.no_grad()
-def test_estimated_prior_of_an_image_does_not_depend_on_its_batch(variance_noise: bool):
-    stage, image = joint_stage(), images()
-    stage.model.diffusion = build_diffusion(DiffusionConfig(prediction="eps", variance_noise=variance_noise))
-    together = method.prior({"input": image, "name": ["a", "b"]})
-    alone = method.prior({"input": image[1:], "name": ["b"]})
+def test_estimated_prior_of_an_image_does_not_depend_on_its_batch(variance_noise: str):
+    method, image = predicting("eps", f"method.sampler.variance_noise={variance_noise}"), images()
+    pair, single = {"input": image, "name": ["a", "b"]}, {"input": image[1:], "name": ["b"]}
+    together, alone = method.prior(pair, method.noise(pair)), method.prior(single, method.noise(single))
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-4)

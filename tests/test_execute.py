@@ -23,7 +23,10 @@ from typing import Any
 
 import pytest
 
-from diffi2i import cli, config
+from diffi2i import cli
+from diffi2i.commands import sweep
+from diffi2i.commands import table as command
+from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
 from diffi2i.errors import UserError
 from diffi2i.run import ensure as ensuring
 from diffi2i.run.ensure import Durations, duration, ensure, ensure_before, total_duration
@@ -41,12 +44,11 @@ from diffi2i.run.state import (
     working_on,
     write_failure,
 )
-from diffi2i.schema import Config, TaskConfig
-from diffi2i.tables import command
 from diffi2i.tables.draw import disagreements, found
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Cell
 from tests.conftest import small
+from tests.settings import task_config, train_config
 from tests.table_records import record
 from tests.test_cli import diffi2i
 
@@ -125,7 +127,13 @@ def behave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Set:
 def run_named(name: str, before: Run | None = None, seed: int = 0) -> Run:
     directory = RUNS / "smoke" / f"sisr-{name}"
     init = str(before.directory) if before else None
-    made = Config(task=TaskConfig(name="sisr"), method={"name": "s2" if before else "diffi2i_s2", "init": init})
+    made = Config(
+        task=task_config(name="sisr"),
+        dataset=DatasetConfig(name="photos", source={}),
+        model=ModelConfig(name="tiny", network={}, cpen=CpenConfig(blocks=1)),
+        method={"name": "s2" if before else "diffi2i_s2", "init": init},
+        train=train_config(),
+    )
     made = replace(made, budget="smoke", seed=seed)
     given = (f"seed={seed}", f"run_dir={directory}", f"hash={config_hash(made)}")
     return Run("train", (*given, *([f"method.init={init}"] if init else [])), directory, before, made)
@@ -500,7 +508,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command.table(["table4", "budget=smoke", "seeds=2", "--dry-run"])
+    cli.main(["table", "table4", "budget=smoke", "seeds=2", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     first, second = (line.split() for line in lines[:2])
     assert first[0] == second[0] == "missing"
@@ -550,7 +558,7 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     def pretend(arguments: list[str], check: bool) -> None:
         sweeps.append(arguments[arguments.index("-m", 2) + 1 :])
         given = [text for text in sweeps[-1] if not text.startswith("hydra")]
-        for combination in config.sweep(given):
+        for combination in sweep.combinations(given):
             run = planned(combination)
             if "experiment=table8/kl" in combination and run.config.seed == 0:
                 continue
@@ -563,12 +571,13 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return sweeps
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema with the same name")
 def test_a_launcher_gets_what_is_missing_those_first_that_others_start_from(
     sent: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["table8", "budget=smoke", "seeds=2", "launcher=joblib", "hydra.launcher.n_jobs=2", "trainer=cpu"]
     with pytest.raises(SystemExit, match="1"):
-        command.table(given)
+        cli.main(["table", *given])
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "budget=smoke", "trainer=cpu"]
     assert sent == [
         [*launcher, "experiment=table7/s1", "seed=0,1"],
@@ -577,7 +586,7 @@ def test_a_launcher_gets_what_is_missing_those_first_that_others_start_from(
     assert "ended without a record under launcher=joblib" in capsys.readouterr().out
     sent.clear()
     with pytest.raises(SystemExit, match="1"):
-        command.table(given)
+        cli.main(["table", *given])
     assert sent == [[*launcher, "experiment=table8/kl", "seed=0"]]
 
 

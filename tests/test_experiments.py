@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffi2i import config
-from diffi2i.config import typed_options
+from diffi2i.config import compose
+from diffi2i.config.compose import typed_options
+from diffi2i.config.schema import Config, EvalConfig
 from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.methods.build import build_method, method_class
@@ -17,7 +18,6 @@ from diffi2i.methods.diffi2i_s2 import DiffI2IS2, Stage2Options
 from diffi2i.metrics.spec import COSTS, METRICS, of_kind
 from diffi2i.run import rows as rows_of_disk
 from diffi2i.run.plan import Run, lineage, planned
-from diffi2i.schema import Config, EvalConfig
 from diffi2i.tables import experiment
 from diffi2i.tables.experiment import Experiment, Row
 from tests.own_tables import own_conf, tables, write_table
@@ -129,7 +129,7 @@ def test_rows_compose_and_score_their_columns(name: str, budget: str) -> None:
         made = run.config
         assert made.budget == budget
         assert found.task in (made.task.name, "all")
-        scored[row] = set(made.task.protocol.metrics or of_kind(made.task.kind))  # type: ignore[arg-type]
+        scored[row] = set(made.task.protocol.metrics or of_kind(made.task.kind))
         links = [
             asdict(replace(link.config, method=link.config.method | {"init": None}, run_dir=None))
             for link in lineage(run)
@@ -157,7 +157,7 @@ TESTSETS = {(name, column.dataset) for name in NAMES for column in experiment.lo
 @pytest.mark.parametrize(("name", "dataset"), sorted(TESTSETS))
 def test_test_sets_compose(name: str, dataset: str, images: Path) -> None:
     testset = experiment.load(name).testset(dataset)
-    loaded = config.load(EvalConfig, "eval", ["run=somewhere", f"root={images}", *testset.overrides])
+    loaded = compose.load(EvalConfig, "eval", ["run=somewhere", f"root={images}", *testset.overrides])
     assert loaded.dataset is not None
     assert f"dataset={loaded.dataset.name}" == testset.overrides[0]
     assert dataset.startswith(loaded.dataset.name)
@@ -231,7 +231,7 @@ def test_real_sr_is_scored_by_the_authors_scripts() -> None:
         columns = [column for column in experiment.load(name).columns if column.dataset == "ntire2020_track1"]
         assert {column.metric for column in columns} - {"dists"} == {"lpips_vgg", *(["psnr_y"] * (len(columns) > 1))}
     assert {column.metric for column in experiment.load("table2").columns} == {"lpips_vgg", "dists", "psnr_y"}
-    held = config.load(EvalConfig, "eval", ["run=somewhere", "dataset=realsrset", "root=."]).dataset
+    held = compose.load(EvalConfig, "eval", ["run=somewhere", "dataset=realsrset", "root=."]).dataset
     assert held is not None
     assert (held.source["val"], held.expected) == (["Canon"], {"val": 50})
 

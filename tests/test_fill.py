@@ -5,8 +5,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from diffi2i.methods.batch import network_input
 from diffi2i.models.fill import pull_push
-from diffi2i.stages.common import network_input
 
 Array = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ import torch
 from skimage import data
 from torch import Tensor
 
+from diffi2i.config.schema import ProtocolConfig
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import METRICS, of_kind
-from diffi2i.schema import ProtocolConfig
 
 PER_IMAGE = [metric for metric in of_kind("image") if not METRICS[metric].of_set]
 

@@ -13,17 +13,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffi2i import config as configuration
-from diffi2i import train
-from diffi2i.build import build_data
+from diffi2i.commands import train
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import hash_of_manifest, read_manifests
 from diffi2i.errors import UserError
-from diffi2i.runs import default_run_dir, origin_of
-from diffi2i.runtime import new_trainer
-from diffi2i.schema import Config
-from diffi2i.stages.common import rate_factor
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.optimisation import rate_factor
+from diffi2i.run.directory import origin_of
+from diffi2i.run.hardware import new_trainer
+from diffi2i.run.plan import place
 from tests.conftest import QUICK, SMALL_ENCODER, Make
 from tests.test_resume import record, stop_before_step, stop_while_scoring, weights
 
@@ -75,16 +76,15 @@ def test_data_at_another_path_is_gone_on_with(
     train.train(make("whole", *at(tmp_path / "elsewhere")))  # finished: nothing to do, and no other run
 
 
-def test_names_follow_what_the_data_is(make: Make, data: Path, tmp_path: Path) -> None:
+def test_names_follow_what_the_data_is_called_not_where_it_lies(make: Make, data: Path, tmp_path: Path) -> None:
     def name(*overrides: str) -> str:
-        config = make("x", *overrides)
-        return default_run_dir(config, origin_of(config, build_data(config))).name
+        return place(make("x", *overrides)).name
 
     first = name(*at(data))
     shutil.copytree(data, tmp_path / "copy")
     assert name(*at(tmp_path / "copy")) == name(f"root={data}/train/", f"dataset.source.val_root={data}/val/") == first
-    (data / "val" / "image00.png").write_bytes((data / "val" / "image01.png").read_bytes())
-    assert name(*at(data)) != first
+    (data / "val").rename(data / "other")
+    assert name(f"root={data}/train", f"dataset.source.val_root={data}/other") != first
 
 
 def test_a_moved_stage_1_and_a_moved_run_are_gone_on_with(
@@ -98,8 +98,8 @@ def test_a_moved_stage_1_and_a_moved_run_are_gone_on_with(
     moved = train.train(make("moved2", "method=diffi2i_s2", f"method.init={tmp_path / 'moved1'}"))
     assert weights(moved) == weights(whole)
     assert record(moved) == record(whole)
-    assert record(whole)["init"]["network_steps"] == 4
-    assert record(whole)["network_steps"] == 8
+    assert record(whole).method.init.network_steps == 4
+    assert record(whole).training.network_steps == 8
 
 
 # --- what is there --------------------
@@ -198,7 +198,9 @@ def test_the_rate_may_be_lowered_on_the_way(make: Make, monkeypatch: pytest.Monk
     assert rates == {
         step: pytest.approx((1e-3 if step < 4 else 1e-4) * rate_factor(step, config.train)) for step in range(8)
     }
-    changed = {change["key"]: (change["step"], change["from"], change["to"]) for change in record(run_dir)["changed"]}
+    changed = {
+        change["key"]: (change["step"], change["from"], change["to"]) for change in record(run_dir).training.changed
+    }
     assert changed == {
         "train.lr": (4, 1e-3, 1e-4),
         "train.clip": (4, 1.0, 0.5),
@@ -229,8 +231,8 @@ def test_a_training_may_become_longer_or_shorter_on_the_way(make: Make, monkeypa
     assert "has made 4 steps: write train.steps=4 or more" in said
     begin(make("run", "train.steps=12"), monkeypatch, 7)
     run_dir = train.train(make("run", "train.steps=8"))
-    assert record(run_dir)["steps"] == 8
-    assert [(change["step"], change["from"], change["to"]) for change in record(run_dir)["changed"]] == [
+    assert record(run_dir).training.steps == 8
+    assert [(change["step"], change["from"], change["to"]) for change in record(run_dir).training.changed] == [
         (4, 6, 12),
         (6, 12, 8),
     ]
@@ -279,7 +281,7 @@ def test_a_diverged_run_goes_on_with_a_lower_rate(make: Make, monkeypatch: pytes
     assert "lower train.lr or train.clip, to go on from the last checkpoint" in said
     assert "intact" not in said
     run_dir = train.train(make("run", "train.steps=6", "train.lr=1e-3"))
-    assert [(change["key"], change["step"]) for change in record(run_dir)["changed"]] == [("train.lr", 2)]
+    assert [(change["key"], change["step"]) for change in record(run_dir).training.changed] == [("train.lr", 2)]
 
 
 @pytest.mark.parametrize(("every", "words"), [(1, "the prediction for image00 has NaN"), (5, "the loss is nan")])
@@ -310,7 +312,7 @@ def test_a_training_file_that_goes_unread_does_not_stop_a_run_that_skips(
 
     monkeypatch.setattr(ImageDataModule, "check", gone)
     run_dir = train.train(make("run", *at(data), "dataset.on_error=skip"))
-    assert len(record(run_dir)["dataset"]["train"]) == 64
+    assert len(record(run_dir).data.train) == 64
 
 
 def scenes(root: Path) -> tuple[str, ...]:
@@ -328,7 +330,7 @@ def scenes(root: Path) -> tuple[str, ...]:
 
 def test_files_that_go_during_training_do_not_lose_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (*scenes(tmp_path / "d"), "train.patch=64", f"run_dir={tmp_path / 'run'}")
-    config = configuration.load(Config, "train", settings)
+    config = compose.load(Config, "train", settings)
     before = origin_of(config, build_data(config))
     fit = train.fit
 
@@ -338,15 +340,15 @@ def test_files_that_go_during_training_do_not_lose_the_record(tmp_path: Path, mo
 
     monkeypatch.setattr(train, "fit", then_gone)
     found = record(train.train(config))
-    assert (found["dataset"]["train"], found["dataset"]["val"]) == (before["train"], before["val"])
-    assert found["constant"] is not None
+    assert (found.data.train, found.data.val) == (before["train"], before["val"])
+    assert found.data.constant is not None
 
 
 def test_unreadable_labels_are_left_out_of_the_baseline_where_training_skips_them(tmp_path: Path) -> None:
     settings = (*scenes(tmp_path / "d"), "train.patch=64", f"run_dir={tmp_path / 'run'}")
     (tmp_path / "d" / "labels" / "train" / "train0.png").write_bytes(b"no image")
-    run_dir = train.train(configuration.load(Config, "train", (*settings, "dataset.on_error=skip")))
-    assert record(run_dir)["constant"] == 1
+    run_dir = train.train(compose.load(Config, "train", (*settings, "dataset.on_error=skip")))
+    assert record(run_dir).data.constant == 1
 
 
 def test_pictures_in_both_splits_are_told_when_training_starts(make: Make, data: Path, capsys: Any) -> None:
@@ -363,4 +365,4 @@ def test_the_files_behind_the_hashes_are_kept(make: Make, data: Path) -> None:
     origin = json.loads((run_dir / "origin.json").read_text())
     for split, count in (("train", 10), ("val", 2)):
         assert len(kept[split]) == count
-        assert hash_of_manifest(kept[split]) == origin[split] == record(run_dir)["dataset"][split]
+        assert hash_of_manifest(kept[split]) == origin[split] == getattr(record(run_dir).data, split)

@@ -10,15 +10,18 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from diffi2i import train
-from diffi2i.build import build_data
-from diffi2i.config import conf_dir, load
+from diffi2i.commands import train
+from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
+from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.data.images import read_rgb, to_tensor
+from diffi2i.methods.build import build_method
+from diffi2i.methods.method import Method
 from diffi2i.models.diffi2i import build_cpen
-from diffi2i.runs import Stage, load_method
-from diffi2i.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
+from diffi2i.run.directory import load_method
 from tests.conftest import QUICK, awake
+from tests.settings import task_config
 
 MODELS = sorted(file.stem for file in (conf_dir() / "model").glob("*.yaml"))
 TASK_OF_NETWORK = {"DI2Iformer": ("sisr", "inpainting"), "Segmenter": ("segmentation",), "Depther": ("depth",)}
@@ -67,7 +70,7 @@ def test_z_has_one_size_in_every_network(model: str, task: str) -> None:
 
 @torch.no_grad()
 def test_z_does_not_grow_with_depth() -> None:
-    task = TaskConfig(name="sisr", in_channels=3, scale=4)
+    task = task_config(name="sisr", in_channels=3, scale=4)
     image, target = inputs(task)
 
     def size(blocks: int, seed: int) -> float:
@@ -102,11 +105,10 @@ def test_stage_2_starts_where_stage_1_ended(tmp_path: Path) -> None:
     data.setup("fit")
     batch: Any = torch.utils.data.default_collate([data.train_set[Draw(7, index, 64)] for index in range(16)])
 
-    def task_loss(stage: Stage) -> float:
-        stage.eval()
-        return float(F.l1_loss(stage.restore(batch, method.prior(batch)), batch["target"]))
+    def task_loss(method: Method) -> float:
+        return float(F.l1_loss(method.eval().predict(batch, method.noise(batch)), batch["target"]))
 
-    before, after = task_loss(load_method(first)), task_loss(train.build_stage(config))
+    before, after = task_loss(load_method(first)), task_loss(build_method(config, load_method(first)))
     assert after == pytest.approx(before, rel=0.05)
     # A denoiser that does not start at zero is far off, so this is no matter of course.
-    assert task_loss(awake(train.build_stage(config))) > 1.05 * before
+    assert task_loss(awake(build_method(config, load_method(first)))) > 1.05 * before

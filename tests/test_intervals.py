@@ -62,9 +62,9 @@ def test_scores_of_a_set_have_a_reason_instead_of_an_interval() -> None:
     intervals, reasons = image_intervals(records, ["psnr", "ssim", "miou", "psnr_hole"])
     assert intervals == {"psnr": [28.0, 30.0]}
     assert reasons == {
-        "intervals.ssim": "1 image(s) with this score; an interval needs 2",
-        "intervals.miou": "a score of the whole set, no mean over images",
-        "intervals.psnr_hole": "an image has an infinite score",
+        "ssim": "1 image(s) with this score; an interval needs 2",
+        "miou": "a score of the whole set, no mean over images",
+        "psnr_hole": "an image has an infinite score",
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from diffi2i import config, sweep
+from diffi2i.commands import sweep
 from diffi2i.errors import UserError
 from diffi2i.run.record import Record
 from tests.conftest import SMALL
@@ -225,7 +225,7 @@ def test_the_failure_of_a_run_travels_between_processes() -> None:
 
 
 def test_an_interval_is_checked_at_both_ends() -> None:
-    assert config.sweep(["train.lr=interval(1e-4,1e-2)", "seed=1"]) == [
+    assert sweep.combinations(["train.lr=interval(1e-4,1e-2)", "seed=1"]) == [
         ["train.lr=0.0001", "seed=1"],
         ["train.lr=0.01", "seed=1"],
     ]

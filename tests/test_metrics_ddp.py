@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from diffi2i.config.schema import ProtocolConfig
 from diffi2i.metrics import distribution
 from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
-from diffi2i.schema import ProtocolConfig
 
 CLASSES = 4
 COUNTS = (2, 7, 8, 101)

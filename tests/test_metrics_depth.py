@@ -10,8 +10,8 @@ from kornia.color import ColorMap
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from diffi2i.callbacks.colours import colour_depth
 from diffi2i.errors import UserError
+from diffi2i.kinds.depth import colour_depth
 from diffi2i.metrics.depth import DepthScores
 
 LOW, HIGH = 1e-3, 10.0

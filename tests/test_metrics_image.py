@@ -13,11 +13,11 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from diffi2i.config.schema import ProtocolConfig
 from diffi2i.errors import UserError, WeightsUnavailableError
 from diffi2i.metrics import image as image_metrics
 from diffi2i.metrics.distribution import DistributionScores
 from diffi2i.metrics.image import ImageScores, rgb_to_y
-from diffi2i.schema import ProtocolConfig
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "psnr_hole"]

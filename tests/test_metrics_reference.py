@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torchvision.models import vgg16
 
+from diffi2i.config.schema import ProtocolConfig
 from diffi2i.errors import WeightsUnavailableError
 from diffi2i.metrics.image import ImageScores
-from diffi2i.schema import ProtocolConfig
 from diffi2i.weights import Net, lpips_trunk
 from tests.test_golden_scores import photo
 

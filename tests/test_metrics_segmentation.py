@@ -10,8 +10,8 @@ from skimage.color import rgb2lab
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from diffi2i.callbacks.colours import colour_labels
 from diffi2i.errors import UserError
+from diffi2i.kinds.labels import colour_labels
 from diffi2i.metrics.segmentation import SegmentationScores
 
 CLASSES = 6

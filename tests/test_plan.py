@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from diffi2i import config
+from diffi2i.config import compose
+from diffi2i.config.schema import Config, EvalConfig
 from diffi2i.errors import UserError
 from diffi2i.run import plan as planning
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import Run, lineage, planned
-from diffi2i.schema import Config
 from diffi2i.tables.experiment import load
 from diffi2i.tables.plan import Cell, in_order, plan, quoted
 from tests.own_tables import SETTINGS, own_conf, row, tables, write_table
@@ -183,7 +183,7 @@ def test_the_overrides_compose_to_the_configuration_that_was_planned(small: Path
     again = planned(cell.run.overrides)
     assert again == cell.run
     assert again.config == cell.run.config
-    plain = config.load(Config, "train", cell.run.overrides)
+    plain = compose.load(Config, "train", cell.run.overrides)
     assert config_hash(plain) == config_hash(cell.run.config)
     assert (plain.seed, plain.train.lr) == (2, 0.1)
 
@@ -250,7 +250,7 @@ columns:
     "path", ["/plain", "/with space", "/RealSR(V3)", "/it's", "/a=b,c{d}[e]", r"/back\slash", "/it\\'s\\"]
 )
 def test_folders_of_any_name_reach_the_evaluation(path: str) -> None:
-    composed = config.composition("eval", ["run=r", "dataset=set14", f"root={quoted(path)}"])
+    composed = compose.composition(EvalConfig, "eval", ["run=r", "dataset=set14", f"root={quoted(path)}"])
     assert composed.root == path
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from diffi2i import train
 from diffi2i.callbacks.progress import Eta, Progress
-from diffi2i.runtime import quiet
+from diffi2i.commands import train
+from diffi2i.run.hardware import quiet
 from tests.conftest import Make
 
 

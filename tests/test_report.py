@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from diffi2i import cli
+from diffi2i.run.state import Entry, Failure
 from diffi2i.tables import experiment as experiments
 from diffi2i.tables.experiment import Experiment
-from diffi2i.run.state import Entry, Failure
 from diffi2i.tables.frame import Found, Key
 from diffi2i.tables.table import table_of
 from diffi2i.tables.write import write

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from diffi2i.tables.experiment import experiments_dir, load, read
 from diffi2i.tables.formats import to_csv, to_latex, to_markdown
-from diffi2i.tables.plan import RUNS
 from diffi2i.tables.records import Filled
 from diffi2i.tables.render import render
+
+from diffi2i.tables.experiment import experiments_dir, load, read
+from diffi2i.tables.plan import RUNS
 
 RESULTS = experiments_dir() / "results"
 README = Path(__file__).parents[1] / "README.md"

@@ -1,11 +1,11 @@
 """A training interrupted at any place and given again is the training that was not: weights, scores and curves."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffi2i import train
 from diffi2i.callbacks.scores import ValidationScores
-from diffi2i.schema import Config
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
-from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.commands import train
+from diffi2i.config.schema import Config
+from diffi2i.methods.method import Method
+from diffi2i.run.record import Record
 from tests.conftest import Make
 from tests.test_step import gan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 AVERAGED = ("train.ema_decay=0.99", "train.steps=6")
-# What no two runs share.
-OF_THE_MOMENT = ("date", "wall_time_s", "seconds_per_image", "peak_memory_mb", "commit")
 
 
 class InterruptedRunError(Exception):
@@ -37,14 +35,13 @@ def stop(*_: Any, **__: Any) -> Any:
 
 
 def stop_before_step(step: int, patch: Any) -> None:
-    """Both stages raise at the first batch of this optimiser step."""
-    for kind in (DiffI2IS1, DiffI2IS2):
-        go_on: Any = kind.training_step
+    """Training raises at the first batch of this optimiser step."""
+    go_on: Any = Method.training_step
 
-        def interrupted(self: Any, batch: Any, batch_idx: int, go_on: Any = go_on) -> Any:
-            return stop() if self.global_step == step else go_on(self, batch, batch_idx)
+    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
+        return stop() if self.global_step == step else go_on(self, batch, batch_idx)
 
-        patch.setattr(kind, "training_step", interrupted)
+    patch.setattr(Method, "training_step", interrupted)
 
 
 def stop_after_training(patch: Any) -> None:
@@ -90,6 +87,8 @@ KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "stage 1": ((), list(PLACES)),
     "stage 2": (("method=diffi2i_s2",), ["everywhere"]),
     "batch normalisation": (("task=segmentation", "train.patch=64"), ["after the last step", "everywhere"]),
+    "regressor": (("method=regressor",), ["everywhere"]),
+    "regressor and discriminator": (("method=regressor", *gan("sisr")), ["everywhere"]),
     "discriminator": ((*gan("sisr"), "train.adversarial_from=0.3"), ["everywhere"]),
 }
 
@@ -105,9 +104,15 @@ def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeyp
     return train.train(config)
 
 
-def record(run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
-    return {key: value for key, value in found.items() if key not in OF_THE_MOMENT}
+def record(run_dir: Path) -> Any:
+    """The run's `Record`, without what no two runs share."""
+    found: Any = Record.read(run_dir)
+    return replace(
+        found,
+        cost=replace(found.cost, seconds_per_image=0, cpu_seconds=0, peak_memory_mb=0),
+        training=replace(found.training, seconds=0, cpu_seconds=0),
+        provenance=replace(found.provenance, date="", commit=None),
+    )
 
 
 def weights(run_dir: Path) -> bytes:
@@ -180,8 +185,8 @@ SCRIPT = """
 import os, shutil, sys, time
 from pathlib import Path
 from omegaconf import OmegaConf
-from diffi2i.schema import Config
-from diffi2i.train import train
+from diffi2i.commands.train import train
+from diffi2i.config.schema import Config
 
 def give(name):
     file = OmegaConf.load(here / f"{name}.yaml")
@@ -213,7 +218,7 @@ def test_two_processes_go_on_where_scoring_was_interrupted(make: Make, tmp_path:
         capture_output=True,
         text=True,
         timeout=250,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     whole = tmp_path / "whole"

@@ -9,24 +9,27 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
-from diffi2i import train
-from diffi2i.config import draft, load, read_run_config
+from diffi2i.commands import train
+from diffi2i.config.compose import load
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import BenchConfig, Config, ScoreConfig, TrainConfig
 from diffi2i.errors import UserError
-from diffi2i.runs import load_method
-from diffi2i.schema import BenchConfig, Config, ScoreConfig, TrainConfig
-from diffi2i.stages.common import optimisation, rate_factor
-from diffi2i.stages.groups import parameter_groups
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.optimisation import optimisation, parameter_groups, rate_factor
+from diffi2i.run.directory import load_method
 from tests.conftest import SMALL_DENSE, Make
+from tests.settings import train_config
 from tests.test_step import gan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
-def budget(task: str, scale: str, name: str, *more: str) -> Config:
-    stage = "pretrain" if name == "pretrain" else "joint"
-    return draft(Config, "train", [f"task={task}", f"scale={scale}", f"stage={stage}", f"stage.budget={name}", *more])
+def settings_of(task: str, budget: str, role: str, *more: str) -> Config:
+    """Stage 1 in the role of a fresh run, stage 2 in the others."""
+    method = "diffi2i_s1" if role == "fresh" else "diffi2i_s2"
+    return load(Config, "train", [f"task={task}", f"budget={budget}", f"method={method}", f"method.role={role}", *more])
 
 
 def steps_of_change(settings: TrainConfig) -> dict[int, float]:
@@ -38,7 +41,7 @@ def steps_of_change(settings: TrainConfig) -> dict[int, float]:
 
 @pytest.mark.parametrize(("steps", "milestones"), [(40, [0.5, 0.7]), (1000, [0.1, 0.7, 0.9]), (7, [0.5])])
 def test_multistep_is_torchs(steps: int, milestones: list[float]) -> None:
-    settings = TrainConfig(steps=steps, lr=2e-4, schedule="multistep", warmup=0.0, milestones=milestones, gamma=0.3)
+    settings = train_config(steps=steps, lr=2e-4, schedule="multistep", warmup=0.0, milestones=milestones, gamma=0.3)
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=2e-4)
     reference = MultiStepLR(optimizer, [round(m * steps) for m in milestones], gamma=0.3)
     for step in range(steps):
@@ -49,85 +52,85 @@ def test_multistep_is_torchs(steps: int, milestones: list[float]) -> None:
 
 
 def test_multistep_may_follow_a_warm_up() -> None:
-    settings = TrainConfig(steps=100, schedule="multistep", warmup=0.1, milestones=[0.5])
+    settings = train_config(steps=100, schedule="multistep", warmup=0.1, milestones=[0.5])
     rates = [rate_factor(step, settings) for step in (0, 9, 10, 49, 50, 99)]
     assert rates == pytest.approx([1 / 11, 10 / 11, 1, 1, 0.5, 0.5])
 
 
 @pytest.mark.parametrize(
-    ("task", "name", "steps", "loss", "changes"),
+    ("task", "role", "steps", "loss", "changes"),
     [
-        ("sisr", "pretrain", 1_000_000, "l1", {500_000: 1e-4, 700_000: 5e-5}),
-        ("sisr", "joint", 1_000_000, "l1", {500_000: 1e-4, 700_000: 5e-5}),
-        ("sisr", "gan", 400_000, "real_esrgan", {200_000: 1e-4}),
-        ("realsr", "pretrain", 1_000_000, "l1", {500_000: 1e-4, 700_000: 5e-5}),
-        ("realsr", "joint", 1_000_000, "l1", {700_000: 1e-4}),
-        ("realsr", "gan", 400_000, "real_esrgan", {300_000: 1e-4}),
+        ("sisr", "fresh", 1_000_000, "l1", {500_000: 1e-4, 700_000: 5e-5}),
+        ("sisr", "continued", 1_000_000, "l1", {500_000: 1e-4, 700_000: 5e-5}),
+        ("sisr", "adversarial", 400_000, "real_esrgan", {200_000: 1e-4}),
+        ("realsr", "fresh", 1_000_000, "l1", {500_000: 1e-4, 700_000: 5e-5}),
+        ("realsr", "continued", 1_000_000, "l1", {700_000: 1e-4}),
+        ("realsr", "adversarial", 400_000, "real_esrgan", {300_000: 1e-4}),
     ],
 )
-def test_super_resolution_at_paper_scale(
-    task: str, name: str, steps: int, loss: str, changes: dict[int, float]
+def test_super_resolution_at_the_papers_budget(
+    task: str, role: str, steps: int, loss: str, changes: dict[int, float]
 ) -> None:
-    settings = budget(task, "paper", name).train
+    settings = settings_of(task, "paper", role).train
     assert (settings.steps, settings.lr, settings.loss) == (steps, 2e-4, loss)
     assert rate_factor(0, settings) == 1
     assert steps_of_change(settings) == pytest.approx(changes)
 
 
 @pytest.mark.parametrize(
-    ("task", "name", "fraction"),
+    ("task", "role", "fraction"),
     [
-        ("realsr", "joint", 0.1),
-        ("deblur", "joint", 0.25),
-        ("sisr", "joint", 0.0),
-        ("inpainting", "joint", 0.0),
-        ("realsr", "gan", 0.0),
-        ("sisr", "gan", 0.0),
+        ("realsr", "continued", 0.1),
+        ("deblur", "continued", 0.25),
+        ("sisr", "continued", 0.0),
+        ("inpainting", "continued", 0.0),
+        ("realsr", "adversarial", 0.0),
+        ("sisr", "adversarial", 0.0),
     ],
 )
-def test_task_and_scale_alone_say_how_long_the_prior_trains_alone(task: str, name: str, fraction: float) -> None:
-    assert budget(task, "paper", name).method.prior_only == fraction
-    assert budget(task, "smoke", "joint").method.prior_only == 0
-    assert budget(task, "demo", "joint").method.prior_only == 0
-    assert budget(task, "paper", name, "method.prior_only=0.5", "train.loss=l1").method.prior_only == 0.5
+def test_task_and_budget_alone_say_how_long_the_prior_trains_alone(task: str, role: str, fraction: float) -> None:
+    assert settings_of(task, "paper", role).method["prior_only"] == fraction
+    assert settings_of(task, "smoke", "continued").method["prior_only"] == 0
+    assert settings_of(task, "demo", "continued").method["prior_only"] == 0
+    assert settings_of(task, "paper", role, "method.prior_only=0.5", "train.loss=l1").method["prior_only"] == 0.5
 
 
 def test_the_weight_of_the_adversarial_loss() -> None:
     """Real SR has Real-ESRGAN's losses, says the paper; for bicubic SR it names no weight, the authors' scripts do."""
     for task, weight in (("realsr", 0.1), ("sisr", 1.0)):
-        node = budget(task, "paper", "gan").task.losses["real_esrgan"]
+        node = settings_of(task, "paper", "adversarial").task.losses["real_esrgan"]
         assert (node["weights"], node["adversary"]["weight"]) == ({"l1": 1, "perceptual": 1}, weight)
         assert node["adversary"]["lr_factor"] * 2e-4 == 1e-4
 
 
-def test_below_paper_scale_the_schedules_are_the_tasks_own() -> None:
-    for scale in ("smoke", "demo", "reduced"):
-        for name in ("pretrain", "joint"):
+def test_below_the_papers_budget_the_schedules_are_the_tasks_own() -> None:
+    for budget in ("smoke", "demo", "reduced"):
+        for role in ("fresh", "continued"):
             for task in ("sisr", "realsr", "deblur", "segmentation", "depth", "inpainting"):
-                loaded = budget(task, scale, name)
+                loaded = settings_of(task, budget, role)
                 settings = loaded.train
                 assert settings.schedule == loaded.task.schedule
                 assert (settings.warmup, settings.lr_end) == (loaded.task.warmup, loaded.task.lr_end)
                 assert (settings.clip, settings.head_lr, settings.decay_norms) == (1.0, 1.0, True)
-    assert budget("sisr", "demo", "joint", "task.schedule=constant").train.schedule == "constant"
+    assert settings_of("sisr", "demo", "continued", "task.schedule=constant").train.schedule == "constant"
     assert load(BenchConfig, "bench", ["task=sisr", "budget=paper"]).train.schedule == "multistep"
-    for task in ("sisr", "segmentation", "depth"):  # scoring has no scale to look anything up by
+    for task in ("sisr", "segmentation", "depth"):  # scoring has no budget to look anything up by
         more = ["task.classes=3"] if task == "segmentation" else []
         assert load(ScoreConfig, "score", [f"task={task}", "pred=a", "target=b", *more]).task.name == task
 
 
-def test_dense_tasks_at_paper_scale() -> None:
-    segmentation = budget("segmentation", "paper", "joint")
+def test_dense_tasks_at_the_papers_budget() -> None:
+    segmentation = settings_of("segmentation", "paper", "continued")
     settings, scenes = segmentation.train, segmentation.task.scenes
     assert (settings.lr, settings.schedule, settings.steps) == (2.5e-4, "poly", 160_000)
     assert (settings.head_lr, settings.decay_norms) == (10.0, False)
     assert settings.warmup * settings.steps == 1500
-    assert (scenes.short_side, scenes.long_side, scenes.scales) == (512, 2048, [0.5, 2.0])
+    assert (scenes.short_side, scenes.long_side, scenes.zoom) == (512, 2048, [0.5, 2.0])
     assert segmentation.model.network["encoder"]["drop_path"] == 0.1
-    small = budget("segmentation", "paper", "joint", "model=segment_s")
+    small = settings_of("segmentation", "paper", "continued", "model=segment_s")
     assert small.model.network["encoder"]["drop_path"] == 0.1
 
-    depth = budget("depth", "paper", "joint")
+    depth = settings_of("depth", "paper", "continued")
     settings = depth.train
     assert (settings.lr, settings.schedule, settings.warmup, settings.steps) == (1e-4, "cosine", 0.3, 38_400)
     assert (settings.clip, settings.head_lr, settings.decay_norms) == (35.0, 1.0, False)
@@ -136,12 +139,12 @@ def test_dense_tasks_at_paper_scale() -> None:
     assert (settings.patch, round(settings.patch * depth.task.scenes.aspect)) == (416, 544)
     assert depth.model.network["encoder"]["drop_path"] == 0.3
     for task in ("segmentation", "depth"):
-        demo = budget(task, "demo", "joint").task.scenes
+        demo = settings_of(task, "demo", "continued").task.scenes
         assert (demo.short_side, demo.long_side, demo.rotate, demo.input_scale) == (None, None, 0.0, 1.0)
 
 
 def dense(task: str, *more: str) -> DiffI2IS2:
-    return DiffI2IS2(budget(task, "smoke", "joint", *SMALL_DENSE[task], *more), None)
+    return DiffI2IS2(settings_of(task, "smoke", "continued", *SMALL_DENSE[task], *more))
 
 
 def held(group: dict[str, Any]) -> set[int]:
@@ -152,42 +155,42 @@ def held(group: dict[str, Any]) -> set[int]:
 @pytest.mark.parametrize("decay_norms", ["true", "false"])
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
 def test_groups_hold_every_trainable_weight_once(task: str, decay_norms: str, head_lr: float) -> None:
-    stage = dense(task, f"train.head_lr={head_lr}", f"train.decay_norms={decay_norms}")
-    configured: Any = stage.configure_optimizers()
+    method = dense(task, f"train.head_lr={head_lr}", f"train.decay_norms={decay_norms}")
+    configured: Any = method.configure_optimizers()
     groups = configured[0]["optimizer"].param_groups
     assert len(groups) == (2 if head_lr != 1 else 1) * (2 if decay_norms == "false" else 1)
     every = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(every) == len(set(every))
-    assert set(every) == {id(p) for p in stage.parameters() if p.requires_grad}
+    assert set(every) == {id(p) for p in method.parameters() if p.requires_grad}
     if len(groups) == 1:  # in the modules' own order, as ever
-        assert every == [id(p) for p in stage.parameters() if p.requires_grad]
+        assert every == [id(p) for p in method.parameters() if p.requires_grad]
 
 
 def test_the_head_learns_faster_and_norms_and_positions_do_not_decay() -> None:
-    stage = dense("segmentation", "train.head_lr=10", "train.decay_norms=false", "train.lr=1e-3")
-    configured: Any = stage.configure_optimizers()
+    method = dense("segmentation", "train.head_lr=10", "train.decay_norms=false", "train.lr=1e-3")
+    configured: Any = method.configure_optimizers()
     rate: dict[int, float] = {}
     decay: dict[int, float] = {}
     for group in configured[0]["optimizer"].param_groups:
         rate |= dict.fromkeys(held(group), group["initial_lr"])
         decay |= dict.fromkeys(held(group), group["weight_decay"])
-    named = {name: id(parameter) for name, parameter in stage.named_parameters() if parameter.requires_grad}
-    network: Any = stage.model.di2iformer
+    named = {name: id(parameter) for name, parameter in method.named_parameters() if parameter.requires_grad}
+    network: Any = method.di2iformer
     in_head = {id(p) for part in (network.fusions, network.head) for p in part.parameters()}
     kinds = (nn.BatchNorm2d, nn.LayerNorm)
-    norms = {id(p) for m in stage.modules() if isinstance(m, kinds) for p in m.parameters()}
+    norms = {id(p) for m in method.modules() if isinstance(m, kinds) for p in m.parameters()}
     positions = {key for name, key in named.items() if name.endswith(("position_q", "position_k"))}
     assert len(norms) > 80
     assert len(positions) == 8
     for name, key in named.items():
         assert rate[key] == pytest.approx(1e-2 if key in in_head else 1e-3), name
         assert decay[key] == (0.0 if key in norms | positions else 0.01), name
-    assert decay[named["model.di2iformer.head.3.bias"]] == 0.01  # as in SeaFormer's settings
+    assert decay[named["di2iformer.head.3.bias"]] == 0.01  # as in SeaFormer's settings
 
     # The schedule acts on each group's own rate.
     scheduler, optimizer = configured[0]["lr_scheduler"]["scheduler"], configured[0]["optimizer"]
     for step in range(4):
-        factor = rate_factor(step, stage.config.train)
+        factor = rate_factor(step, method.config.train)
         for group in optimizer.param_groups:
             assert group["lr"] == pytest.approx(group["initial_lr"] * factor)
         optimizer.step()
@@ -198,7 +201,7 @@ def test_swins_tables_of_positions_do_not_decay() -> None:
     import timm
 
     body = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, features_only=True)
-    settings = TrainConfig(lr=1e-4, decay_norms=False)
+    settings = train_config(lr=1e-4, decay_norms=False)
     decaying, kept = parameter_groups(body, list(body.parameters()), settings)
     if "weight_decay" in decaying:
         decaying, kept = kept, decaying
@@ -223,23 +226,24 @@ def test_every_group_is_stepped_and_clipped_together(make: Make) -> None:
 
 
 def test_a_list_of_weights_is_scheduled_as_before() -> None:
-    config = budget("sisr", "smoke", "joint")
+    config = settings_of("sisr", "smoke", "continued")
     built = optimisation([nn.Parameter(torch.zeros(2))], config, 0.5)
     assert built["optimizer"].param_groups[0]["lr"] == pytest.approx(0.5 * 1e-3 * rate_factor(0, config.train))
 
 
-@pytest.mark.parametrize(("task", "scale"), [(t, s) for t in ("sisr", "realsr") for s in ("smoke", "reduced", "paper")])
-def test_a_gan_budget_composes_from_task_scale_and_stage(task: str, scale: str) -> None:
-    loaded = budget(task, scale, "gan")
+@pytest.mark.parametrize("budget", ["smoke", "reduced", "paper"])
+@pytest.mark.parametrize("task", ["sisr", "realsr"])
+def test_a_gan_budget_composes_from_task_budget_and_role(task: str, budget: str) -> None:
+    loaded = settings_of(task, budget, "adversarial")
     assert "adversary" in loaded.task.losses[loaded.train.loss]
-    assert (loaded.method.prior_only, loaded.train.adversarial_from) == (0, 0)
-    assert "adversary" not in loaded.task.losses[budget(task, "paper", "joint").train.loss]
+    assert (loaded.method["prior_only"], loaded.train.adversarial_from) == (0, 0)
+    assert "adversary" not in loaded.task.losses[settings_of(task, "paper", "continued").train.loss]
 
 
-@pytest.mark.parametrize("scale", ["demo", "paper"])
-def test_where_the_recipe_has_no_gan_phase_its_budget_is_refused(scale: str) -> None:
-    with pytest.raises(UserError, match=r"stage\.budget=gan: task=deblur has none at scale="):
-        budget("deblur", scale, "gan")
+@pytest.mark.parametrize("budget", ["demo", "paper"])
+def test_where_the_recipe_has_no_gan_phase_its_role_is_refused(budget: str) -> None:
+    with pytest.raises(UserError, match=r"method\.role=adversarial: task=deblur has none at budget="):
+        settings_of("deblur", budget, "adversarial")
 
 
 def test_the_chain_of_three_runs_ends_with_the_gan(make: Make) -> None:
@@ -258,16 +262,16 @@ def test_the_chain_of_three_runs_ends_with_the_gan(make: Make) -> None:
     frozen = [key for key in started.state_dict() if key.startswith("cpen_s1")]
     assert frozen
     assert all(torch.equal(started.state_dict()[key], went_on.state_dict()[key]) for key in frozen)
-    assert read_run_config(third).stage.budget == "gan"
+    assert read_run_config(third).method["role"] == "adversarial"
 
 
 def test_who_goes_on_denoises_as_before(make: Make) -> None:
     first = train.train(make("s1"))
     joint = ("method=diffi2i_s2", "method.diffusion.schedule=sqrt_linear")
     second = train.train(make("s2", *joint, f"method.init={first}"))
-    assert make("on", *joint, f"method.init={second}").method.diffusion.schedule == "sqrt_linear"
+    assert make("on", *joint, f"method.init={second}").method["diffusion"]["schedule"] == "sqrt_linear"
     with pytest.raises(UserError) as caught:
-        make("other", "method=diffi2i_s2", f"method.init={second}")
+        check(make("other", "method=diffi2i_s2", f"method.init={second}"))
     assert str(caught.value).endswith(
         "learnt to denoise with schedule=sqrt_linear: write method.diffusion.schedule=sqrt_linear"
     )
@@ -278,28 +282,23 @@ def test_a_run_from_before_these_keys_has_the_defaults(make: Make) -> None:
     run_dir = train.train(make("s1"))
     file = run_dir / "config.yaml"
     saved: Any = OmegaConf.to_container(OmegaConf.load(file))
-    removed = [saved["stage"].pop("prior_only"), saved["stage"]["diffusion"].pop("schedule")]
-    removed += [saved["dataset"].pop("train_box"), saved["train"].pop("clip")]
+    removed = [saved["method"].pop("tlc"), saved["dataset"].pop("train_box"), saved["train"].pop("clip")]
     removed += [saved["train"].pop(key) for key in ("milestones", "gamma", "head_lr", "decay_norms")]
     removed += [saved["task"]["scenes"].pop(key) for key in ("short_side", "long_side", "rotate")]
-    for scale in saved["task"]["scales"].values():
-        del scale["gan"]
+    for budget in saved["task"]["budgets"].values():
+        del budget["adversarial"]
         for key in ("clip", "head_lr", "decay_norms", "short_side", "long_side", "rotate"):
-            del scale[key]
-        for stage in (scale["pretrain"], scale["joint"]):
+            del budget[key]
+        for role in (budget["fresh"], budget["continued"]):
             for key in ("schedule", "warmup", "lr_end", "milestones", "prior_only"):
-                del stage[key]
-    assert removed == [0.0, "linear", None, 1.0, [], 0.5, 1.0, True, None, None, 0.0]
+                del role[key]
+    assert removed == [False, None, 1.0, [], 0.5, 1.0, True, None, None, 0.0]
     OmegaConf.save(OmegaConf.create(saved), file)
     loaded = read_run_config(run_dir)
     today = make("s1")
-    assert (loaded.train, loaded.stage, loaded.model, loaded.dataset) == (
-        today.train,
-        today.stage,
-        today.model,
-        today.dataset,
-    )
-    assert loaded.task.budgets["smoke"].pretrain == today.task.budgets["smoke"].pretrain
+    assert (loaded.train, loaded.model, loaded.dataset) == (today.train, today.model, today.dataset)
+    assert DiffI2IS1(loaded).options == DiffI2IS1(today).options
+    assert loaded.task.budgets["smoke"].fresh == today.task.budgets["smoke"].fresh
 
 
 @pytest.mark.parametrize(
@@ -323,7 +322,7 @@ def test_a_run_from_before_these_keys_has_the_defaults(make: Make) -> None:
         (["train.schedule=multistep", "train.milestones=[-0.5]"], "must rise", None),
         (["budget=paper", "train.gamma=0"], "train.gamma=0.0 must be above 0", None),
         (["budget=paper", "train.gamma=2"], "write 1 or less", ["budget=paper", "train.gamma=1"]),
-        (["method.diffusion.schedule=cosine"], "choose one of linear, sqrt_linear", None),
+        (["method=diffi2i_s2", "method.diffusion.schedule=cosine"], "choose one of linear, sqrt_linear", None),
         (["train.head_lr=10"], "belongs to labels and depth: write train.head_lr=1", ["train.head_lr=1"]),
         (["task=segmentation", "train.head_lr=0"], "train.head_lr=0.0 must be above 0", None),
         (["train.clip=-1"], "train.clip=-1.0 must be above 0", ["train.clip=null"]),
@@ -367,7 +366,7 @@ def test_what_cannot_be_is_refused_and_the_advice_works(
     overrides: list[str], words: str, mended: list[str] | None
 ) -> None:
     with pytest.raises(UserError) as caught:
-        load(Config, "train", overrides)
+        check(load(Config, "train", overrides))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     if mended is not None:
@@ -375,7 +374,7 @@ def test_what_cannot_be_is_refused_and_the_advice_works(
 
 
 def test_stage_1_has_a_single_group_unless_asked(make: Make) -> None:
-    stage = DiffI2IS1(make("s1"), None)
-    configured: Any = stage.configure_optimizers()
+    method = DiffI2IS1(make("s1"))
+    configured: Any = method.configure_optimizers()
     (group,) = configured[0]["optimizer"].param_groups
-    assert [id(p) for p in group["params"]] == [id(p) for p in stage.parameters()]
+    assert [id(p) for p in group["params"]] == [id(p) for p in method.parameters()]

@@ -1,7 +1,7 @@
 """`diffi2i score`: folders of each kind against independent numbers, files that do not fit, the record and the CSV."""
 
 import csv
-import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from diffi2i import cli, train
+from diffi2i import cli
+from diffi2i.commands import train
 from diffi2i.data.images import to_tensor
 from diffi2i.data.resize import imresize
+from diffi2i.run.record import Record
 from diffi2i.weights import lpips_trunk
 from tests.conftest import Make
 
@@ -54,11 +57,11 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def score(root: Path, *arguments: str) -> dict[str, Any]:
+def score(root: Path, *arguments: str) -> Any:
+    """The `Record` that is written."""
     output = root / "out" / "scores.json"
     cli.main(["score", f"pred={root / 'pred'}", f"target={root / 'target'}", f"output={output}", *arguments])
-    record: dict[str, Any] = json.loads(output.read_text())
-    return record
+    return Record.read(output)
 
 
 @pytest.fixture
@@ -77,14 +80,14 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
-def names(record: dict[str, Any]) -> list[str]:
-    return [image["name"] for image in record["per_image"]]
+def names(record: Record) -> list[str | float]:
+    return [image["name"] for image in record.images]
 
 
 def test_images_have_scikit_images_scores(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = score(folders, *PLAIN)
     assert names(record) == ["a", "b", "sub/c"]
-    for image in record["per_image"]:
+    for image in record.images:
         pred, target = (
             np.asarray(Image.open(folders / side / f"{image['name']}.png")).astype(np.float64) / 255
             for side in ("pred", "target")
@@ -93,19 +96,19 @@ def test_images_have_scikit_images_scores(folders: Path, capsys: pytest.CaptureF
         options: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
         full = ssim_of(target, pred, data_range=1, channel_axis=2, **options)[1]
         assert image["ssim"] == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-4)
-    psnr = [image["psnr"] for image in record["per_image"]]
-    assert record["metrics"]["psnr"] == pytest.approx(np.mean(psnr))
-    assert record["n_images"]["psnr"] == 3
-    low, high = record["intervals"]["psnr"]
+    psnr = [image["psnr"] for image in record.images]
+    assert record.scores["psnr"].value == pytest.approx(np.mean(psnr))
+    assert record.scores["psnr"].n == 3
+    low, high = record.scores["psnr"].low, record.scores["psnr"].high
     # Of three images, one in 27 resamples is three times the worst: more than the 2.5 % that are cut off.
     assert [low, high] == pytest.approx([min(psnr), max(psnr)])
-    assert record["baseline"] == {}
-    assert record["task"] == "deblur"
-    assert record["unmatched"] == {"pred": [], "target": []}
-    assert {"date", "commit", "versions", "protocol", "reasons"} <= record.keys()
-    assert [len(digest) for digest in record["manifest"].values()] == [64, 64]
+    assert record.scores["psnr"].baseline is None
+    assert (record.task, record.main_metric) == ("deblur", "psnr")
+    assert (record.method, record.cost, record.training, record.budget, record.seed) == (None,) * 5
+    assert len(record.data.val) == 64
+    assert record.provenance.versions["torch"] == torch.__version__.partition("+")[0]
     printed = capsys.readouterr().out
-    assert f"| PSNR ↑   | {record['metrics']['psnr']:6.2f} |" in printed
+    assert f"| PSNR ↑   | {record.scores['psnr'].value:6.2f} |" in printed
     assert f"[{low:.2f}, {high:.2f}]" in printed
 
 
@@ -117,7 +120,7 @@ def test_each_image_is_a_line_of_the_csv(folders: Path) -> None:
         lines = list(csv.DictReader(file))
     assert [line["name"] for line in lines] == ["a", "b", "small", "sub/c"] == names(record)
     assert list(lines[0]) == ["name", "psnr", "psnr_y", "ssim", "ssim_y"]
-    for line, image in zip(lines, record["per_image"], strict=True):
+    for line, image in zip(lines, record.images, strict=True):
         assert {key: float(value) for key, value in line.items() if key != "name" and value} == {
             key: value for key, value in image.items() if key != "name"
         }
@@ -127,12 +130,12 @@ def test_each_image_is_a_line_of_the_csv(folders: Path) -> None:
 def test_the_protocol_is_the_tasks_and_can_be_changed(folders: Path) -> None:
     metrics = PLAIN[1]
     own = score(folders, "task=sisr", metrics, "trainer=cpu")
-    assert own["protocol"]["border"] == 4
+    assert own.data.protocol["border"] == 4
     cropped = score(folders, "task=sisr", metrics, "trainer=cpu", "task.protocol.border=7")
     pred, target = (np.asarray(Image.open(folders / side / "a.png"))[7:-7, 7:-7] for side in ("pred", "target"))
     expected = psnr_of(target, pred)
-    assert cropped["per_image"][0]["psnr"] == pytest.approx(expected, abs=1e-5)
-    assert own["per_image"][0]["psnr"] != cropped["per_image"][0]["psnr"]
+    assert cropped.images[0]["psnr"] == pytest.approx(expected, abs=1e-5)
+    assert own.images[0]["psnr"] != cropped.images[0]["psnr"]
 
 
 def test_without_output_nothing_is_written(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,17 +153,17 @@ def test_formats_and_depths_of_files_do_not_matter(tmp_path: Path) -> None:
     save(tmp_path / "target" / "alpha.png", np.dstack([rgb, np.full_like(grey, 7)]))
     save(tmp_path / "pred" / "alpha.png", grey)
     record = score(tmp_path, *PLAIN)
-    assert [image["psnr"] for image in record["per_image"]] == ["inf", "inf"]
-    assert record["metrics"]["psnr"] == "inf"
-    assert "psnr" not in record["intervals"]
-    assert record["reasons"]["intervals.psnr"] == "an image has an infinite score"
+    assert [image["psnr"] for image in record.images] == [math.inf, math.inf]
+    assert record.scores["psnr"].value == math.inf
+    assert record.scores["psnr"].low is record.scores["psnr"].high is None
+    assert record.scores["psnr"].why_not == "an image has an infinite score"
 
 
 def test_jpeg_is_scored_as_it_is_decoded(tmp_path: Path) -> None:
     save(tmp_path / "target" / "a.png", picture(0))
     file = save(tmp_path / "pred" / "a.JPG", picture(0))
     expected = psnr_of(picture(0), np.asarray(Image.open(file)))
-    assert score(tmp_path, *PLAIN)["metrics"]["psnr"] == pytest.approx(expected, abs=1e-5)
+    assert score(tmp_path, *PLAIN).scores["psnr"].value == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_input_is_the_baseline(folders: Path) -> None:
@@ -169,12 +172,12 @@ def test_the_input_is_the_baseline(folders: Path) -> None:
     record = score(folders, *PLAIN, f"input={folders / 'input'}")
     small = to_tensor(np.asarray(Image.open(folders / "input" / "a.png")))
     large = (imresize(small, 2).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    assert record["baseline"]["psnr"] < record["metrics"]["psnr"]
+    assert record.scores["psnr"].baseline < record.scores["psnr"].value
     save(folders / "again" / "pred" / "a.png", large)
     save(folders / "again" / "target" / "a.png", picture(0))
     save(folders / "again" / "input" / "a.png", np.asarray(Image.open(folders / "input" / "a.png")))
     again = score(folders / "again", *PLAIN, f"input={folders / 'again' / 'input'}")
-    assert again["baseline"] == again["metrics"]
+    assert all(score.baseline == score.value for score in again.scores.values())
 
 
 def test_masks_give_the_score_inside_the_hole(folders: Path) -> None:
@@ -186,10 +189,10 @@ def test_masks_give_the_score_inside_the_hole(folders: Path) -> None:
     record = score(folders, "task=inpainting", metrics, "trainer=cpu", f"mask={folders / 'mask'}")
     pred, target = (np.asarray(Image.open(folders / side / "a.png"))[4:12, 5:20] for side in ("pred", "target"))
     expected = psnr_of(target, pred)
-    assert record["per_image"][0]["psnr_hole"] == pytest.approx(expected, abs=1e-5)
+    assert record.images[0]["psnr_hole"] == pytest.approx(expected, abs=1e-5)
     without = score(folders, "task=inpainting", metrics, "trainer=cpu")
-    assert without["metrics"]["psnr_hole"] is None
-    assert "mask" in without["reasons"]["psnr_hole"]
+    assert without.scores["psnr_hole"].value is None
+    assert "mask" in without.scores["psnr_hole"].why_not
 
 
 def test_missing_weights_are_null_with_a_reason(
@@ -199,9 +202,9 @@ def test_missing_weights_are_null_with_a_reason(
     monkeypatch.setenv("DIFFI2I_CACHE", str(folders / "cache"))
     monkeypatch.setattr("diffi2i.metrics.image._trunk", lpips_trunk)  # what an earlier test loaded is kept otherwise
     record = score(folders, "task=deblur", "task.protocol.metrics=[psnr,lpips_alex]", "trainer=cpu")
-    assert record["metrics"]["lpips_alex"] is None
-    assert record["n_images"] == {"psnr": 3, "lpips_alex": 0}
-    assert "DIFFI2I_OFFLINE" in record["reasons"]["lpips_alex"]
+    assert record.scores["lpips_alex"].value is None
+    assert {key: score.n for key, score in record.scores.items()} == {"psnr": 3, "lpips_alex": 0}
+    assert "DIFFI2I_OFFLINE" in record.scores["lpips_alex"].why_not
     printed = capsys.readouterr().out
     assert "lpips_alex n/a: " in printed
     assert [cell.strip() for cell in printed.split("LPIPS")[1].splitlines()[0].split("|")][1:3] == ["n/a", ""]
@@ -216,7 +219,7 @@ def test_files_without_a_partner_are_named_and_the_rest_is_scored(
     (folders / "pred" / "notes.txt").write_text("not an image")
     record = score(folders, *PLAIN)
     assert names(record) == ["a", "b", "sub/c"]
-    assert record["unmatched"] == {"pred": [f"more/x{i}.png" for i in range(5)], "target": ["y.webp"]}
+    assert [str(image["name"]) for image in record.images] == ["a", "b", "sub/c"]
     printed = capsys.readouterr().out
     assert "5 file(s) of pred without a partner: more/x0.png, more/x1.png, more/x2.png, ..." in printed
     assert "1 file(s) of target without a partner: y.webp\n" in printed
@@ -300,19 +303,19 @@ def mean_iou(pred: Array, target: Array) -> float:
 def test_labels_are_class_numbers(labelled: tuple[Path, Array, Array]) -> None:
     root, pred, target = labelled
     record = score(root, *LABELS, "task.classes=3")
-    assert record["metrics"]["miou"] == pytest.approx(mean_iou(pred, target))
-    assert record["metrics"]["pixel_accuracy"] == pytest.approx((pred == target)[2:].mean())
-    assert record["intervals"] == {}
-    assert record["reasons"]["intervals.miou"].startswith("a score of the whole set")
-    assert len(record["iou"]) == 3
+    assert record.scores["miou"].value == pytest.approx(mean_iou(pred, target))
+    assert record.scores["pixel_accuracy"].value == pytest.approx((pred == target)[2:].mean())
+    assert all(score.low is None for score in record.scores.values())
+    assert record.scores["miou"].why_not.startswith("a score of the whole set")
+    assert len(record.classes) == 3
 
 
 def test_a_dataset_says_how_its_targets_hold_classes(labelled: tuple[Path, Array, Array]) -> None:
     root, pred, target = labelled
     save(root / "target" / "a.png", np.where(target == 255, 0, target + 1).astype(np.uint8))
     record = score(root, *LABELS, "dataset=ade20k")
-    assert record["metrics"]["miou"] == pytest.approx(mean_iou(pred, target))
-    assert len(record["iou"]) == 150
+    assert record.scores["miou"].value == pytest.approx(mean_iou(pred, target))
+    assert len(record.classes) == 150
 
 
 def test_labels_outside_the_classes_are_named(labelled: tuple[Path, Array, Array], refused: Callable[..., str]) -> None:
@@ -338,10 +341,10 @@ def test_depth_is_read_in_metres_and_millimetres(tmp_path: Path) -> None:
     save(tmp_path / "pred" / "millimetres.png", (1000 * pred).round().astype(np.uint16))
     record = score(tmp_path, *DEPTH)
     rmse = np.sqrt(np.mean((pred[1:].astype(np.float64) - target[1:]) ** 2))
-    metres, millimetres = record["per_image"]
+    metres, millimetres = record.images
     assert metres["rmse"] == pytest.approx(rmse, abs=1e-5)
     assert millimetres["rmse"] == pytest.approx(rmse, abs=1e-3)
-    assert record["intervals"]["rmse"][0] <= record["metrics"]["rmse"] <= record["intervals"]["rmse"][1]
+    assert record.scores["rmse"].low <= record.scores["rmse"].value <= record.scores["rmse"].high
 
 
 @pytest.mark.parametrize(
@@ -374,7 +377,7 @@ def test_targets_whose_unit_cannot_be_are_refused_and_the_advice_works(
         "depths from 0.001 to 0.008 m, median 0.004, all nearer than a thirtieth of task.protocol.max_depth=10" in line
     )
     assert "write dataset=nyu dataset.target.unit=<metres per stored number>, 0.001 now; 1 (metres) gives" in line
-    assert score(tmp_path, *DEPTH, "dataset=nyu", "dataset.target.unit=1")["metrics"]["rmse"] == 0
+    assert score(tmp_path, *DEPTH, "dataset=nyu", "dataset.target.unit=1").scores["rmse"].value == 0
 
 
 @pytest.mark.parametrize(("factor", "words"), [(1.0, ""), (1000.0, "near 1000:"), (0.256, "near 256/1000:")])
@@ -403,21 +406,24 @@ def test_a_predicted_depth_that_is_none_is_named(tmp_path: Path, refused: Callab
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_the_saved_images_of_a_run_score_as_the_run_did(make: Make, tmp_path: Path) -> None:
     run_dir = train.train(make("run", "train.steps=2", "train.epoch_steps=2"))
-    trained = json.loads((run_dir / "result.json").read_text())
+    trained = Record.read(run_dir)
     for role, folder in (("output", "pred"), ("target", "target"), ("input", "input")):
         for file in (run_dir / "images").glob(f"*_{role}.png"):
             save(tmp_path / "saved" / folder / file.name.replace(f"_{role}", ""), np.asarray(Image.open(file)))
-    metrics = f"task.protocol.metrics=[{','.join(trained['protocol']['metrics'])}]"
+    metrics = f"task.protocol.metrics=[{','.join(trained.data.protocol['metrics'])}]"
     inputs = f"input={tmp_path / 'saved' / 'input'}"
     record = score(tmp_path / "saved", "task=sisr", metrics, "trainer=cpu", inputs)
-    assert record["protocol"] == trained["protocol"]
+    assert record.data.protocol == trained.data.protocol
     # The mean of an image in another memory layout differs in its last digit.
-    assert len(record["per_image"]) == len(trained["per_image"])
-    for ours, theirs in zip(record["per_image"], trained["per_image"], strict=True):
+    assert len(record.images) == len(trained.images)
+    for ours, theirs in zip(record.images, trained.images, strict=True):
         assert ours.pop("name") == theirs.pop("name")
         assert ours == pytest.approx(theirs, rel=1e-12)
-    for key in ("metrics", "baseline", "intervals"):
-        expected = {name: value for name, value in trained[key].items() if name != "prior_dependence"}
-        assert record[key].keys() == expected.keys()
-        for name, value in expected.items():
-            assert record[key][name] == (value if value is None else pytest.approx(value, rel=1e-9))
+    assert record.scores.keys() == trained.scores.keys()
+    for key, score_of in record.scores.items():
+        expected = trained.scores[key]
+        assert (score_of.n, score_of.why_not) == (expected.n, expected.why_not)
+        for field in ("value", "baseline", "low", "high"):
+            value = getattr(expected, field)
+            assert getattr(score_of, field) == (value if value is None else pytest.approx(value, rel=1e-9))
+    assert record.comparable(trained) is None

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from diffi2i import train
-from diffi2i.build import build_data
 from diffi2i.callbacks.scores import input_hash
+from diffi2i.commands import train
+from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
-from diffi2i.schema import Config, StageConfig
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests.conftest import Make
 from tests.test_resume import record
@@ -62,16 +62,16 @@ def test_what_is_trained_on_follows_the_training_seed(make: Make, task: str) -> 
 
 @pytest.mark.parametrize("task", ["inpainting", "realsr"])
 def test_records_say_that_their_inputs_are_the_same(make: Make, task: str) -> None:
-    def run(name: str, *overrides: str) -> dict[str, Any]:
+    def run(name: str, *overrides: str) -> Any:
         settings = (f"task={task}", "train.steps=1", "train.epoch_steps=1", *overrides)
         return record(train.train(make(name, *settings)))
 
     zero, one, other = run("zero", "seed=0"), run("one", "seed=1"), run("other", "task.protocol.seed=1")
-    assert len(zero["inputs"]) == 64
-    assert zero["inputs"] == one["inputs"] != other["inputs"]
-    assert zero["dataset"]["val"] == one["dataset"]["val"] == other["dataset"]["val"]
-    assert zero["baseline"] == one["baseline"] != other["baseline"]
-    assert zero["metrics"] != one["metrics"]
+    assert len(zero.data.inputs) == 64
+    assert zero.data.inputs == one.data.inputs != other.data.inputs
+    assert zero.data.val == one.data.val == other.data.val
+    assert zero.baseline_images == one.baseline_images != other.baseline_images
+    assert zero.images != one.images
 
 
 def test_the_hash_of_an_input_sees_image_and_mask(make: Make) -> None:
@@ -88,12 +88,12 @@ def test_the_hash_of_an_input_sees_image_and_mask(make: Make) -> None:
 @torch.no_grad()
 def test_the_noise_of_inference_follows_the_evaluations_seed(make: Make) -> None:
     def prior(*overrides: str) -> torch.Tensor:
-        config = make("x", *overrides)
-        config.stage = StageConfig(name="joint")
-        config.method.diffusion.prediction, config.method.sampler.variance_noise = "eps", True
+        noisy = ("method.diffusion.prediction=eps", "method.sampler.variance_noise=true")
+        config = make("x", "method=diffi2i_s2", *noisy, *overrides)
         torch.manual_seed(0)
-        stage = DiffI2IS2(config, None).eval()
-        return method.prior({"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]})
+        method = DiffI2IS2(config).eval()
+        batch = {"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]}
+        return method.prior(batch, method.noise(batch))
 
     assert torch.equal(prior("seed=0"), prior("seed=1"))
     assert not torch.equal(prior(), prior("task.protocol.seed=1"))

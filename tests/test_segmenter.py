@@ -65,10 +65,10 @@ def randomise(module: nn.Module, seed: int = 0) -> Any:
     return module.double().eval()
 
 
-def network(encoder: str = "sea") -> Segmenter:
+def network(encoder: str = "sea", prior_dim: int | None = PRIOR) -> Segmenter:
     torch.manual_seed(0)
     make = partial(SeaEncoder, **TINY) if encoder == "sea" else partial(TimmEncoder, "tf_efficientnet_lite0")
-    return Segmenter(make, classes=7, head_width=6, prior_dim=PRIOR).eval()
+    return Segmenter(make, classes=7, head_width=6, prior_dim=prior_dim).eval()
 
 
 # --- the attention in loops ------------------------------------------------------------------------------------------
@@ -352,3 +352,14 @@ def test_every_weight_gets_a_gradient_under_drop_path() -> None:
     logits = network(torch.rand(8, 3, 64, 64), torch.randn(8, PRIOR))
     logits.square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("encoder", ["sea", "lite0"])
+@torch.no_grad()
+def test_without_a_prior_it_is_the_network_under_z_of_zeros(encoder: str) -> None:
+    guided, plain = network(encoder), network(encoder, prior_dim=None)
+    weights = {name: value for name, value in guided.state_dict().items() if "W_l" not in name}
+    assert len(weights) < len(guided.state_dict())
+    plain.load_state_dict(weights)
+    image = torch.rand(1, 3, 40, 70)
+    assert torch.equal(plain(image), guided(image, torch.zeros(1, PRIOR)))

@@ -11,11 +11,11 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from diffi2i import train
-from diffi2i.config import check
+from diffi2i.commands import train
 from diffi2i.errors import UserError
-from diffi2i.stages.common import rate_factor
+from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.optimisation import rate_factor
 from tests.conftest import Make
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -225,8 +225,8 @@ def test_two_processes_train_as_one_does(make: Make, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     OmegaConf.save(OmegaConf.structured(config), file)
     script = (
-        "import sys; from pathlib import Path; from omegaconf import OmegaConf; from diffi2i.schema import Config;"
-        "from diffi2i.train import train;"
+        "import sys; from omegaconf import OmegaConf; from diffi2i.config.schema import Config;"
+        "from diffi2i.commands.train import train;"
         "train(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(sys.argv[1]))))"
     )
     path = tmp_path / "main.py"
@@ -236,7 +236,7 @@ def test_two_processes_train_as_one_does(make: Make, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=250,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     last = checkpoint(config.run_dir)
@@ -245,8 +245,7 @@ def test_two_processes_train_as_one_does(make: Make, tmp_path: Path) -> None:
 
 
 def test_prior_only_is_refused_with_a_discriminator(make: Make) -> None:
-    config = make("run", *gan("sisr"))
-    config.method.prior_only = 0.5
+    config = make("run", *gan("sisr"), "method=diffi2i_s2", "method.prior_only=0.5")
     with pytest.raises(UserError, match="cannot be joined with the discriminator"):
         check(config)
 

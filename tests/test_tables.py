@@ -1,5 +1,6 @@
 """Tables and pictures made from finished runs."""
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -7,30 +8,24 @@ import torch
 from PIL import Image
 
 from diffi2i.callbacks.panels import HEADER, Pictures
-from diffi2i.tables.runs import few_images, label, runs_table
+from diffi2i.run.record import Score
+from diffi2i.tables.runs import few_images, runs_table
+from tests.records import record
+
+SISR = {
+    "psnr_y": Score(28.5555, 2, baseline=27.2, gains={"prior_dependence": 0.0123}),
+    "ssim_y": Score(0.81239, 2, baseline=0.79),
+    "lpips_alex": Score(None, 0, why_not="no weights"),
+}
+ASKED = {"protocol": {"border": 4, "metrics": ["psnr_y", "ssim_y", "lpips_alex"]}}
 
 
-def record(**changes: Any) -> dict[str, Any]:
-    base = {
-        "task": "sisr",
-        "stage": "joint",
-        "prior": "joint",
-        "init": {"weights": "d", "config_hash": "89abcdef", "network_steps": 100},
-        "timesteps": None,
-        "protocol": {"border": 4, "metrics": ["psnr_y", "ssim_y", "lpips_alex"]},
-        "dataset": {"name": "photos", "val": "abc"},
-        "metrics": {"psnr_y": 28.5555, "ssim_y": 0.81239, "lpips_alex": None, "prior_dependence": 0.0123},
-        "baseline": {"psnr_y": 27.2, "ssim_y": 0.79},
-        "main_metric": "psnr_y",
-        "constant": None,
-        "parameters": 2_600_000,
-        "seconds_per_image": 0.0456,
-    }
-    return base | changes
+def sisr(**changes: Any) -> Any:
+    return record(**{"task": "sisr", "main_metric": "psnr_y", "scores": SISR, **ASKED, **changes})
 
 
 def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
-    lines = runs_table([record(stage="pretrain", prior="truth", init=None), record()]).splitlines()
+    lines = runs_table([sisr(label="stage 1 (sees GT)"), sisr()]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     head = ["", "PSNR-Y ↑", "SSIM-Y ↑", "LPIPS ↓", "prior dependence", "parameters", "s / image"]
     assert cells[0] == head
@@ -41,12 +36,12 @@ def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("task", "main", "scores", "expected"),
     [
         (
-            {"task": "segmentation", "main_metric": "miou", "constant": 0}
-            | {"metrics": {"miou": 0.5678, "pixel_accuracy": 0.9, "mean_accuracy": 0.6, "prior_dependence": 0.01234}}
-            | {"baseline": {"miou": 0.16, "pixel_accuracy": 0.8, "mean_accuracy": 0.2}},
+            "segmentation",
+            "miou",
+            {"miou": (0.5678, 0.16), "pixel_accuracy": (0.9, 0.8), "mean_accuracy": (0.6, 0.2)},
             {
                 "mIoU ↑": ["0.1600", "0.5678"],
                 "pixel accuracy ↑": ["0.8000", "0.9000"],
@@ -55,9 +50,15 @@ def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
             },
         ),
         (
-            {"task": "depth", "main_metric": "rmse", "constant": 2.5}
-            | {"metrics": {"abs_rel": 0.1, "rmse": 0.315, "log10": 0.038, "delta1": 0.933, "silog": 9.0}}
-            | {"baseline": {"abs_rel": 0.5, "rmse": 1.2, "log10": 0.2, "delta1": 0.4, "silog": 30.0}},
+            "depth",
+            "rmse",
+            {
+                "abs_rel": (0.1, 0.5),
+                "rmse": (0.315, 1.2),
+                "log10": (0.038, 0.2),
+                "delta1": (0.933, 0.4),
+                "silog": (9.0, 30.0),
+            },
             {
                 "Rel ↓": ["0.5000", "0.1000"],
                 "RMSE ↓": ["1.2000", "0.3150"],
@@ -67,42 +68,46 @@ def test_the_table_holds_the_baseline_and_one_row_a_run() -> None:
         ),
     ],
 )
-def test_labels_and_depth_stand_beside_a_constant(changes: dict[str, Any], expected: dict[str, list[str]]) -> None:
-    lines = runs_table([record(**changes)]).splitlines()
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+def test_labels_and_depth_stand_beside_a_constant(
+    task: str, main: str, scores: dict[str, tuple[float, float]], expected: dict[str, list[str]]
+) -> None:
+    gains = {"prior_dependence": 0.01234} if task == "segmentation" else {}
+    found = {
+        key: Score(value, 2, baseline=naive, gains=gains if key == main else {})
+        for key, (value, naive) in scores.items()
+    }
+    made = record(
+        task=task,
+        main_metric=main,
+        scores=found,
+        baseline="constant",
+        constant=0,
+        degrade=None,
+        protocol={"metrics": []},
+    )
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in runs_table([made]).splitlines()]
     assert [line[0] for line in rows] == ["constant", "stage 2"]
     assert {key: [line[head.index(key)] for line in rows] for key in head[1:-2]} == expected
 
 
 def test_scores_that_were_not_asked_for_have_no_column() -> None:
-    metrics = {"psnr_y": 28.5555, "lpips_alex": None, "psnr_hole": None, "prior_dependence": 0.0123}
-    text = runs_table([record(protocol={"border": 4, "metrics": ["psnr_y"]}, metrics=metrics)])
+    scores = {key: SISR[key] for key in ("psnr_y", "lpips_alex")} | {"psnr_hole": Score(None, 0)}
+    text = runs_table([sisr(protocol={"border": 4, "metrics": ["psnr_y"]}, scores=scores)])
     assert "LPIPS" not in text
+    assert "hole" not in text
     assert "PSNR-Y" in text
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"stage": "pretrain", "prior": "truth", "init": None}, "stage 1 (sees GT)"),
-        ({"stage": "pretrain", "prior": "truth"}, "stage 1 (sees GT), trained on"),
-        ({"stage": "pretrain", "prior": "zero", "init": None}, "no prior"),
-        ({"stage": "pretrain", "prior": "zero"}, "no prior, trained on"),
-        ({}, "stage 2"),
-        ({"prior": "none"}, "stage 2, no diffusion"),
-        ({"prior": "traditional"}, "stage 2, traditional"),
-        ({"timesteps": [2, 4]}, "stage 2, time steps 2,4"),
-        ({"timesteps": [4], "tlc_window": 96}, "stage 2, time steps 4, TLC 96"),
-    ],
-)
-def test_a_run_is_called_by_its_method_and_its_settings(changes: dict[str, Any], expected: str) -> None:
-    assert label(record(**changes)) == expected
-    # They differ in the method alone, so they compare.
-    assert f"| {expected} " in runs_table([record(), record(**changes)])
+def test_a_run_without_a_prior_has_no_dependence_on_it() -> None:
+    without = sisr(scores=SISR | {"psnr_y": Score(28.0, 2)})
+    lines = runs_table([sisr(), without]).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[rows[0].index("prior dependence")] for row in rows[2:]] == ["", "0.01", "n/a"]
+    assert "prior dependence" not in runs_table([without])
 
 
 def test_an_infinite_score_is_shown_as_such() -> None:
-    assert "inf" in runs_table([record(metrics={"psnr_y": "inf"})])
+    assert "inf" in runs_table([sisr(scores=SISR | {"psnr_y": Score(inf, 2)})])
 
 
 def test_pictures_of_any_size_share_one_panel(tmp_path: Any) -> None:
@@ -119,7 +124,7 @@ def test_pictures_of_any_size_share_one_panel(tmp_path: Any) -> None:
 
 
 def test_distances_between_small_sets_are_marked() -> None:
-    metrics = {"psnr": 30.0, "fid": 12.0, "kid": None, "fd_lite0": 3.0}
-    lines = few_images(metrics, {"psnr": 5, "fid": 2047, "kid": 0, "fd_lite0": 2048})
+    found = {"psnr": Score(30.0, 5), "fid": Score(12.0, 2047), "kid": Score(None, 0), "fd_lite0": Score(3.0, 2048)}
+    lines = few_images(found)
     assert len(lines) == 1
     assert lines[0].startswith("FID ↓ of fewer than 2048 images is biased")

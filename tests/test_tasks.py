@@ -1,6 +1,5 @@
 """Each task from the command line: both stages, eval and predict, as small as they go."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,14 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from diffi2i import cli
-from diffi2i.build import build_data
-from diffi2i.config import conf_dir, read_run_config
-from diffi2i.predict import save
-from diffi2i.runs import load_method, save_weights
+from diffi2i.config.compose import conf_dir
+from diffi2i.config.run import read_run_config
+from diffi2i.data.build import build_data
+from diffi2i.kinds import depth, labels
+from diffi2i.kinds.kind import Kind
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.run.directory import load_method, save_weights
+from diffi2i.run.record import Record
 from diffi2i.weights import cache_dir
 from tests.conftest import small
 
@@ -30,9 +32,9 @@ MORE = {"realsr": ("train.loss=l1",)}  # the weights of its own loss may be miss
 Runs = Callable[[str], tuple[Path, Path]]
 
 
-def result(run_dir: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
-    return record
+def result(run_dir: Path) -> Any:
+    """The run's `Record`."""
+    return Record.read(run_dir)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,10 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if task not in trained:
             folder = tmp_path_factory.mktemp(task)
             settings = [*small(task, images), "train.steps=2", *MORE.get(task, ())]
-            cli.main(["train", *settings, "method=diffi2i_s1", f"run_dir={folder / 's1'}"])
-            cli.main(
-                ["train", *settings, "method=diffi2i_s2", f"method.init={folder / 's1'}", f"run_dir={folder / 's2'}"]
-            )
-            trained[task] = folder / "s1", folder / "s2"
+            first, second = folder / "s1", folder / "s2"
+            cli.main(["train", *settings, "method=diffi2i_s1", f"run_dir={first}"])
+            cli.main(["train", *settings, "method=diffi2i_s2", f"method.init={first}", f"run_dir={second}"])
+            trained[task] = first, second
         return trained[task]
 
     return both
@@ -59,37 +60,37 @@ def telling(runs: Runs, tmp_path: Path) -> Path:
     """Stage 2 of segmentation, made to tell classes apart, which two steps do not teach it."""
     run_dir = tmp_path / "telling"
     shutil.copytree(runs("segmentation")[1], run_dir)
-    stage = load_method(run_dir)
-    assert isinstance(stage, DiffI2IS2)
-    data = build_data(stage.config)
+    method = load_method(run_dir)
+    assert isinstance(method, DiffI2IS2)
+    data = build_data(method.config)
     data.setup("validate")
     torch.manual_seed(0)
-    for module in stage.model.modules():
+    for module in method.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
         batch = default_collate([data.val_set[i] for i in range(3)])
-        stage.train().restore(batch, method.prior(batch))
-        stage.state_dict()["model.di2iformer.head.3.weight"].normal_()
-    save_weights(stage, run_dir / "weights.safetensors")
+        method.train().predict(batch, method.noise(batch))
+        method.state_dict()["di2iformer.head.3.weight"].normal_()
+    save_weights(method, run_dir / "weights.safetensors")
     cli.main(["eval", f"run={run_dir}", *CPU, f"output={run_dir}"])
     return run_dir
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_both_stages_train_and_eval_scores_them_again(runs: Runs, task: str, tmp_path: Path, capsys: Any) -> None:
-    for stage, run_dir in zip(("pretrain", "joint"), runs(task), strict=True):
+    for method, run_dir in zip(("diffi2i_s1", "diffi2i_s2"), runs(task), strict=True):
         record = result(run_dir)
-        assert (record["task"], record["stage"], record["steps"], record["scale"]) == (task, stage, 2, "smoke")
-        assert record["n_images"]
+        assert (record.task, record.method.name, record.budget) == (task, method, "smoke")
+        assert record.training.steps == 2
+        assert record.scores[record.main_metric].n
         assert (run_dir / "panel.png").is_file()
-        assert len(list((run_dir / "images").iterdir())) == 3 * len(record["per_image"])
-        cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / stage}"])
-        again = result(tmp_path / stage)
-        assert again["metrics"] == record["metrics"]
-        assert again["baseline"] == record["baseline"]
-        assert again["constant"] == record["constant"]
-        assert (record["constant"] is None) == (task not in KINDS)
+        assert len(list((run_dir / "images").iterdir())) == 3 * len(record.images)
+        cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / method}"])
+        again = result(tmp_path / method)
+        assert (again.scores, again.data) == (record.scores, record.data)
+        assert (record.data.constant is None) == (task not in KINDS)
+        assert record.data.baseline == ("constant" if task in KINDS else "input itself")
         printed = capsys.readouterr().out
         assert {"segmentation": "mIoU", "depth": "RMSE"}.get(task, "PSNR") in printed
         assert ("| constant" in printed) == (task in KINDS)
@@ -99,20 +100,22 @@ def test_both_stages_train_and_eval_scores_them_again(runs: Runs, task: str, tmp
 def test_the_main_metric_is_scored(runs: Runs, task: str) -> None:
     for run_dir in runs(task):
         record = result(run_dir)
-        assert isinstance(record["metrics"][record["main_metric"]], float)
-        assert isinstance(record["baseline"][record["main_metric"]], float)
-        assert isinstance(record["metrics"]["prior_dependence"], float)
+        score = record.scores[record.main_metric]
+        assert isinstance(score.value, float)
+        assert isinstance(score.baseline, float)
+        assert isinstance(score.gains["prior_dependence"], float)
 
 
 @pytest.mark.parametrize("task", KINDS)
 def test_eval_can_average_over_flips_and_sizes(runs: Runs, telling: Path, task: str, tmp_path: Path) -> None:
     run_dir = telling if task == "segmentation" else runs(task)[1]
-    cli.main(["eval", f"run={run_dir}", "flip=true", "sizes=[0.5,1]", *CPU, f"output={tmp_path / 'averaged'}"])
+    views = "set=[task.protocol.flip=true,task.protocol.sizes=[0.5,1]]"
+    cli.main(["eval", f"run={run_dir}", views, *CPU, f"output={tmp_path / 'averaged'}"])
     plain, averaged = result(run_dir), result(tmp_path / "averaged")
-    assert averaged["metrics"] != plain["metrics"]
-    assert averaged["baseline"] == plain["baseline"]
-    assert (averaged["protocol"]["flip"], averaged["protocol"]["sizes"]) == (True, [0.5, 1.0])
-    assert (plain["protocol"]["flip"], plain["protocol"]["sizes"]) == (False, [1.0])
+    assert averaged.images != plain.images
+    assert averaged.baseline_images == plain.baseline_images
+    assert (averaged.data.protocol["flip"], averaged.data.protocol["sizes"]) == (True, [0.5, 1.0])
+    assert (plain.data.protocol["flip"], plain.data.protocol["sizes"]) == (False, [1.0])
 
 
 def refusal(arguments: list[str], capsys: Any) -> str:
@@ -126,9 +129,9 @@ def refusal(arguments: list[str], capsys: Any) -> str:
 
 def test_eval_refuses_what_does_not_fit_the_run(runs: Runs, capsys: Any) -> None:
     labels, deblur = f"run={runs('segmentation')[1]}", f"run={runs('deblur')[1]}"
-    assert "flip and sizes belong to labels and depth" in refusal(["eval", deblur, "flip=true"], capsys)
-    assert "flip and sizes belong to labels and depth" in refusal(["eval", deblur, "sizes=[0.5,1]"], capsys)
-    assert "factors above 0" in refusal(["eval", labels, "sizes=[0,1]"], capsys)
+    for views in ("set=[task.protocol.flip=true]", "set=[task.protocol.sizes=[0.5,1]]"):
+        assert "flip and sizes belong to labels and depth" in refusal(["eval", deblur, views], capsys)
+    assert "factors above 0" in refusal(["eval", labels, "set=[task.protocol.sizes=[0,1]]"], capsys)
     assert "holds no labels" in refusal(["eval", labels, "dataset=photos"], capsys)
     assert "holds no labels" in refusal(["eval", labels, "dataset=motorcycle"], capsys)
     assert "holds no image" in refusal(["eval", deblur, "dataset=shapes"], capsys)
@@ -167,7 +170,7 @@ def test_predicted_labels_are_those_of_the_evaluation(telling: Path, tmp_path: P
     cli.main(["predict", f"run={telling}", f"input={item.input}", f"output={tmp_path / 'out'}", *CPU])
     labels = np.asarray(Image.open(tmp_path / "out" / f"{item.name}.png"))
     accuracy = float((labels == np.asarray(Image.open(item.target))).mean())
-    scored = next(image for image in result(telling)["per_image"] if image["name"] == item.name)
+    scored = next(image for image in result(telling).images if image["name"] == item.name)
     assert 0 < accuracy < 1
     assert accuracy == pytest.approx(scored["pixel_accuracy"])
 
@@ -188,7 +191,7 @@ def test_predicted_depth_is_in_millimetres(runs: Runs, tmp_path: Path) -> None:
 
 def test_saved_depth_is_the_networks_to_the_millimetre(tmp_path: Path) -> None:
     metres = torch.tensor([[[0.0014, 1.2345678], [70.0, 9.9996]]])
-    save(metres, "depth", (2, 2), tmp_path / "a.png")
+    depth.save(metres, (2, 2), tmp_path / "a.png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), [[1, 1235], [65534, 10000]])
 
 
@@ -214,12 +217,12 @@ def test_predict_and_eval_show_the_network_the_runs_short_side(telling: Path, tm
     seen.clear()
     cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / 'scores'}"])
     assert set(seen) == {(24, 24)}
-    assert result(tmp_path / "scores")["metrics"].keys() == result(telling)["metrics"].keys()
+    assert result(tmp_path / "scores").scores.keys() == result(telling).scores.keys()
 
 
-@pytest.mark.parametrize("kind", ["labels", "depth"])
-def test_saved_maps_have_the_photos_size(kind: str, tmp_path: Path) -> None:
-    save(torch.rand(1 if kind == "depth" else 4, 5, 7), kind, (10, 21), tmp_path / "a.png")
+@pytest.mark.parametrize(("kind", "channels"), [(labels, 4), (depth, 1)])
+def test_saved_maps_have_the_photos_size(kind: Kind, channels: int, tmp_path: Path) -> None:
+    kind.save(torch.rand(channels, 5, 7), (10, 21), tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == (21, 10)
 
 
@@ -230,18 +233,18 @@ def test_realsr_goes_on_with_its_adversarial_loss(runs: Runs, images: Path, tmp_
     for name, init in (("from-1", stage1), ("from-2", stage2)):
         cli.main(["train", *settings, f"method.init={init}", f"run_dir={tmp_path / name}"])
         record = result(tmp_path / name)
-        assert (record["loss"], record["steps"]) == ("real_esrgan_vgg16", 2)
-        assert record["parameters"] == result(stage2)["parameters"], "the discriminator was counted"
+        assert (record.training.loss, record.training.steps) == ("real_esrgan_vgg16", 2)
+        assert record.cost.parameters == result(stage2).cost.parameters, "the discriminator was counted"
 
 
 def test_the_record_names_the_loss(runs: Runs) -> None:
     for task, loss in (("segmentation", "cross_entropy"), ("depth", "silog"), ("deblur", "l1")):
-        assert result(runs(task)[0])["loss"] == loss
+        assert result(runs(task)[0]).training.loss == loss
 
 
 def test_segmentation_records_an_iou_for_each_class(runs: Runs) -> None:
     record = result(runs("segmentation")[1])
-    known = [value for value in record["iou"] if value is not None]
-    assert len(record["iou"]) == 6
-    assert record["metrics"]["miou"] == pytest.approx(np.mean(known))
-    assert record["constant"] in range(6)
+    known = [value for value in record.classes if value is not None]
+    assert len(record.classes) == 6
+    assert record.scores["miou"].value == pytest.approx(np.mean(known))
+    assert record.data.constant in range(6)

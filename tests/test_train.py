@@ -1,8 +1,9 @@
 """Whole runs: resume, seeds, records, and what a run directory survives."""
 
 import errno
-import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,24 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffi2i import config, runs, train
-from diffi2i import evaluate as evaluation
+from diffi2i.callbacks import timers
+from diffi2i.commands import eval as evaluation
+from diffi2i.commands import train
+from diffi2i.commands.predict import predict
+from diffi2i.config import compose
+from diffi2i.config.schema import Config, EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
-from diffi2i.predict import predict
-from diffi2i.schema import Config, EvalConfig, PredictConfig, TrainerConfig
-from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.build import method_class
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.method import Method
+from diffi2i.models.di2iformer import DynamicLayer
+from diffi2i.run import directory
+from diffi2i.run.plan import place
+from diffi2i.run.provenance import git_commit
+from diffi2i.run.record import Record
 from tests.conftest import Make
+from tests.records import INIT
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 CPU = TrainerConfig(accelerator="cpu", precision="fp32", progress=False)
@@ -34,9 +44,9 @@ def same(first: Path, second: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-def result(run_dir: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
-    return record
+def result(run_dir: Path) -> Any:
+    """The run's `Record`."""
+    return Record.read(run_dir)
 
 
 @pytest.fixture
@@ -48,21 +58,13 @@ class InterruptedRunError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["pretrain", "joint"])
-def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, name: str) -> None:
-    extra = [] if name == "pretrain" else ["method=diffi2i_s2", f"method.init={stage1}"]
+@pytest.mark.parametrize("number", [1, 2])
+def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, number: int) -> None:
+    extra = [] if number == 1 else ["method=diffi2i_s2", f"method.init={stage1}"]
     whole = train.train(make("whole", *extra, "train.steps=6"))
-    kind: Any = DiffI2IS1 if name == "pretrain" else DiffI2IS2
-    step = kind.training_step
-
-    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == 3:  # in the middle of the second epoch
-            raise InterruptedRunError
-        return step(self, batch, batch_idx)
-
     config = make("broken", *extra, "train.steps=6")
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "training_step", interrupted)
+        interrupt_at(3, patch)  # in the middle of the second epoch
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
@@ -70,19 +72,39 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, 
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     train.train(config)
     assert same(whole, run_dir)
-    assert result(whole)["metrics"] == result(run_dir)["metrics"]
+    assert result(whole).scores == result(run_dir).scores
 
 
-def interrupt_at(step: int, kind: Any, patch: Any) -> None:
-    """Makes the training of `kind` raise InterruptedRunError at a step."""
-    go_on = kind.training_step
+def interrupt_at(step: int, patch: Any) -> None:
+    """Makes training raise InterruptedRunError at a step."""
+    go_on = Method.training_step
 
     def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
         if self.global_step == step:
             raise InterruptedRunError
         return go_on(self, batch, batch_idx)
 
-    patch.setattr(kind, "training_step", interrupted)
+    patch.setattr(Method, "training_step", interrupted)
+
+
+def test_processor_seconds_add_up_over_interruptions(make: Make, monkeypatch: Any) -> None:
+    busy = [100.0]
+    monkeypatch.setattr(timers, "time", SimpleNamespace(process_time=lambda: busy[0]))
+    step = DiffI2IS1.training_step
+
+    def slow(self: Any, batch: Any, batch_idx: int) -> Any:
+        busy[0] += 5
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DiffI2IS1, "training_step", slow)
+    config = make("broken", "train.steps=6")
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        with pytest.raises(InterruptedRunError):
+            train.train(config)
+    busy[0] = 7.0  # as in a new process
+    # The third step was made twice and counts once, as it does for the weights.
+    assert result(train.train(config)).training.cpu_seconds == 6 * 5
 
 
 @pytest.mark.parametrize("device_batch", [2, 1])
@@ -108,14 +130,14 @@ def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
 
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(5, DiffI2IS1, patch)
+        interrupt_at(5, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     train.train(config)
     assert same(whole, run_dir)
-    assert result(whole)["metrics"] == result(run_dir)["metrics"]
+    assert result(whole).scores == result(run_dir).scores
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth", "deblur", "realsr"])
@@ -124,7 +146,7 @@ def test_the_other_tasks_resume_bit_for_bit_too(make: Make, task: str, monkeypat
     whole = train.train(make("whole", *settings))
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(3, DiffI2IS1, patch)
+        interrupt_at(3, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)
@@ -159,34 +181,44 @@ def test_a_run_directory_is_not_shared(make: Make, stage1: Path, tmp_path: Path)
 
 def test_the_record_is_complete_and_agrees_with_the_saved_images(make: Make, stage1: Path) -> None:
     record = result(stage1)
-    fields = (
-        "task dataset model stage scale seed steps commit versions hardware protocol metrics baseline n_images "
-        "parameters macs seconds_per_image peak_memory_mb wall_time_s config_hash date per_image reasons"
-    )
-    assert set(fields.split()) <= record.keys()
-    assert len(record["dataset"]["train"]) == len(record["dataset"]["val"]) == 64
-    assert record["n_images"]["psnr"] == len(record["per_image"]) == 2
+    assert (record.task, record.budget, record.seed, record.main_metric) == ("sisr", "smoke", 0, "psnr_y")
+    assert len(record.data.train) == len(record.data.val) == len(record.data.inputs) == 64
+    assert record.scores["psnr"].n == len(record.images) == len(record.baseline_images) == 2
+    assert record.data.protocol["border"] == 4
+    assert (record.method.name, record.method.label) == ("diffi2i_s1", "stage 1 (sees GT)")
+    assert record.method.sees_target
+    assert record.method.options["prior"] == "truth"
+    assert "init" not in record.method.options
+    assert record.training.loss == "l1"
+    assert 0 < record.training.seconds < 60
+    assert 0 < record.training.cpu_seconds < 60
+    assert record.cost.parameters > 0
+    assert record.cost.measured_at[0] == 3
+    assert record.cost.cpu_seconds > 0
+    assert record.provenance.commit == git_commit()
 
     def luma(file: Path) -> Any:
         return np.asarray(Image.open(file), dtype=np.float64)[4:-4, 4:-4] @ [65.481, 128.553, 24.966] / 255
 
-    for key, role in (("metrics", "output"), ("baseline", "input")):
+    score = record.scores["psnr_y"]
+    for recorded, role in ((score.value, "output"), (score.baseline, "input")):
         psnr = []
-        for image in record["per_image"]:
+        for image in record.images:
             target, restored = (luma(stage1 / "images" / f"{image['name']}_{r}.png") for r in ("target", role))
             psnr.append(10 * np.log10(255**2 / np.mean((target - restored) ** 2)))
-        assert record[key]["psnr_y"] == pytest.approx(np.mean(psnr), abs=1e-5)
+        assert recorded == pytest.approx(np.mean(psnr), abs=1e-5)
     assert (stage1 / "panel.png").is_file()
 
 
-@pytest.mark.parametrize("name", ["pretrain", "joint"])
-def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, name: str) -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, number: int) -> None:
     run_dir = stage1
-    if name == "joint":
+    if number == 2:
         run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
     output = evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU))
-    assert result(output)["metrics"] == result(run_dir)["metrics"]
-    assert result(output)["baseline"] == result(run_dir)["baseline"]
+    again, trained = result(output), result(run_dir)
+    assert again.scores == trained.scores
+    assert (again.method, again.training) == (trained.method, trained.training)
 
 
 def test_eval_scores_every_image_of_a_named_folder(make: Make, stage1: Path, images: Path, tmp_path: Path) -> None:
@@ -195,18 +227,22 @@ def test_eval_scores_every_image_of_a_named_folder(make: Make, stage1: Path, ima
     output = evaluation.evaluate(
         EvalConfig(run=str(stage1), dataset=dataset, trainer=CPU, output=str(tmp_path / "all"))
     )
-    assert result(output)["n_images"]["psnr"] == len(list(images.iterdir())) == 12
-    assert result(output)["dataset"]["train"] == result(stage1)["dataset"]["train"]
-    assert result(output)["dataset"]["val"] != result(stage1)["dataset"]["val"]
+    whole, trained = result(output), result(stage1)
+    assert whole.scores["psnr"].n == len(list(images.iterdir())) == 12
+    assert whole.data.train == trained.data.train
+    assert whole.data.val != trained.data.val
 
 
 def test_eval_can_pool_over_windows(make: Make, stage1: Path, tmp_path: Path) -> None:
-    output = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, tlc=True, output=str(tmp_path / "tlc")))
-    assert result(output)["tlc_window"] == 32 * 3 // 2 // 4
-    assert result(output)["metrics"]["psnr"] != result(stage1)["metrics"]["psnr"]
+    tlc = ["method.tlc=true"]
+    output = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, set=tlc, output=str(tmp_path / "tlc")))
+    method = result(output).method
+    assert method.settings == tlc
+    assert method.label == "stage 1 (sees GT), tlc=true"
+    assert result(output).scores["psnr"].value != result(stage1).scores["psnr"].value
     other = train.train(make("segmentation", "task=segmentation"))
     with pytest.raises(UserError, match="tlc belongs to the DI2Iformer"):
-        evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, tlc=True))
+        evaluation.evaluate(EvalConfig(run=str(other), trainer=CPU, set=tlc))
 
 
 def test_a_wrong_unit_of_depth_is_refused_before_any_step(make: Make, tmp_path: Path) -> None:
@@ -236,8 +272,9 @@ def test_what_the_targets_hold_is_printed_with_the_scores(
 
 
 def test_tlc_windows_follow_the_training_crops() -> None:
-    def window(*overrides: str) -> int:
-        return evaluation.tlc_window(config.load(Config, "train", overrides))
+    def window(*overrides: str) -> int | None:
+        method = DiffI2IS1(compose.load(Config, "train", ["method.tlc=true", "model=tiny", *overrides]))
+        return next(layer.window for layer in method.di2iformer.modules() if isinstance(layer, DynamicLayer))
 
     assert window("task=deblur", "train.patch=256") == 384
     assert window("task=deblur", "budget=paper") == 384  # of crops that grow to 384, as Restormer's
@@ -254,19 +291,24 @@ def test_an_output_far_out_of_range_is_scored_as_it_would_be_saved(
 ) -> None:
     restore = DiffI2IS1.restore
     monkeypatch.setattr(DiffI2IS1, "restore", lambda self, batch, z: 100 * restore(self, batch, z) - 10)
-    far = result(evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, output=str(tmp_path / "far"))))
-    assert far["n_images"]["psnr"] == 2
-    assert 0 < far["metrics"]["psnr"] < result(stage1)["metrics"]["psnr"]
+    far = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, output=str(tmp_path / "far")))
+    assert result(far).scores["psnr"].n == 2
+    assert 0 < result(far).scores["psnr"].value < result(stage1).scores["psnr"].value
 
 
 def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path: Path) -> None:
     run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
-    spaced = EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[2, 4], output=str(tmp_path / "spaced"))
-    assert result(evaluation.evaluate(spaced))["metrics"]["psnr"] != result(run_dir)["metrics"]["psnr"]
-    with pytest.raises(UserError, match="timesteps"):
-        evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU, timesteps=[1, 2]))
-    with pytest.raises(UserError, match="stage 1 has no diffusion"):
-        evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, timesteps=[4]))
+    spaced = EvalConfig(run=str(run_dir), trainer=CPU, set=["method.sampler.steps=[2,4]"], output=str(tmp_path / "two"))
+    output = evaluation.evaluate(spaced)
+    assert result(output).scores["psnr"].value != result(run_dir).scores["psnr"].value
+    method = result(output).method
+    assert (method.settings, method.label) == (["method.sampler.steps=[2,4]"], "stage 2, sampler.steps=[2,4]")
+    assert method.options["sampler"]["steps"] == [2, 4]
+    assert (result(run_dir).cost.calls, result(output).cost.calls) == (4, 2)
+    with pytest.raises(UserError, match=r"method\.sampler: steps=\[1, 2\] must increase within 1\.\.4 and end at 4"):
+        evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU, set=["method.sampler.steps=[1,2]"]))
+    with pytest.raises(UserError, match=r"'method\.sampler\.steps' is an option of method=diffi2i_s2, not of this one"):
+        evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, set=["method.sampler.steps=[4]"]))
 
 
 def test_nan_in_a_batch_stops_and_names_the_image(make: Make, monkeypatch: Any) -> None:
@@ -323,7 +365,7 @@ def test_weights_of_another_model_are_refused(make: Make, stage1: Path) -> None:
     state["di2iformer.embed.weight"] = torch.zeros(5, 3, 3, 3)
     save_file(state, stage1 / "weights.safetensors")
     with pytest.raises(UserError, match="does not hold the model"):
-        runs.load_method(stage1)
+        directory.load_method(stage1)
 
 
 def test_a_full_disk_loses_nothing(make: Make, monkeypatch: Any) -> None:
@@ -333,13 +375,13 @@ def test_a_full_disk_loses_nothing(make: Make, monkeypatch: Any) -> None:
     config = make("full")
     run_dir = Path(str(config.run_dir))
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_file", full)
+        patch.setattr(directory, "save_file", full)
         with pytest.raises(OSError, match="No space left"):
             train.train(config)
     assert not (run_dir / "weights.safetensors").exists()
     assert not (run_dir / "result.json").exists()
     train.train(config)
-    assert result(run_dir)["steps"] == 4
+    assert result(run_dir).training.steps == 4
 
 
 def odd_images(folder: Path) -> None:
@@ -387,11 +429,37 @@ def test_predict_fills_holes_and_keeps_the_rest(make: Make, tmp_path: Path) -> N
         predict(config)
 
 
-def test_a_run_without_a_name_is_named_by_its_settings(make: Make) -> None:
+def test_a_run_without_a_name_is_named_by_its_settings(make: Make, tmp_path: Path) -> None:
     one, two, hardware = make("x"), make("x", "seed=3"), make("x", "trainer.threads=2")
-    origin = {"train": "a", "val": "b", "init": None}
-    names = {runs.default_run_dir(config, origin).name for config in (one, two, hardware)}
-    assert len(names) == 2
-    assert runs.default_run_dir(one, origin | {"train": "c"}).name not in names
-    assert runs.default_run_dir(one, origin | {"init": {"weights": "d"}}).name not in names
-    assert all(name.startswith("folder-tiny-pretrain-smoke-seed") for name in names)
+    places = {place(config) for config in (one, two, hardware)}
+    assert len(places) == 2
+    init = tmp_path / "init"
+    init.mkdir()
+    for weights in (b"one", b"other"):
+        (init / "weights.safetensors").write_bytes(weights)
+        places.add(place(make("x", f"method.init={init}")))
+    assert len(places) == 4
+    assert all(re.fullmatch(r"outputs/runs/smoke/sisr-diffi2i_s1-[0-9a-f]{8}", each.as_posix()) for each in places)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "label"),
+    [
+        ((), "diffi2i_s1", "stage 1 (sees GT)"),
+        (("method.init=a",), "diffi2i_s1", "stage 1 (sees GT), trained on"),
+        (("method=no_prior",), "no_prior", "no prior"),
+        (("method=no_prior", "method.init=a"), "no_prior", "no prior, trained on"),
+        (("method=diffi2i_s2",), "diffi2i_s2", "stage 2"),
+        (("method=diffi2i_s2", "method.prior=none"), "diffi2i_s2", "stage 2, no diffusion"),
+        (("method=diffi2i_s2", "method.prior=traditional"), "diffi2i_s2", "stage 2, traditional"),
+        (("method=diffi2i_s2", "budget=reduced", "method.role=adversarial"), "diffi2i_s2", "stage 2, GAN"),
+        (("method=regressor",), "regressor", "regressor"),
+    ],
+)
+def test_a_run_is_called_by_its_method_and_its_settings(overrides: tuple[str, ...], name: str, label: str) -> None:
+    config = compose.load(Config, "train", ("task=sisr", "model=tiny", *overrides))
+    facts = evaluation.method_facts(method_class(config)(config), INIT)
+    assert (facts.name, facts.label, facts.init) == (name, label, INIT)
+    assert facts.sees_target == label.startswith("stage 1")
+    assert facts.options.get("prior") == config.method.get("prior")
+    assert not {"init", "name", "_target_"} & facts.options.keys()

@@ -1,4 +1,4 @@
-"""Inpainting trains on other masks than it is scored on where the scale says so, and otherwise as LaMa does."""
+"""Inpainting trains on other masks than it is scored on where the budget says so, and otherwise as LaMa does."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from diffi2i import config, train
-from diffi2i.build import build_data
+from diffi2i.commands import train
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.data.degrade import Inpaint
 from diffi2i.data.masks import narrow
 from diffi2i.errors import UserError
-from diffi2i.schema import Config
-from diffi2i.tables import experiment
 from tests.conftest import Make
 
 NARROW = "{_target_: diffi2i.data.degrade.Inpaint, mask: {_target_: diffi2i.data.masks.narrow}}"
@@ -31,19 +31,17 @@ def box_weights(degrade: Inpaint) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_paper_scale_trains_on_lamas_training_masks_and_scores_on_its_test_masks(name: str) -> None:
-    found = experiment.load(name)
-    row = next(row for row in found.rows if row.name == EXPERIMENTS[name])
-    overrides = [*found.overrides, *(row.overrides or [])]
-    trained, scored = degradations(config.draft(Config, "train", [*overrides, "budget=paper"]))
+def test_the_papers_budget_trains_on_lamas_training_masks_and_scores_on_its_test_masks(name: str) -> None:
+    row = f"experiment={name}/{EXPERIMENTS[name]}"
+    trained, scored = degradations(compose.load(Config, "train", [row, "budget=paper"]))
     assert box_weights(trained) == [(1.0, 1.0)]
     assert box_weights(scored) == [(0.3, 0.5)]  # wide
-    trained, scored = degradations(config.draft(Config, "train", [*overrides, "budget=demo"]))
+    trained, scored = degradations(compose.load(Config, "train", [row, "budget=demo"]))
     assert trained is scored
 
 
-def test_paper_scale_scores_wide_and_narrow_masks_by_default() -> None:
-    trained, scored = degradations(config.draft(Config, "train", ["task=inpainting", "budget=paper"]))
+def test_the_papers_budget_scores_wide_and_narrow_masks_by_default() -> None:
+    trained, scored = degradations(compose.load(Config, "train", ["task=inpainting", "budget=paper"]))
     assert box_weights(trained) == [(1.0, 1.0)]
     assert box_weights(scored) == [(0.3, 0.5), (0.0, 0.5)]
 
@@ -53,7 +51,7 @@ def test_training_masks_are_in_the_training_samples_alone(images: Path) -> None:
     draws = [Draw(step, 0, 32) for step in range(40)]
 
     def masks(*overrides: str) -> tuple[torch.Tensor, torch.Tensor]:
-        data = build_data(config.draft(Config, "train", [*plain, *overrides]))
+        data = build_data(compose.load(Config, "train", [*plain, *overrides]))
         data.setup("fit")
         fitted = data.train_dataloader().dataset
         seen = data.val_dataloader()
@@ -67,30 +65,30 @@ def test_training_masks_are_in_the_training_samples_alone(images: Path) -> None:
 
 @pytest.mark.parametrize("override", ["train.degrade=null", "task.budgets.paper.train_degrade=null"])
 def test_training_masks_can_be_left_out(override: str) -> None:
-    trained, scored = degradations(config.draft(Config, "train", ["task=inpainting", "budget=paper", override]))
+    trained, scored = degradations(compose.load(Config, "train", ["task=inpainting", "budget=paper", override]))
     assert trained is scored
 
 
 def test_both_degradations_have_one_scale() -> None:
     other = "+train.degrade={_target_: diffi2i.data.degrade.Bicubic, scale: 2}"
     with pytest.raises(UserError, match=r"train\.degrade works at scale 2, task\.degrade at 4"):
-        build_data(config.draft(Config, "train", ["task=sisr", other]))
+        build_data(compose.load(Config, "train", ["task=sisr", other]))
 
 
 def test_one_training_mask_of_its_own() -> None:
     one = "train.degrade.mask={_target_: diffi2i.data.masks.narrow}"
-    trained, _ = degradations(config.draft(Config, "train", ["task=inpainting", "budget=paper", one]))
+    trained, _ = degradations(compose.load(Config, "train", ["task=inpainting", "budget=paper", one]))
     assert box_weights(trained) == [(0.0, 0.5)]
     assert trained.masks[0].strokes == narrow().strokes
 
 
-def test_paper_scale_is_optimised_as_lama_is() -> None:
-    for stage in ("pretrain", "joint"):
-        settings = config.draft(Config, "train", ["task=inpainting", "budget=paper", f"stage={stage}"])
+def test_the_papers_budget_is_optimised_as_lama_is() -> None:
+    for method in ("diffi2i_s1", "diffi2i_s2"):
+        settings = compose.load(Config, "train", ["task=inpainting", "budget=paper", f"method={method}"])
         budget = settings.train
         assert (budget.schedule, budget.warmup, budget.lr, budget.ema_decay, budget.clip) == ("constant", 0, 2e-4, 0, 1)
         assert settings.task.optimizer["betas"] == [0.9, 0.999]
-    small = config.draft(Config, "train", ["task=inpainting", "budget=reduced"])
+    small = compose.load(Config, "train", ["task=inpainting", "budget=reduced"])
     assert (small.train.schedule, small.train.warmup, small.train.ema_decay) == ("cosine", 0.05, 0.999)
     assert small.task.optimizer["betas"] == [0.9, 0.99]
 
@@ -110,7 +108,7 @@ def test_without_an_average_the_final_weights_are_the_networks_own(make: Make) -
 )
 def test_faces_are_neither_mirrored_nor_turned(dataset: str, augment: str, tmp_path: Path) -> None:
     overrides = ["task=inpainting", f"dataset={dataset}", f"root={tmp_path}"]
-    settings = config.draft(Config, "train", overrides)
+    settings = compose.load(Config, "train", overrides)
     assert settings.dataset.augment == augment
     data: Any = build_data(settings)
     assert data.train_samples.keywords["augment"] == augment

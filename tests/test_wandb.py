@@ -13,20 +13,21 @@ import wandb
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffi2i import tracking, train
 from diffi2i.callbacks.panels import GAP, HEADER, thumbnail
-from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase, chosen_images
-from diffi2i.config import load
+from diffi2i.commands import train
+from diffi2i.config.compose import load
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
-from diffi2i.results import git_commit
-from diffi2i.schema import Config
-from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.method import Method
+from diffi2i.run import tracking
+from diffi2i.run.provenance import git_commit
+from diffi2i.run.record import Record
 from tests import wandb_files
 from tests.conftest import Make, small
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-SISR = ("psnr", "psnr_y", "ssim", "ssim_y", "prior_dependence")
+SISR = ("psnr", "psnr_y", "ssim", "ssim_y")
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,11 @@ def no_key(monkeypatch: Any, tmp_path: Path) -> None:
 
 def parts(run_dir: Path) -> list[wandb_files.Run]:
     return [wandb_files.read(folder) for folder in wandb_files.parts(run_dir)]
+
+
+def result(run_dir: Path) -> Any:
+    """The run's `Record`."""
+    return Record.read(run_dir)
 
 
 def media(run_dir: Path, row: dict[str, Any], key: str) -> list[Path]:
@@ -74,23 +80,23 @@ def stages(images: Path, tmp_path_factory: Any) -> dict[str, Path]:
 def test_a_run_says_what_it_is(stages: dict[str, Path]) -> None:
     (one,), (two,) = parts(stages["stage1"]), parts(stages["stage2"])
     assert (one.header.project, one.header.display_name) == ("diffi2i", "stage1")
-    assert (one.header.run_group, one.header.job_type) == ("sisr", "pretrain")
+    assert (one.header.run_group, one.header.job_type) == ("sisr", "diffi2i_s1")
     assert (two.header.run_group, two.header.job_type) == ("table7", "v3")
-    assert list(two.header.tags) == ["sisr", "folder", "smoke", "joint"]
+    assert list(two.header.tags) == ["sisr", "folder", "smoke", "diffi2i_s2"]
     assert one.header.run_id != two.header.run_id
     assert one.exit_code == two.exit_code == 0
 
 
 def test_a_run_holds_the_configuration_and_its_provenance(stages: dict[str, Path]) -> None:
-    (run,), record = parts(stages["stage2"]), json.loads((stages["stage2"] / "result.json").read_text())
+    (run,), record = parts(stages["stage2"]), result(stages["stage2"])
     assert run.config["train"]["steps"] == 4
     assert run.config["model"]["cpen"]["channels"] == 4
-    assert run.config["stage"]["init"] == str(stages["stage1"])
-    assert run.config["config_hash"] == record["config_hash"]
+    assert run.config["method"]["init"] == str(stages["stage1"])
     provenance = run.config["provenance"]
+    assert provenance["config_hash"] == record.provenance.config_hash
     assert provenance["commit"] == git_commit()
-    assert provenance["versions"] == record["versions"]
-    assert provenance["hardware"] == record["hardware"]
+    assert provenance["versions"] == record.provenance.versions
+    assert provenance["hardware"] == record.provenance.hardware
 
 
 def test_a_run_holds_the_curves(stages: dict[str, Path]) -> None:
@@ -98,7 +104,8 @@ def test_a_run_holds_the_curves(stages: dict[str, Path]) -> None:
     steps = [row["_step"] for row in run.history]
     assert steps == [row["trainer/global_step"] for row in run.history] == [1, 3]
     for row in run.history:
-        assert {f"val/folder/{key}" for key in SISR} | {"train/loss", "train/loss_prior", "train/l1"} <= row.keys()
+        assert {f"val/folder/{key}" for key in (*SISR, "prior_dependence")} <= row.keys()
+        assert {"train/loss", "train/loss_prior", "train/l1"} <= row.keys()
 
 
 def test_a_run_holds_pictures_of_the_same_images(stages: dict[str, Path]) -> None:
@@ -128,35 +135,39 @@ def test_a_picture_shows_input_outputs_target_and_error(stages: dict[str, Path],
     assert np.abs(error - np.minimum(4 * difference, 255)).max() <= 5  # both were rounded to 8 bits before
 
 
-def test_stage_1_is_shown_only_for_the_very_same_image(stages: dict[str, Path], make: Make) -> None:
+def test_the_first_run_is_shown_only_for_the_very_same_image(stages: dict[str, Path], make: Make) -> None:
     target = Image.open(stages["stage1"] / "images" / "image09_target.png")
     config = make("s2", "method=diffi2i_s2", f"method.init={stages['stage1']}", "logger=wandb")
-    shown = Showcase(config, ValidationScores(config.task, "folder"))
-    before = shown.stage1_output("image09", target)
+    shown = Showcase(config)
+    before = shown.first_output("image09", target)
     assert before is not None
     output = Image.open(stages["stage1"] / "images" / "image09_output.png")
     assert before.tobytes() == output.tobytes() != target.tobytes()
-    assert shown.stage1_output("image09", target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) is None
-    assert shown.stage1_output("image10", target) is None
+    assert shown.first_output("image09", target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) is None
+    assert shown.first_output("image10", target) is None
 
 
 def test_a_run_ends_with_its_scores(stages: dict[str, Path]) -> None:
-    (run,), record = parts(stages["stage2"]), json.loads((stages["stage2"] / "result.json").read_text())
+    (run,), record = parts(stages["stage2"]), result(stages["stage2"])
     for key in SISR:
-        assert run.summary[f"final/{key}"] == pytest.approx(record["metrics"][key])
-    for key in ("parameters", "seconds_per_image", "macs", "wall_time_s", "peak_memory_mb", "steps"):
-        assert run.summary[f"final/{key}"] == pytest.approx(record[key])
-    assert run.summary["baseline/psnr"] == pytest.approx(record["baseline"]["psnr"])
+        assert run.summary[f"final/{key}"] == pytest.approx(record.scores[key].value)
+        assert run.summary[f"baseline/{key}"] == pytest.approx(record.scores[key].baseline)
+    gain = record.scores["psnr_y"].gains["prior_dependence"]
+    assert run.summary["final/prior_dependence"] == pytest.approx(gain)
+    for key in ("parameters", "seconds_per_image", "macs", "peak_memory_mb"):
+        assert run.summary[f"final/{key}"] == pytest.approx(getattr(record.cost, key))
+    for key, field in (("steps", "steps"), ("wall_time_s", "seconds"), ("cpu_time_s", "cpu_seconds")):
+        assert run.summary[f"final/{key}"] == pytest.approx(getattr(record.training, field))
     files = wandb_files.parts(stages["stage2"])[0] / "files"
     scores = json.loads((files / run.summary["final/scores.path"]).read_text())
     assert scores["columns"] == ["metric", "score", "low", "high", "baseline", "images"]
     by_name = {row[0]: row[1:] for row in scores["data"]}
-    assert set(by_name) == set(SISR)  # not psnr_hole, which needs a hole
-    low, high = record["intervals"]["psnr_y"]
-    assert by_name["psnr_y"] == [record["metrics"]["psnr_y"], low, high, record["baseline"]["psnr_y"], 2]
+    assert set(by_name) == {*SISR, "prior_dependence"}  # not psnr_hole, which needs a hole
+    score = record.scores["psnr_y"]
+    assert by_name["psnr_y"] == [score.value, score.low, score.high, score.baseline, 2]
     per_image = json.loads((files / run.summary["final/per_image.path"]).read_text())
     named = [dict(zip(per_image["columns"], row, strict=True)) for row in per_image["data"]]
-    assert named == record["per_image"]
+    assert named == record.images
     panel = files / run.summary["final/panel.path"]
     assert Image.open(panel).tobytes() == Image.open(stages["stage2"] / "panel.png").tobytes()
 
@@ -172,7 +183,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_steps(make: Make, monkeypatch: A
         pass
 
     config = make("broken", "train.steps=6", "logger=wandb", "logger.panels=0")
-    run_dir, step = Path(str(config.run_dir)), DiffI2IS1.training_step
+    run_dir, step = Path(str(config.run_dir)), Method.training_step
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         if self.global_step == 3:
@@ -180,7 +191,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_steps(make: Make, monkeypatch: A
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DiffI2IS1, "training_step", interrupted)
+        patch.setattr(Method, "training_step", interrupted)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)
@@ -224,7 +235,7 @@ def test_what_was_sent_is_not_named_again(make: Make, capsys: Any, tmp_path: Pat
 def test_a_useless_key_is_one_line_and_the_run_stays_on_disk(key: str, tmp_path: Path) -> None:
     # In a process of its own, since wandb remembers keys. Nothing listens to port 9.
     script = f"""
-from diffi2i.tracking import WandbRun
+from diffi2i.run.tracking import WandbRun
 run = WandbRun({str(tmp_path / "run")!r}, project="diffi2i")
 run.log_metrics({{"val/psnr": 30.0}}, step=7)
 run.end(failed=False)

@@ -10,8 +10,8 @@ import pytest
 from diffi2i.metrics.intervals import RESAMPLES
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.record import Record, Score
-from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.run.state import Failure
+from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.frame import Found
 from diffi2i.tables.table import BASELINE, Table, table_of
 from diffi2i.tables.write import to_csv, to_latex, to_markdown

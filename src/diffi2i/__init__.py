@@ -1,3 +1,3 @@
 """DiffI2I: efficient diffusion on a compact prior for image-to-image translation (Xia et al., TPAMI)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,52 +1,62 @@
 """`diffi2i <command> [hydra overrides]`. Heavy imports wait until a command needs them."""
 
+import difflib
 import errno
-import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import NamedTuple, get_origin, get_type_hints
 
 from diffi2i import __version__
+from diffi2i.config import schema
 from diffi2i.errors import UserError
 
-USAGE = f"""DiffI2I {__version__}: efficient diffusion for image-to-image translation
 
-usage: diffi2i <command> [key=value ...]
+class Command(NamedTuple):
+    """The dataclass of `conf/<name>.yaml`, the `module:function` that takes it, and what it does in a line.
 
-  train     train a method:       diffi2i train task=sisr method=diffi2i_s1 run_dir=runs/s1
-                                  diffi2i train task=sisr method=diffi2i_s2 method.init=runs/s1 run_dir=runs/s2
-            sweep:                diffi2i train -m seed=0,1,2 method=diffi2i_s1 hydra/launcher=joblib
-            a table's rows:       diffi2i train -m experiment=table7 variant=v1,v3 seed=0,1
-  eval      score a run:          diffi2i eval run=runs/s2 dataset=folder root=<folder>
-  predict   restore images:       diffi2i predict run=runs/s2 input=<image or folder> output=<folder>
-  bench     size and speed:       diffi2i bench task=inpainting model=base
-  data      check a dataset:      diffi2i data check dataset=gopro root=<folder>
-  table     runs side by side:    diffi2i table runs/s1 runs/s2
-            the paper's tables:   diffi2i table table7 figure6 budget=demo seeds=3 [--dry-run]
-  score     score two folders:    diffi2i score task=sisr pred=<folder> target=<folder> output=<file>.json
-  compare   image by image:       diffi2i compare runs/s1 runs/s2
-  report    all tables as HTML:   diffi2i report budget=demo output=outputs/report.html
-  dashboard W&B views, a report:  diffi2i dashboard project=diffi2i entity=<team>
+    Words that are no `key=value` fill the key `words`; settings that the dataclass lacks go into the list `rest`.
+    """
 
-Keys are Hydra overrides: `diffi2i train --cfg job` prints all of them, conf/ documents them.
-Interrupted training goes on when the same command is given again.
-"""
+    config: type
+    function: str
+    summary: str
+    words: str = ""
+    rest: str = ""
 
-COMMANDS = ("train", "eval", "predict", "bench", "data", "table", "score", "compare", "report", "dashboard")
+
+COMMANDS = {
+    "train": Command(schema.Config, "commands.train:train", "train a method; -m: a sweep of runs"),
+    "eval": Command(schema.EvalConfig, "commands.eval:evaluate", "score a finished run again"),
+    "predict": Command(schema.PredictConfig, "commands.predict:predict", "restore images with a finished run"),
+    "score": Command(schema.ScoreConfig, "commands.score:score_folders", "score a folder of any method's outputs"),
+    "bench": Command(schema.BenchConfig, "commands.bench:bench", "size and speed of a method"),
+    "data": Command(schema.DataConfig, "commands.data:data", "check the files of a dataset", "action"),
+    "table": Command(schema.TableConfig, "commands.table:table", "runs, or the paper's tables", "names", "overrides"),
+    "compare": Command(schema.CompareConfig, "commands.compare:compare", "two runs image by image", "runs"),
+    "report": Command(schema.ReportConfig, "commands.report:report", "all tables as one HTML file"),
+    "dashboard": Command(schema.DashboardConfig, "commands.dashboard:dashboard", "views and a report on W&B"),
+}
+
+HELP = ("-h", "--help")
+SWEEP = ("-m", "--multirun")
+# Hydra's own flags that only show something; a word may follow the first ones.
+WITH_WORD = ("--cfg", "-c", "--info", "-i", "--package", "-p")
+SHOWING = (*WITH_WORD, "--resolve", "--hydra-help", "--shell-completion", "-sc")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 done, 1 failed, 2 refused (one line on stderr says why), 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
+    if not arguments or arguments[0] in (*HELP, "help"):
+        print(usage(), end="")
         return
     if arguments[0] == "--version":
         print(__version__)
         return
     try:
-        run_command(arguments[0], arguments[1:])
+        run(arguments[0], arguments[1:])
     except UserError as error:
         print(f"diffi2i: {error}", file=sys.stderr)
         sys.exit(2)
@@ -60,107 +70,96 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def run_command(command: str, arguments: list[str]) -> None:
+def usage() -> str:
+    commands = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
+    return f"""DiffI2I {__version__}: efficient diffusion for image-to-image translation
+
+usage: diffi2i <command> [key=value ...]
+
+{commands}
+
+diffi2i <command> --help shows examples and all keys; diffi2i <command> --cfg job prints the configuration in full.
+Keys are Hydra overrides, which conf/ documents. Interrupted training goes on when the same command is given again.
+"""
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
     """Checks the configuration, then starts the command."""
-    if command not in COMMANDS:
-        raise UserError(f"unknown command '{command}': choose one of {', '.join(COMMANDS)}")
-    if command == "table":
-        from diffi2i.tables.command import names_table, table
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        choice = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command '{name}': {choice}")
+    command = COMMANDS[name]
+    flags, overrides = parsed(command, arguments)
+    if any(flag in HELP for flag in flags):
+        from diffi2i.commands.help import text
 
-        if "--dry-run" in arguments or any(names_table(word) for word in arguments):
-            table(arguments)
-            return
-        from diffi2i.tables.runs import print_table
+        print(text(command.config, name, overrides), end="")
+    elif any(flag in SWEEP for flag in flags):
+        if name != "train":
+            raise UserError(f"diffi2i {name} does not sweep: leave out -m")
+        from diffi2i.commands.sweep import sweep
 
-        print_table(arguments)
-        return
-    if command == "compare":
-        from diffi2i.tables.compare import compare
+        sweep(overrides, flags)
+    elif flags:
+        show(command, name, overrides, flags)
+    elif name == "train":
+        from diffi2i.commands.train import train_planned
 
-        compare(arguments)
-        return
-    if command == "report":
-        from diffi2i.tables.report import report
-
-        report(arguments)
-        return
-    if command == "dashboard":
-        from diffi2i.dashboard import dashboard
-
-        dashboard(arguments)
-        return
-
-    from diffi2i import config, schema
-
-    if command == "data":
-        if arguments[:1] != ["check"]:
-            raise UserError("data needs its action: write diffi2i data check dataset=<name> root=<folder>")
-        checked = config.load(schema.DataConfig, command, arguments[1:])
-        from diffi2i.data.check import data_check
-
-        sys.exit(data_check(checked))
-    if any(argument.startswith("-") for argument in arguments):
-        hydra_main(command, arguments)
-    elif command == "train":
-        from diffi2i.run.ensure import ensure_before
-        from diffi2i.run.plan import planned
-        from diffi2i.run.state import working_on
-
-        run = planned(arguments)
-        ensure_before(run)
-        from diffi2i.train import train
-
-        with working_on(run.directory):
-            train(run.config)
-    elif command == "eval":
-        evaluation = config.load(schema.EvalConfig, command, arguments)
-        from diffi2i.evaluate import evaluate
-        from diffi2i.run.state import working_on
-
-        with working_on(Path(evaluation.output)) if evaluation.output else nullcontext():
-            evaluate(evaluation)
-    elif command == "predict":
-        prediction = config.load(schema.PredictConfig, command, arguments)
-        from diffi2i.predict import predict
-
-        predict(prediction)
-    elif command == "score":
-        scoring = config.load(schema.ScoreConfig, command, arguments)
-        from diffi2i.score import score_folders
-
-        score_folders(scoring)
+        train_planned(overrides)
     else:
-        measurement = config.load(schema.BenchConfig, command, arguments)
-        from diffi2i.bench import bench
+        from diffi2i.config.compose import load
 
-        bench(measurement)
+        resolve_name(f"diffi2i.{command.function}")(load(command.config, name, overrides))
 
 
-def hydra_main(command: str, arguments: list[str]) -> None:
-    """Hydra's own flags (`-m`, `--cfg`, `--info`, ...)."""
-    # `job` in `--cfg job` is no override.
-    flags = [argument for argument in arguments if argument.startswith("-") or not ("=" in argument or "~" in argument)]
-    overrides = [argument for argument in arguments if argument not in flags]
-    if "-m" in arguments or "--multirun" in arguments:
-        if command != "train":
-            raise UserError(f"diffi2i {command} does not sweep: leave out -m")
-        from diffi2i.sweep import sweep
+def parsed(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flags with the words that belong to them, and Hydra overrides.
 
-        sweep(arguments, overrides)
-        return
+    A flag `--dry-run` for a key `dry_run` sets it.
+    """
+    from diffi2i.config.compose import quoted
 
+    types = get_type_hints(command.config)
+    flags: list[str] = []
+    overrides: list[str] = []
+    words: list[str] = []
+    rest: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key = argument.partition("=")[0]
+        switch = argument.removeprefix("--").replace("-", "_")
+        if argument.startswith("--") and types.get(switch) is bool:
+            overrides.append(f"{switch}=true")
+        elif argument.startswith("-") or (before in WITH_WORD and key == argument):
+            flags.append(argument)
+        elif command.words and (Path(argument).exists() or (key == argument and not argument.startswith("~"))):
+            words.append(argument)
+        elif command.rest and key.partition(".")[0] not in types:
+            rest.append(argument)
+        else:
+            # Below a dictionary that has no keys yet: `roots.<dataset>=<folder>`.
+            overrides.append(f"++{argument}" if command.rest and "." in key else argument)
+    for key, values in ((command.words, words), (command.rest, rest)):
+        if values and get_origin(types[key]) is list:
+            overrides.append(f"{key}=[{','.join(map(quoted, values))}]")
+        elif values:
+            overrides.append(f"{key}={quoted(' '.join(values))}")
+    return flags, overrides
+
+
+def show(command: Command, name: str, overrides: Sequence[str], flags: Sequence[str]) -> None:
+    """`--cfg job`: the checked configuration, as the command would have it. Hydra's other flags are Hydra's."""
+    if unknown := [flag for flag in flags if flag.startswith("-") and flag not in SHOWING]:
+        raise UserError(f"diffi2i {name} does not know {unknown[0]}: diffi2i {name} --help shows what it knows")
     import hydra
-    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
-    from diffi2i import config
+    from diffi2i.config import compose
 
-    model = config.budget_model(command, overrides, config.composition(command, overrides))
-    arguments = [*overrides, *model, *flags]
-
-    def job(_: object) -> None:
-        task_overrides = HydraConfig.get().overrides.task
-        subprocess.run([sys.executable, "-m", "diffi2i", command, *task_overrides], check=True)
-
-    config.register_schemas()
-    sys.argv = [f"diffi2i {command}", *arguments]
-    hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()
+    if tuple(flags) in (("--cfg", "job"), ("-c", "job")):
+        print(OmegaConf.to_yaml(OmegaConf.structured(compose.load(command.config, name, overrides))), end="")
+        return
+    overrides, _ = compose.completed(command.config, name, overrides)  # of whose errors Hydra would print a traceback
+    resolve = ["--resolve"] if "--cfg" in flags or "-c" in flags else []
+    sys.argv = [f"diffi2i {name}", *overrides, *flags, *resolve]
+    hydra.main(config_path=str(compose.conf_dir()), config_name=name, version_base="1.3")(lambda _: None)()

@@ -5,11 +5,10 @@ The error is 4 times the absolute difference; for labels the wrong pixels; for d
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from diffi2i.data.resize import to_uint8
+from diffi2i.data.images import as_picture
 
 COLUMNS = ("input", "output", "ground truth", "error")
 SAVED = 64
@@ -18,11 +17,6 @@ ROW_HEIGHT = 320
 LINE = 18  # of text
 HEADER = 2 * LINE + 4  # an image's name, below it the titles: beside each other they would overlap on small pictures
 GAP = 4
-
-
-def as_picture(image: Tensor) -> Image.Image:
-    """(3, H, W) float in [0, 1] -> an 8-bit RGB picture."""
-    return Image.fromarray(np.ascontiguousarray(to_uint8(image.float()).permute(1, 2, 0).cpu().numpy()))
 
 
 class Pictures:

@@ -9,14 +9,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from diffi2i.callbacks.panels import as_picture, sheet, thumbnail
-from diffi2i.callbacks.scores import ValidationScores, naive_output
-from diffi2i.config import read_run_config
+from diffi2i.callbacks.panels import sheet, thumbnail
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import Config
+from diffi2i.data.images import as_picture
 from diffi2i.errors import UserError
-from diffi2i.methods.batch import Batch, with_known_pixels
-from diffi2i.runtime import of_all_ranks
-from diffi2i.schema import Config
-from diffi2i.tracking import log_pictures, logged_step
+from diffi2i.kinds.kind import kind_of
+from diffi2i.methods.batch import Batch
+from diffi2i.run.hardware import of_all_ranks
+from diffi2i.run.tracking import log_pictures, logged_step
 
 KEY = "panels"
 
@@ -26,11 +27,10 @@ class Showcase(L.Callback):
 
     Args:
         config: the run's; `logger.panels` chooses the images: how many, from the first, or their names.
-        scores: says how this task's images, labels or depth are shown.
     """
 
-    def __init__(self, config: Config, scores: ValidationScores) -> None:
-        self.task, self.scores = config.task, scores
+    def __init__(self, config: Config) -> None:
+        self.task, self.kind = config.task, kind_of(config.task)
         self.chosen = chosen_images((config.logger or {}).get("panels"))
         self.first = first_images(config)
         self.method = config.method["name"]
@@ -61,13 +61,12 @@ class Showcase(L.Callback):
     ) -> None:
         name = batch["name"][0]
         if name in self.names:
-            self.pictures[name] = self.picture(name, batch, with_known_pixels(outputs["output"], batch))
+            self.pictures[name] = self.picture(name, batch, self.kind.final(outputs["output"], batch))
 
     def picture(self, name: str, batch: Batch, output: Tensor) -> Image.Image:
         """The batch's first image, its parts side by side under their titles."""
-        naive = naive_output(batch, self.task, None) if self.task.kind == "image" else batch["input"]
-        shown = [as_picture(image) for image in self.scores.shown(batch, naive, output)]
-        shown_input, result, target, error = shown
+        shown = self.kind.pictures(output, batch, self.task)
+        shown_input, result, target, error = (as_picture(image) for image in shown)
         parts = {"input": shown_input}
         if (before := self.first_output(name, target)) is not None:
             parts["the run it comes from"] = before

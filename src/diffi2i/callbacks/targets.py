@@ -1,14 +1,14 @@
-"""Counts what the targets of a validation hold: the range of depths, or the share of each class."""
+"""Counts what the targets of a validation hold, such as the range of depths or the share of each class."""
 
 from typing import Any
 
 import lightning as L
 
-from diffi2i.build import build
-from diffi2i.data.seen import DepthSeen, LabelsSeen, new_seen, suspicious, unit_of
+from diffi2i.config.build import build
+from diffi2i.config.schema import Config
+from diffi2i.data.targets import Target
 from diffi2i.methods.batch import Batch
-from diffi2i.runtime import of_all_ranks
-from diffi2i.schema import Config
+from diffi2i.run.hardware import of_all_ranks
 
 
 class TargetsSeen(L.Callback):
@@ -20,7 +20,9 @@ class TargetsSeen(L.Callback):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.lines: list[str] = []
-        self.seen = new_seen(config.task.kind, config.task.classes)
+        target = config.dataset.target
+        self.reader: Target | None = None if target is None else build(target, "dataset.target")
+        self.seen = None if self.reader is None else self.reader.seen()
 
     def on_validation_batch_end(
         self,
@@ -36,16 +38,12 @@ class TargetsSeen(L.Callback):
             self.seen.add(batch["target"].cpu().numpy())
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.seen is None:
+        if self.reader is None:
             return
-        whole = new_seen(self.config.task.kind, self.config.task.classes)
-        assert isinstance(whole, DepthSeen | LabelsSeen)
-        share: Any
+        whole = self.reader.seen()
         for share in of_all_ranks(self.seen):
             whole.merge(share)
         self.lines = [f"targets of {self.config.dataset.name}, {line}" for line in whole.lines()]
-        if isinstance(whole, DepthSeen):
-            reader = build(self.config.dataset.target or {}, "dataset.target")
-            unit = unit_of(reader, [item.target for item in trainer.datamodule.val_items])  # type: ignore[attr-defined]
-            odd = suspicious(whole, self.config.task.protocol, unit, "dataset.target.unit")
-            self.lines += [odd] if odd else []
+        files = [item.target for item in trainer.datamodule.val_items]  # type: ignore[attr-defined]
+        odd = self.reader.odd(whole, files, self.config.task.protocol)
+        self.lines += [odd] if odd else []

@@ -1,4 +1,4 @@
-"""`diffi2i data check`: reads every file of a dataset once, says all that is wrong, and writes what is there.
+"""Reads every file of a dataset once, says all that is wrong, and writes what is there.
 
 Training stops at the first file that does not fit; here nothing stops, so that a dataset is mended in one go.
 """
@@ -12,28 +12,19 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
-import numpy.typing as npt
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from rich.progress import track
 
+from diffi2i.config.schema import DatasetConfig
 from diffi2i.data.images import read_rgb
 from diffi2i.data.manifest import combined_hash, file_hash, picture_role, shared_pictures
-from diffi2i.data.seen import DepthSeen, Seen, new_seen, suspicious, unit_of
+from diffi2i.data.seen import Seen
 from diffi2i.data.sources import IncompleteError, Item, Split, files
+from diffi2i.data.targets import Target
 from diffi2i.errors import UserError
-from diffi2i.schema import DataConfig, DatasetConfig
 
 SHOWN = 20  # lines of one kind of fault that are printed
-
-
-class TargetReader(Protocol):
-    """Decodes label or depth files: `data.targets.Labels`, `data.targets.Depth`."""
-
-    def read(self, path: Path) -> npt.NDArray[Any]:
-        """(H, W). Raises UserError."""
 
 
 class Job(NamedTuple):
@@ -115,33 +106,10 @@ class Report:
         }
 
 
-def data_check(config: DataConfig) -> int:
-    """Checks `config.dataset`, prints the report, writes the manifest; 1 if anything is broken, else 0.
-
-    The manifest goes to `config.output`, by default outputs/data/<dataset name>/manifest.json.
-
-    Raises:
-        UserError: the configuration names no source or target reader, or the manifest cannot be written.
-    """
-    dataset = config.dataset
-    try:
-        source = instantiate(dataset.source)
-        reader = None if dataset.target is None else instantiate(dataset.target)
-    except InstantiationException as error:
-        raise UserError(f"dataset={dataset.name}: {str(error.__cause__ or error).splitlines()[0]}") from error
-    report = check_dataset(dataset, source, reader, _splits(dataset))
-    for line in report.lines():
-        print(line)
-    output = Path(config.output or f"outputs/data/{dataset.name}/manifest.json")
-    write_manifest(report, output)
-    print(f"manifest: {output}")
-    return int(report.broken)
-
-
 def check_dataset(
     dataset: DatasetConfig,
     source: Callable[[Split], list[Item]],
-    target_reader: TargetReader | None = None,
+    target_reader: Target | None = None,
     splits: Sequence[Split] = ("train", "val"),
 ) -> Report:
     """Reads every file of the splits whole. Faults are collected, not raised.
@@ -161,7 +129,7 @@ def check_dataset(
             {(file.name, file.role): str(file.sha256) for file in split.files if not file.error}
             for split in (found["train"], found["val"])
         )
-        role = picture_role("image" if target_reader is None else "labels or depth")
+        role = picture_role(target_reader)
         found["val"].faults["shared"] = [
             f"{name}: the same picture as {other} in train" for name, other in shared_pictures(train, val, role)
         ]
@@ -179,31 +147,20 @@ def write_manifest(report: Report, path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); write output=<file>") from error
 
 
-def _splits(dataset: DatasetConfig) -> list[Split]:
-    """The splits that a dataset has: those it gives counts of, else both, or "val" alone where only that has a folder.
-
-    The last is how `diffi2i eval` takes a folder, so its hash can be had here too.
-    """
-    if dataset.expected:
-        return [split for split in ("train", "val") if split in dataset.expected]
-    only_val = dataset.source.get("val_root") is not None and dataset.source.get("root") is None
-    return ["val"] if only_val else ["train", "val"]
-
-
 def _check_split(
     dataset: DatasetConfig,
     source: Callable[[Split], list[Item]],
-    reader: TargetReader | None,
+    reader: Target | None,
     split: Split,
     run: Run,
 ) -> SplitReport:
     items, faults = _listed(source, split)
     jobs = [Job(item.name, role, path) for item in items for role, path in files(item).items()]
-    found, seen = [], _empty(reader)
+    found, seen = [], None if reader is None else reader.seen()
     for file, share in track(run(partial(_read, reader), jobs), description=f"reading {split}", total=len(jobs)):
         found.append(file)
         if seen is not None and share is not None:
-            seen.merge(share)  # type: ignore[arg-type]  # both are of this reader's kind
+            seen.merge(share)
     faults["broken"] = [file.error for file in found if file.error]
     faults["sizes"] = _misfits(items, found, "scale" if reader is None else "equal")
     report = SplitReport(split, len(items), dataset.expected.get(split), files=found, faults=faults)
@@ -241,21 +198,15 @@ def _mapping(workers: int) -> Iterator[Run]:
         yield lambda function, jobs: pool.map(function, jobs, chunksize=16)
 
 
-def _empty(reader: TargetReader | None) -> Seen | None:
-    return new_seen(getattr(reader, "kind", None), getattr(reader, "classes", None))
-
-
-def _contents(seen: Seen | None, reader: TargetReader | None, items: Sequence[Item]) -> list[str]:
-    """What the targets hold, and a line on depths that look as if their unit were another."""
-    if seen is None or not items:
+def _contents(seen: Seen | None, reader: Target | None, items: Sequence[Item]) -> list[str]:
+    """What the targets hold, and a line where they may have been misread."""
+    if seen is None or reader is None or not items:
         return []
-    odd = None
-    if isinstance(seen, DepthSeen):
-        odd = suspicious(seen, None, unit_of(reader, [item.target for item in items]), "dataset.target.unit")
+    odd = reader.odd(seen, [item.target for item in items], None)
     return [*seen.lines(), *([odd] if odd else [])]
 
 
-def _read(reader: TargetReader | None, job: Job) -> Read:
+def _read(reader: Target | None, job: Job) -> Read:
     """Decodes one file whole, since a header says nothing about a file cut short."""
     digest = size = None
     try:
@@ -264,8 +215,9 @@ def _read(reader: TargetReader | None, job: Job) -> Read:
     except UserError as error:
         return File(job.name, job.role, size, sha256=digest, error=str(error)), None
     height, width = pixels.shape[:2]
-    seen = None if job.role == "input" else _empty(reader)
-    if seen is not None:
+    seen = None
+    if reader is not None and job.role == "target":
+        seen = reader.seen()
         seen.add(pixels)
     return File(job.name, job.role, size, width, height, digest), seen
 

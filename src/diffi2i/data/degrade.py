@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffi2i.config.build import build
+from diffi2i.config.schema import TaskConfig
 from diffi2i.data.masks import FreeFormMask
 from diffi2i.data.resize import imresize, quantize
 from diffi2i.errors import UserError
@@ -24,6 +26,16 @@ class Degradation(Protocol):
         """How many times larger the target is than the input, per side."""
 
     def __call__(self, target: Tensor, rng: np.random.Generator) -> dict[str, Tensor]: ...
+
+
+def makes_holes(degrade: Degradation) -> bool:
+    """Whether its samples have a `mask`; `holes` says so."""
+    return bool(getattr(degrade, "holes", False))
+
+
+def has_holes(task: TaskConfig) -> bool:
+    """Whether the task's inputs come with a mask."""
+    return task.degrade is not None and makes_holes(build(task.degrade, "task.degrade"))
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class Inpaint:
     """Cut a random hole: the input is black inside it."""
 
     scale = 1
+    holes = True
 
     def __init__(self, mask: FreeFormMask | Sequence[FreeFormMask]) -> None:
         """`mask`: the distribution of holes, or several, of which each call picks one at random."""

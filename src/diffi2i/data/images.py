@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from diffi2i.data.resize import to_uint8
 from diffi2i.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
@@ -62,6 +63,23 @@ def read_size(path: Path) -> tuple[int, int]:
 def to_tensor(image: npt.NDArray[np.uint8]) -> Tensor:
     """(H, W, 3) uint8 -> (3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(image.transpose(2, 0, 1).copy()).to(torch.float32) / 255
+
+
+def read_image(path: Path) -> Tensor:
+    """As `read_rgb`, but (1, 3, H, W) float32 in [0, 1]: a batch of one."""
+    return to_tensor(read_rgb(path))[None]
+
+
+def as_picture(image: Tensor) -> Image.Image:
+    """(3, H, W) float in [0, 1] -> an 8-bit RGB picture."""
+    return Image.fromarray(np.ascontiguousarray(to_uint8(image.float()).permute(1, 2, 0).cpu().numpy()))
+
+
+def require_equal_sizes(file: Path, image: Tensor, other_file: str, other: Tensor) -> None:
+    """Raise UserError unless both, (..., H, W), are of one size; `other_file` with what it is to the first."""
+    if image.shape[-2:] != other.shape[-2:]:
+        sizes = [f"{tensor.shape[-1]}x{tensor.shape[-2]}" for tensor in (image, other)]
+        raise UserError(f"{file} is {sizes[0]}, its {other_file} is {sizes[1]}: make them equal")
 
 
 @contextmanager

@@ -176,9 +176,12 @@ def changes(before: Mapping[str, Manifest], now: Mapping[str, Manifest]) -> list
     return lines
 
 
-def picture_role(kind: str) -> str:
-    """Which file of an item is the picture: of labels and depth the input, since two of those may well be alike."""
-    return "target" if kind == "image" else "input"
+def picture_role(target: object) -> str:
+    """Which file of an item is the picture: the input, where targets are what a `target` node or reader reads.
+
+    Two of those may well be alike.
+    """
+    return "target" if target is None else "input"
 
 
 def shared_pictures(train: Manifest, val: Manifest, role: str) -> list[tuple[str, str]]:

@@ -5,25 +5,24 @@ A sample: `input` (3, h, w) float32 RGB in [0, 1]; `name` str; and
 - for depth: `target` (1, H, W) float32 in metres, 0 where invalid; `valid` (1, H, W) float32, 1 = measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffi2i.config.build import build
+from diffi2i.config.schema import Config
 from diffi2i.data.dataset import Draw, ImageCache, Pixels, Sample
 from diffi2i.data.images import read_size, to_tensor
 from diffi2i.data.skip import OnError, read_or_skip
 from diffi2i.data.sources import Item
-from diffi2i.data.targets import IGNORED, Target
+from diffi2i.data.targets import Map, Target
 from diffi2i.errors import UserError
 
-Map = npt.NDArray[Any]  # (H, W): uint8 labels or float32 metres
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the stored image
 
 
@@ -35,8 +34,7 @@ class TrainScenes(Dataset[Sample]):
     left to right at even odds, and shifts the photo's colours. Where the resized scene is smaller than the crop, its
     right and bottom are padded: the photo with its last pixels, labels with `IGNORED`, depth with 0 (invalid).
 
-    Depth is divided by the zoom: seen through the same lens, a thing looks z times larger at 1/z of the
-    distance. It is not divided by the factor of `network_size`, which is the same in training and evaluation.
+    Targets are told the zoom (see `Depth.tensors`), not the factor of `network_size`, which evaluation has too.
     """
 
     def __init__(
@@ -98,7 +96,7 @@ class TrainScenes(Dataset[Sample]):
         zoom = float(np.exp(rng.uniform(*self.log_zooms)))
         if self.box is not None:
             photo, target = boxed(item, photo, target, self.box)
-        padding = IGNORED if self.cache.target.kind == "labels" else 0
+        padding = self.cache.target.padding
         if self.rotate and rng.integers(2):
             photo, target = turned(photo, target, float(rng.uniform(-self.rotate, self.rotate)), padding)
 
@@ -118,9 +116,7 @@ class TrainScenes(Dataset[Sample]):
         image = to_tensor(photo)
         if self.jitter:
             image = color_jitter(image, self.jitter, rng)
-        if self.cache.target.kind == "depth":
-            target = target / np.float32(zoom)
-        return {"input": image, **_target_tensors(target, self.cache.target), "name": item.name}
+        return {"input": image, **self.cache.target.tensors(target, zoom), "name": item.name}
 
 
 class EvalScenes(Dataset[Sample]):
@@ -179,7 +175,7 @@ class EvalScenes(Dataset[Sample]):
         photo, target = self.cache.read(item)
         height, width = photo.shape[:2]
         image = resize_photo(photo, (0, 0, width, height), self.network_size((height, width)))
-        return {"input": to_tensor(image), **_target_tensors(target, self.cache.target), "name": item.name}
+        return {"input": to_tensor(image), **self.cache.target.tensors(target), "name": item.name}
 
 
 class SceneCache:
@@ -207,10 +203,8 @@ class SceneCache:
         return photo, self.maps[item]
 
     def _decode(self, item: Item, photo: Pixels) -> Map:
-        target: Map = self.target.read(item.target)
-        _require_one_size(item, photo.shape[:2], target.shape)
-        if self.target.kind == "labels":
-            target = target.astype(np.uint8)  # classes and IGNORED fit; int64 would cost eight times the memory
+        target: Map = self.target.read(item.target).astype(self.target.dtype, copy=False)
+        _require_one_size(item, photo.shape[:2], target.shape[:2])
         target.setflags(write=False)
         return target
 
@@ -318,9 +312,40 @@ def _require_one_size(item: Item, photo: Sequence[int], target: Sequence[int]) -
         raise UserError(f"{item.input} ({w}x{h}) and {item.target} ({W}x{H}) must be of one size; replace one of them")
 
 
-def _target_tensors(array: Map, target: Target) -> dict[str, Tensor]:
-    """The map as the tensors of a sample; see the head of this file."""
-    if target.kind == "labels":
-        return {"target": torch.from_numpy(array.astype(np.int64, order="C"))}
-    depth = torch.from_numpy(array.astype(np.float32, order="C"))[None]
-    return {"target": depth, "valid": (depth > 0).float()}
+def scene_samples(config: Config) -> dict[str, Any]:
+    """What `ImageDataModule` makes of photos with labels or depth."""
+    assert config.dataset.target is not None
+    target, scenes = build(config.dataset.target, "dataset.target"), config.task.scenes
+    sizes = {key: getattr(scenes, key) for key in ("input_scale", "short_side", "long_side")}
+    return {
+        "train_samples": partial(
+            TrainScenes,
+            target=target,
+            seed=config.seed,
+            zoom=scenes.zoom,
+            aspect=scenes.aspect,
+            jitter=scenes.jitter,
+            rotate=scenes.rotate,
+            box=config.dataset.train_box,
+            **sizes,
+            on_error=cast(OnError, config.dataset.on_error),
+        ),
+        "val_samples": partial(EvalScenes, target=target, partner=True, **sizes),
+        "check_item": check_scene,
+    }
+
+
+def read_targets(items: Sequence[Item], config: Config) -> Iterator[Map]:
+    """The decoded targets of at most 1000 items, evenly spaced, without what training skips.
+
+    Raises:
+        UserError: one cannot be read, unless such files are skipped.
+    """
+    assert config.dataset.target is not None
+    target = build(config.dataset.target, "dataset.target")
+    for item in items[:: -(-len(items) // 1000)]:
+        try:
+            yield target.read(item.target)
+        except UserError:
+            if config.dataset.on_error != "skip":
+                raise

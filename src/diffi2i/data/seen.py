@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from diffi2i.data.targets import IGNORED
-from diffi2i.schema import ProtocolConfig
+from diffi2i.config.schema import ProtocolConfig
+from diffi2i.kinds.spec import IGNORED
 
 KITTI = 1 / 256
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001, "KITTI's 1/256 m": KITTI, "TUM's 1/5000 m": 0.0002}
@@ -48,10 +48,10 @@ class DepthSeen:
     whole: bool = True
     bins: Counter[int] = field(default_factory=Counter)
 
-    def add(self, metres: npt.NDArray[Any]) -> "DepthSeen":
+    def add(self, target: npt.NDArray[Any]) -> "DepthSeen":
         """Counts a map of any shape in metres, 0 where not measured. Returns itself."""
-        valid = metres[metres > 0].astype(np.float64)
-        self.pixels += metres.size
+        valid = target[target > 0].astype(np.float64)
+        self.pixels += target.size
         if valid.size:
             self.low, self.high = min(self.low, float(valid.min())), max(self.high, float(valid.max()))
             self.whole = self.whole and bool((valid == np.rint(valid)).all())
@@ -102,9 +102,9 @@ class LabelsSeen:
     classes: int
     counts: Counter[int] = field(default_factory=Counter)
 
-    def add(self, labels: npt.NDArray[Any]) -> "LabelsSeen":
+    def add(self, target: npt.NDArray[Any]) -> "LabelsSeen":
         """Counts a map of any shape, int64 in [0, 255]. Returns itself."""
-        counts = np.bincount(labels.ravel())
+        counts = np.bincount(target.ravel())
         self.counts.update({int(label): int(counts[label]) for label in counts.nonzero()[0]})
         return self
 
@@ -129,14 +129,17 @@ class LabelsSeen:
         return [f"classes: {shares}{rest}; ignored: {ignored:.1f} % of the pixels; absent of {self.classes}: {named}"]
 
 
-Seen = DepthSeen | LabelsSeen
+class Seen(Protocol):
+    """What was counted of a set's targets."""
 
+    def add(self, target: npt.NDArray[Any]) -> object:
+        """Counts a decoded map."""
 
-def new_seen(kind: str | None, classes: int | None) -> Seen | None:
-    """An empty count for a target reader's `kind`; None for images."""
-    if kind == "depth":
-        return DepthSeen()
-    return LabelsSeen(classes) if kind == "labels" and classes is not None else None
+    def merge(self, other: Any) -> object:
+        """Adds the counts of another of its class."""
+
+    def lines(self) -> list[str]:
+        """What there is, as printed."""
 
 
 def unit_of(reader: object, files: Iterable[Path]) -> float | None:

@@ -5,23 +5,54 @@ A wrong number in such a file looks like any other number, so every doubtful for
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import ImageOps
+from torch import Tensor
 
+from diffi2i.config.schema import ProtocolConfig
 from diffi2i.data.images import _opened
+from diffi2i.data.seen import DepthSeen, LabelsSeen, Seen, suspicious, unit_of
 from diffi2i.errors import UserError
+from diffi2i.kinds.spec import IGNORED
 
-IGNORED = 255
-"""The label of pixels that count in no loss and no metric."""
+Map = npt.NDArray[Any]
+"""(H, W): classes or metres."""
+
+
+class Target(Protocol):
+    """Reads the targets of one kind.
+
+    Attributes:
+        dtype: what decoded maps are kept as.
+        padding: their value where the photo has ended.
+    """
+
+    dtype: Any
+    padding: int
+
+    def read(self, path: Path) -> Map:
+        """(H, W), or with more axes behind. Raises UserError."""
+
+    def tensors(self, decoded: Map, zoom: float = 1.0) -> dict[str, Tensor]:
+        """What a sample has of a map that was resized, by `zoom` more than in evaluation; `valid`, 1 = counted, too."""
+
+    def seen(self) -> Seen:
+        """An empty count of what a set's targets hold."""
+
+    def odd(self, seen: Any, files: Sequence[Path], protocol: ProtocolConfig | None) -> str | None:
+        """A line where the files, of which this was counted, look misread; without a protocol, for any photo."""
 
 
 class Labels:
     """Label maps: images whose pixel values (for palette images: indices, not colours) are class numbers."""
 
-    kind: Literal["labels"] = "labels"
+    # Classes and IGNORED fit; int64 would cost eight times the memory.
+    dtype: Any = np.uint8
+    padding = IGNORED
 
     def __init__(self, classes: int, ignore: Sequence[int] = (), shift: int = 0) -> None:
         """Say what the stored values mean.
@@ -67,11 +98,22 @@ class Labels:
             )
         return np.where(ignored, IGNORED, labels)
 
+    def tensors(self, decoded: Map, zoom: float = 1.0) -> dict[str, Tensor]:
+        """`target` (H, W) int64."""
+        return {"target": torch.from_numpy(decoded.astype(np.int64, order="C"))}
+
+    def seen(self) -> LabelsSeen:
+        return LabelsSeen(self.classes)
+
+    def odd(self, seen: LabelsSeen, files: Sequence[Path], protocol: ProtocolConfig | None) -> None:
+        """None: reading refuses what is no class."""
+
 
 class Depth:
     """Depth maps: 16-bit (or 32-bit integer) grey images in units of `unit` metres, or `.npy` files in metres."""
 
-    kind: Literal["depth"] = "depth"
+    dtype: Any = np.float32
+    padding = 0
 
     def __init__(self, unit: float = 0.001, invalid: Sequence[int] = (0,), max_depth: float | None = None) -> None:
         """Say what the stored values mean.
@@ -104,8 +146,19 @@ class Depth:
         valid = (metres > 0) & (metres <= far) & np.isfinite(metres)
         return np.where(valid, metres, 0).astype(np.float32)
 
+    def tensors(self, decoded: Map, zoom: float = 1.0) -> dict[str, Tensor]:
+        """`target` (1, H, W) float32 in metres, 0 where invalid, and `valid` of {0, 1}.
 
-Target = Labels | Depth
+        Divided by the zoom: seen through the same lens, a thing looks z times larger at 1/z of the distance.
+        """
+        depth = torch.from_numpy(np.ascontiguousarray(decoded / np.float32(zoom), np.float32))[None]
+        return {"target": depth, "valid": (depth > 0).float()}
+
+    def seen(self) -> DepthSeen:
+        return DepthSeen()
+
+    def odd(self, seen: DepthSeen, files: Sequence[Path], protocol: ProtocolConfig | None) -> str | None:
+        return suspicious(seen, protocol, unit_of(self, files), "dataset.target.unit")
 
 
 def _read_integers(path: Path) -> npt.NDArray[np.int64]:

@@ -25,10 +25,3 @@ def network_input(batch: Batch, fill: str = "black") -> Tensor:
         known = pull_push(image, batch["mask"]) if fill == "smooth" else image
         image = torch.cat([known, batch["mask"]], dim=1)
     return image.contiguous(memory_format=torch.channels_last)
-
-
-def with_known_pixels(output: Tensor, batch: Batch) -> Tensor:
-    """The output, where there is a mask with the known pixels put back in place: what is shown and scored."""
-    if "mask" not in batch:
-        return output
-    return torch.where(batch["mask"] > 0, output, batch["input"])

@@ -1,15 +1,19 @@
 """From a configuration to its method, with the weights that it starts from."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
 
-from diffi2i.build import build
-from diffi2i.config import read_run_config, typed_options
+from diffi2i.config.build import build
+from diffi2i.config.compose import typed_options
+from diffi2i.config.run import read_run_config
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
-from diffi2i.schema import Config
 
 
 def method_class(config: Config) -> type[Method]:
@@ -25,17 +29,29 @@ def method_class(config: Config) -> type[Method]:
 
 
 def check(config: Config) -> None:
-    """Refuses options that cannot be, and a run to start from that is not finished or does not fit.
+    """Refuses options and networks that cannot be, and a run to start from that is not finished or does not fit.
 
     Raises:
         UserError: one line that says what to write.
     """
     kind, init = method_class(config), None
+    options: Any = typed_options(kind.Options, config)
+    with torch.device("meta"):  # takes neither memory nor time, but constructors refuse what they always do
+        new_method(without_pretrained(config))
     if config.init is not None:
         init = read_init(config, config.init)
     elif config.method["role"] == "adversarial":
         raise UserError("method.role=adversarial goes on from a finished run: write method.init=<its run directory>")
-    kind.check(config, typed_options(kind.Options, config), init)
+    kind.check(config, options, init)
+
+
+def without_pretrained(config: Config) -> Config:
+    """The configuration with an encoder of random weights, as for one whose weights will be loaded or never used."""
+    network = config.model.network
+    if not isinstance(encoder := network.get("encoder"), dict) or "pretrained" not in encoder:
+        return config
+    network = network | {"encoder": encoder | {"pretrained": "none"}}
+    return replace(config, model=replace(config.model, network=network))
 
 
 def read_init(config: Config, run_dir: Path) -> Config:
@@ -56,6 +72,15 @@ def read_init(config: Config, run_dir: Path) -> Config:
     return saved
 
 
+def new_method(config: Config, init: Method | None = None) -> Method:
+    """The method without L_task. Raises `UserError`: its class or its networks refuse a value."""
+    try:
+        return method_class(config)(config, init)
+    except (InstantiationException, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"method={config.method['name']}: {str(cause).splitlines()[0]}") from error
+
+
 def build_method(config: Config, init: Method | None = None) -> Method:
     """The method with L_task, ready to train. Raises `UserError`: its networks or its loss cannot be built."""
     kind, losses, loss = method_class(config), config.task.losses, None
@@ -65,10 +90,6 @@ def build_method(config: Config, init: Method | None = None) -> Method:
         except UserError as error:
             others = ", ".join(name for name in losses if name != config.train.loss)
             raise UserError(f"{error}; this task's other losses: train.loss={others}") from error
-    try:
-        method = kind(config, init)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"model={config.model.name}: {str(cause).splitlines()[0]}") from error
+    method = new_method(config, init)
     method.learn_from(loss)
     return method

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
-from diffi2i.models.diffi2i import build_cpen, build_network, check_same_model, use_tlc
-from diffi2i.schema import Config
+from diffi2i.models.diffi2i import build_cpen, build_network, use_tlc
 
 
 @dataclass
@@ -34,13 +34,13 @@ class DiffI2IS1(Method):
 
     Options: ClassVar[type] = Stage1Options
     options: Stage1Options
-    sees_target = True
 
     def __init__(self, config: Config, init: "DiffI2IS1 | None" = None) -> None:
         super().__init__(config)
         # First, so that the network without a prior starts from the same weights.
         self.di2iformer = build_network(config.model, prior=True)
-        self.cpen_s1 = None if self.options.prior == "zero" else build_cpen(config.task, config.model, gt=True)
+        self.sees_target = self.options.prior == "truth"
+        self.cpen_s1 = build_cpen(config.task, config.model, gt=True) if self.sees_target else None
         if init is not None:
             self.load_state_dict(init.state_dict())
         if self.options.tlc:
@@ -50,8 +50,8 @@ class DiffI2IS1(Method):
     @classmethod
     def check(cls, config: Config, options: Stage1Options, init: Config | None) -> None:
         super().check(config, options, init)
-        if init is not None:
-            check_same_model(config, init)
+        if init is not None and (theirs := init.method["prior"]) != options.prior:
+            raise UserError(f"method.init={config.init} has method.prior={theirs}: write method.prior={theirs}")
 
     def prior(self, batch: Batch) -> Tensor:
         """Z (B, 4C') from the input and the ground truth (Eq. 5), or zeros."""
@@ -75,7 +75,7 @@ class DiffI2IS1(Method):
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         if "other" not in batch or self.cpen_s1 is None:
             return {}
-        return {"exchanged": self.restore(batch, self.prior(batch["other"]))}
+        return {"prior_dependence": self.restore(batch, self.prior(batch["other"]))}
 
     def parts(self) -> dict[str, nn.Module]:
         return ({} if self.cpen_s1 is None else {"CPEN_S1": self.cpen_s1}) | {"DI2Iformer": self.di2iformer}

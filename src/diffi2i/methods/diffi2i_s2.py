@@ -6,9 +6,11 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from diffi2i.config.build import build
+from diffi2i.config.schema import Config
+from diffi2i.diffusion.samplers import Sampler
 from diffi2i.diffusion.schedule import Schedule, linear, sqrt_linear
 from diffi2i.errors import UserError
 from diffi2i.losses.prior import prior_loss
@@ -18,7 +20,6 @@ from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.models.denoiser import Denoiser
 from diffi2i.models.diffi2i import build_cpen, build_network, check_same_model, use_tlc
-from diffi2i.schema import Config
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Stage2Options:
                 raise UserError(f"method.{key}={getattr(self, key)}: choose one of {', '.join(choices)}")
         if not 0 <= self.prior_only < 1:
             raise UserError(f"method.prior_only={self.prior_only} is a fraction of the steps in [0, 1)")
+        sampler_of(self)
 
 
 class DiffI2IS2(Method):
@@ -72,7 +74,7 @@ class DiffI2IS2(Method):
         super().__init__(config)
         options, model = self.options, config.model
         self.schedule = schedule_of(options.diffusion)
-        self.sampler = instantiate(options.sampler)
+        self.sampler = sampler_of(options)
         self.cpen_s1 = build_cpen(config.task, model, gt=True)
         self.cpen_s1.requires_grad_(False)
         # Before the rest, whose initial weights would be others.
@@ -111,8 +113,8 @@ class DiffI2IS2(Method):
             raise UserError(f"method.init={config.init} is a stage 1, method.role=adversarial goes on from a stage 2")
         if theirs["name"] == "diffi2i_s2":
             check_same_prior(config, theirs, options)
-        elif theirs["name"] != "diffi2i_s1":
-            raise UserError(f"method.init={config.init} is a run of {theirs['name']}: name one of method=diffi2i_s1")
+        elif theirs["name"] != "diffi2i_s1" or theirs["prior"] == "zero":
+            raise UserError(f"method.init={config.init} has no prior to go on with: name a run of method=diffi2i_s1")
         # The denoiser belongs to stage 2 alone.
         check_same_model(config, init, () if theirs["name"] == "diffi2i_s2" else ("denoiser_layers",))
 
@@ -177,7 +179,7 @@ class DiffI2IS2(Method):
         if "other" not in batch:
             return {}
         other = batch["other"]
-        return {"exchanged": self.restore(batch, self.prior(other, self.noise(other)))}
+        return {"prior_dependence": self.restore(batch, self.prior(other, self.noise(other)))}
 
     def parts(self) -> dict[str, nn.Module]:
         denoiser = {} if self.denoiser is None else {"denoiser": self.denoiser}
@@ -220,10 +222,22 @@ def schedule_of(diffusion: Diffusion) -> Schedule:
         raise UserError(f"method.diffusion: {error}") from error
 
 
+def sampler_of(options: Stage2Options) -> Sampler:
+    """Tried on a single number. Raises `UserError`: there is no such sampler, or its steps do not fit the schedule."""
+    sampler: Sampler = build(options.sampler, "method.sampler")
+    try:
+        sampler(lambda x, _: x, torch.zeros(1), schedule_of(options.diffusion), lambda _: torch.zeros(1))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"method.sampler: {error}") from error
+    return sampler
+
+
 def check_same_prior(config: Config, theirs: dict[str, Any], options: Stage2Options) -> None:
     """Raises `UserError` where a stage 2 is to go on with another prior or diffusion than it learnt."""
     if (theirs["prior"] == "none") != (options.prior == "none"):
-        raise UserError(f"method.init={config.init} has method.prior={theirs['prior']}: write it here too")
+        raise UserError(
+            f"method.init={config.init} has method.prior={theirs['prior']}: write method.prior={theirs['prior']}"
+        )
     if options.prior == "none":
         return
     for key, value in asdict(options.diffusion).items():

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.build import micro_batches
-from diffi2i.config import typed_options
+from diffi2i.config.compose import typed_options
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
+from diffi2i.kinds.kind import kind_of
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.batch import Batch, network_input
 from diffi2i.methods.noise import Noise, noise_for, step_generator
 from diffi2i.methods.optimisation import optimisation, parameter_groups
-from diffi2i.schema import Config
+from diffi2i.models.diffi2i import check_same_model
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Method(L.LightningModule):
     """
 
     Options: ClassVar[type] = NoOptions
-    sees_target: ClassVar[bool] = False
+    sees_target: bool = False
     trains: ClassVar[bool] = True
 
     def __init__(self, config: Config, init: "Method | None" = None) -> None:
@@ -49,7 +50,7 @@ class Method(L.LightningModule):
         self.config = config
         self.options: Any = typed_options(self.Options, config)
         self.task_loss: TaskLoss | None = None
-        self.micro_batches = micro_batches(config)
+        self.micro_batches = config.micro_batches
 
     # What a method is.
 
@@ -69,7 +70,7 @@ class Method(L.LightningModule):
         raise NotImplementedError
 
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Predictions under a changed condition. `exchanged`: under another image's prior."""
+        """Predictions under changed conditions. A record has by how much the true one is better, as `gains` by name."""
         return {}
 
     @property
@@ -98,9 +99,14 @@ class Method(L.LightningModule):
         Raises:
             UserError: a run from which this method cannot start, or options that do not fit the task.
         """
-        if init is not None and init.method["name"] != config.method["name"]:
-            mine, theirs = config.method["name"], init.method["name"]
-            raise UserError(f"method.init={config.init} is a run of {theirs}, from which no {mine} starts")
+        if init is None:
+            return
+        if (theirs := init.method["name"]) != (mine := config.method["name"]):
+            raise UserError(
+                f"method.init={config.init} is a run of {theirs}, from which no {mine} starts: "
+                f"name a run of method={mine}"
+            )
+        check_same_model(config, init)
 
     # The same for all.
 
@@ -203,14 +209,14 @@ class Method(L.LightningModule):
         views = [(size, flip) for size in task.protocol.sizes for flip in (False, True)[: 1 + task.protocol.flip]]
         if views == [(1.0, False)]:
             return self.predict(batch, noise)
-        total = torch.zeros(())
-        for size, flip in views:
+
+        def of_view(size: float, flip: bool) -> Tensor:
             side = [max(1, round(n * size)) for n in batch["input"].shape[-2:]]
             image = F.interpolate(batch["input"], side, mode="bilinear", antialias=True, align_corners=False)
             view = batch | {"input": image.flip(-1) if flip else image}
             view["target"] = batch["target"].flip(-1) if flip else batch["target"]
             output = self.predict(view, noise)
             output = output.flip(-1) if flip else output
-            output = F.interpolate(output, batch["target"].shape[-2:], mode="bilinear", align_corners=False)
-            total = total.to(output) + (output.softmax(1) if task.kind == "labels" else output) / len(views)
-        return total.log() if task.kind == "labels" else total
+            return F.interpolate(output, batch["target"].shape[-2:], mode="bilinear", align_corners=False)
+
+        return kind_of(task).average((of_view(size, flip) for size, flip in views), len(views))

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffi2i.config.schema import Config, TrainConfig
 from diffi2i.models.depther import Depther
 from diffi2i.models.segmenter import Segmenter
-from diffi2i.schema import Config, TrainConfig
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)  # SyncBatchNorm is a _BatchNorm, timm's LayerNorm2d a LayerNorm
 POSITIONS = ("position", "pos_embed")  # SeaFormer's position_q and position_k, Swin's relative_position_bias_table

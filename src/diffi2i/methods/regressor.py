@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from diffi2i.config.schema import Config
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.models.diffi2i import build_network
-from diffi2i.schema import Config
 
 
 class Regressor(Method):

@@ -107,6 +107,9 @@ class DepthScores:
             why = f"none of {seen} images has a valid depth between {self.min_depth} and {self.max_depth} m{where}"
         return {key: why for key, count in self.counts().items() if not count}
 
+    def per_class(self) -> None:
+        """None: there are no classes."""
+
     def reset(self) -> None:
         """Forget all images."""
         self.per_image = []

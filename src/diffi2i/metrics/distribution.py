@@ -41,7 +41,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import WeightsUnavailableError
 from diffi2i.metrics.spec import METRICS
-from diffi2i.runtime import of_all_ranks
+from diffi2i.run.hardware import of_all_ranks
 from diffi2i.weights import efficientnet_lite0, fid_inception
 
 # Network and preparation of its input: saved features are read only where both are still the same.

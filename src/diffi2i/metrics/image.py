@@ -23,11 +23,11 @@ from torchmetrics.functional.image.dists import _PATH_WEIGHT_DISTS, DISTSNetwork
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import vgg16
 
+from diffi2i.config.schema import ProtocolConfig
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import UserError, WeightsUnavailableError
 from diffi2i.metrics.distribution import DistributionScores
 from diffi2i.metrics.spec import METRICS, of_kind
-from diffi2i.schema import ProtocolConfig
 from diffi2i.weights import Net, lpips_trunk
 
 _SSIM_WINDOW = 11
@@ -155,6 +155,9 @@ class ImageScores:
                     why[key] = "no image came with a mask that has a hole"
         why |= self._missing
         return {key: why[key] for key, count in counts.items() if not count} | self._whole_set.reasons()
+
+    def per_class(self) -> None:
+        """None: there are no classes."""
 
     def reset(self) -> None:
         """Forget all images."""

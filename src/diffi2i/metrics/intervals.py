@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
-from diffi2i import runtime
 from diffi2i.metrics.spec import METRICS
+from diffi2i.run import hardware
 
 ImageRecord = dict[str, str | float]
 """The name of an image and its scores, as the score sheets' `per_image` has them."""
@@ -59,7 +59,7 @@ def interval_reason(key: str, values: Sequence[float]) -> str:
 def of_all_ranks(per_image: list[ImageRecord]) -> list[ImageRecord]:
     """The records of this and all other ranks, sorted by name. Collective under DDP, also for a rank without images."""
     return sorted(
-        (record for share in runtime.of_all_ranks(per_image) for record in share),
+        (record for share in hardware.of_all_ranks(per_image) for record in share),
         key=lambda record: str(record["name"]),
     )
 
@@ -74,14 +74,14 @@ def image_intervals(
         keys: the scores that there is a mean of.
 
     Returns:
-        `{key: [low, high]}`, and `{"intervals.<key>": why there is none}` for the other keys.
+        `{key: [low, high]}`, and `{key: why there is none}` for the other keys.
     """
     intervals, reasons = {}, {}
     for key in keys:
         values = [float(record[key]) for record in per_image if key in record]
         interval = None if METRICS[key].of_set else bootstrap_interval(values)
         if interval is None:
-            reasons[f"intervals.{key}"] = interval_reason(key, values)
+            reasons[key] = interval_reason(key, values)
         else:
             intervals[key] = list(interval)
     return intervals, reasons

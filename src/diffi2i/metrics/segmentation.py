@@ -15,9 +15,9 @@ from torchmetrics.aggregation import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from diffi2i.errors import UserError
+from diffi2i.kinds.spec import IGNORED
 from diffi2i.metrics.spec import METRICS, of_kind
 
-IGNORED = 255
 # What the records of images hold: of one image the mean accuracy says little.
 _OF_IMAGES = ("miou", "pixel_accuracy")
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Literal
 
-Kind = Literal["image", "labels", "depth", "cost", "gain"]
 Pixels = Literal["whole", "cropped", "luma", "hole"]
 
 FEW_IMAGES = 2048
@@ -25,7 +24,7 @@ class Metric:
     Attributes:
         key: its name in configurations and records.
         heading: what tables call it, without its direction.
-        kind: what is scored; or `cost` and `gain`, which have no arrow.
+        kind: what is scored, one of `kinds.spec`; or `cost` and `gain`, which have no arrow.
         function: `module:name` of what computes it (see `make`); empty for costs and gains.
         of: which pixels of an image its function sees: the `whole` image; `cropped` by the protocol's border; the
             `luma` of that; or the RGB values inside its `hole`, a vector.
@@ -41,7 +40,7 @@ class Metric:
 
     key: str
     heading: str
-    kind: Kind
+    kind: str
     function: str = ""
     of: Pixels = "whole"
     lower: bool = False
@@ -65,7 +64,7 @@ class Metric:
 
     def few(self, images: int) -> bool:
         """Whether it is a distance between sets of images, and so many are too few for it."""
-        return self.kind == "image" and self.of_set and images < FEW_IMAGES
+        return bool(self.weights) and self.of_set and images < FEW_IMAGES
 
     def make(self) -> Callable[..., Any]:
         """Imports its function, which returns one number.

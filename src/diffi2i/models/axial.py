@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffi2i.models.di2iformer import DynamicLayer, LayerNorm, prior_linear, shifted, start_small
-from diffi2i.models.encoders import Normalise
+from diffi2i.models.encoders import Normalise, check_drop_path
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POSITIONS = 16  # learned per axis, as in SeaFormer, and stretched to the axis at hand
@@ -174,6 +174,7 @@ class SeaEncoder(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        check_drop_path(drop_path)
         if not len(widths) - 1 == len(convs) == len(ratios) == len(attention):
             raise ValueError(
                 f"convs, ratios and attention must name the {len(widths) - 1} stages after the stem that widths has"

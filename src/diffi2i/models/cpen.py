@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class CPEN(nn.Module):
-    """Maps the input image, and in stage 1 also the ground truth, to the IPR Z.
+    """Maps the input image, and where it may see it also the ground truth, to the IPR Z.
 
     Args:
         in_channels: channels of the input image (3, or 4 where a mask is joined); 0 makes a CPEN_S1 that sees the

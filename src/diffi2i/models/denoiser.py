@@ -23,7 +23,7 @@ class Denoiser(nn.Module):
         last = nn.Linear(dim, dim)
         self.layers = nn.Sequential(*stack, last)
         self.apply(keep_variance)
-        # Stage 2 starts at Z-hat = 0 in the x0 form, near where stage 1 ended, and not at a Z of nothing's making.
+        # Training starts at Z-hat = 0 in the x0 form, near the Z that the network has learnt from, and not at any Z.
         nn.init.zeros_(last.weight)
 
     def forward(self, z_t: Tensor, time: Tensor, condition: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Depther(nn.Module):
         width: channels of the pyramid.
         bins: K.
         min_depth, max_depth: the range of the output in metres, 0 <= min_depth < max_depth.
-        prior_dim: 4C'; None makes the same network without a prior, a plain regressor.
+        prior_dim: 4C'; None makes the same network without a prior.
 
     Raises:
         ValueError: an empty range.

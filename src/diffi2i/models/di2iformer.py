@@ -5,7 +5,7 @@ depth-wise convolution, W_l linear.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,10 @@ class DynamicLayer(nn.Module):
         super().__init__()
         hidden = round(channels * expansion)
         if projection == "depthwise" and expansion != 1:
-            raise ValueError(f"a depth-wise projection keeps its width: expansion must be 1, got {expansion}")
+            raise ValueError(
+                f"a depth-wise projection keeps its width: expansion must be 1, got {expansion}; or write "
+                "projection=pointwise"
+            )
         self.attention = attention
         self.norm = LayerNorm(channels)
         self.W_c = nn.Conv2d(channels, 2 * hidden, 1)
@@ -172,9 +175,12 @@ class DI2Iformer(nn.Module):
         refinement: blocks at the finest level after the decoder.
         expansion, projection: see `DynamicLayer`.
         scale: enlargement of the tail, a sub-pixel convolution (Shi et al. 2016).
-        prior_dim: 4C'; None makes the same network without a prior, a plain regressor.
+        prior_dim: 4C'; None makes the same network without a prior.
 
     The network predicts the difference from the input image, enlarged bicubically where `scale` > 1.
+
+    Raises:
+        ValueError: sizes that cannot be.
     """
 
     def __init__(
@@ -189,8 +195,16 @@ class DI2Iformer(nn.Module):
         prior_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if len(blocks) != LEVELS:
-            raise ValueError(f"blocks must name {LEVELS} levels, got {list(blocks)}")
+        if not isinstance(width, int) or width <= 0 or width % 2:
+            raise ValueError(f"width={width} must be an even number above 0: each level's down-sampling halves it")
+        if len(blocks) != LEVELS or not all(isinstance(count, int) and count >= 0 for count in blocks):
+            raise ValueError(f"blocks must name {LEVELS} levels, got {list(blocks)}: write four counts, [2,1,1,1]")
+        if not isinstance(refinement, int) or refinement < 0:
+            raise ValueError(f"refinement={refinement} must be a number of blocks, 0 or more")
+        if not isinstance(expansion, (int, float)) or expansion <= 0:
+            raise ValueError(f"expansion={expansion} must be a number above 0")
+        if projection not in get_args(Projection):
+            raise ValueError(f"projection={projection}: choose one of {', '.join(get_args(Projection))}")
         widths = [width * 2**level for level in range(LEVELS)]
 
         def stack(count: int, channels: int) -> Stack:

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from hydra.utils import instantiate
 from torch import nn
 
+from diffi2i.config.build import build
+from diffi2i.config.schema import Config, ModelConfig, TaskConfig
 from diffi2i.errors import UserError
 from diffi2i.models.cpen import CPEN
 from diffi2i.models.di2iformer import DI2Iformer
-from diffi2i.schema import Config, ModelConfig, TaskConfig
 
 
 def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
@@ -22,8 +23,14 @@ def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
 
 
 def build_network(model: ModelConfig, prior: bool) -> nn.Module:
-    """The network from the input to the prediction, from its Hydra node: `forward(image, z)`, or `forward(image)`."""
-    network: nn.Module = instantiate(model.network, **({"prior_dim": 4 * model.cpen.channels} if prior else {}))
+    """The network from the input to the prediction, from its Hydra node: `forward(image, z)`, or `forward(image)`.
+
+    Raises:
+        UserError: sizes that its class refuses, or weights that cannot be had.
+    """
+    network: nn.Module = build(
+        model.network, "model.network", **({"prior_dim": 4 * model.cpen.channels} if prior else {})
+    )
     return network
 
 

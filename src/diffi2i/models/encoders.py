@@ -51,7 +51,7 @@ class TimmEncoder(nn.Module):
         drop_path: timm's stochastic depth rate.
 
     Raises:
-        ValueError: `name` is unknown or lacks a stage, or `pretrained` does not go with it.
+        ValueError: `name` is unknown or lacks a stage, or `pretrained` does not go with it; no such `drop_path`.
         WeightsUnavailableError: the weights cannot be had.
 
     `channels` are the widths of the returned maps; the sides of the image must be multiples of `multiple`.
@@ -61,6 +61,7 @@ class TimmEncoder(nn.Module):
         self, name: str, prior_dim: int | None, pretrained: Pretrained = "none", drop_path: float = 0.0
     ) -> None:
         super().__init__()
+        check_drop_path(drop_path)
         if pretrained not in get_args(Pretrained):
             raise ValueError(f"pretrained is {pretrained!r}; write one of {', '.join(get_args(Pretrained))}")
         cfg = published_cfg(name)
@@ -105,6 +106,12 @@ class TimmEncoder(nn.Module):
         """A hook that adds `shift` (B, channels) to the module's output at every pixel."""
         shift = shift[:, None, None, :] if self.channels_at_end else shift[:, :, None, None]
         return lambda _module, _inputs, output: output + shift
+
+
+def check_drop_path(rate: float) -> None:
+    """Raises `ValueError` for what is no probability of leaving out a block."""
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(f"drop_path={rate} is a probability in [0, 1): write 0.1")
 
 
 def published_cfg(name: str) -> Any:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffi2i.data.targets import IGNORED
+from diffi2i.kinds.spec import IGNORED
 
 
 def resize_nearest(target: Tensor, size: tuple[int, int]) -> Tensor:

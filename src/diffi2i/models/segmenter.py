@@ -34,7 +34,7 @@ class Segmenter(nn.Module):
         encoder: makes the encoder when called with `prior_dim` (in Hydra a node with `_partial_: true`).
         classes: number of classes.
         head_width: channels of the head.
-        prior_dim: 4C'; None makes the same network without a prior, a plain regressor.
+        prior_dim: 4C'; None makes the same network without a prior.
 
     The head works at stride 8: the encoder's second map is the detail, every coarser one gates it in turn. The
     encoder's first map, at stride 4, is only a step on the way.

@@ -11,10 +11,10 @@ from functools import cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from diffi2i import config
+from diffi2i.config import compose
+from diffi2i.config.schema import Config
 from diffi2i.run.identity import config_hash
 from diffi2i.run.rows import check_row, is_row, same_as
-from diffi2i.schema import Config
 
 # Relative, as `method.init` in the runs' configurations is: so a record does not depend on where the user works.
 RUNS = Path("outputs") / "runs"
@@ -93,11 +93,11 @@ def composed(overrides: tuple[str, ...]) -> Config | str:
 
     Without the seed among the overrides, which changes nothing else, since composing takes long.
     """
-    found = config.composed("train", overrides)
+    found = compose.completed(Config, "train", overrides)[1]
     method, budget = found.method, found.task.budgets.get(found.budget)
     if budget and not budget.get(method.role) and method.get("init") and is_row(method.init):
         return str(method.init)
-    return config.typed(Config, found)
+    return compose.typed(Config, found)
 
 
 def further(overrides: Sequence[str], row: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from diffi2i import config
+from diffi2i.config import compose
 from diffi2i.errors import UserError
 
 TABLE, COMMON = "table", "common"
@@ -16,7 +16,7 @@ TABLE, COMMON = "table", "common"
 
 def experiments_dir() -> Path:
     """The folder of experiments: `experiments/` of the checkout, or its copy inside the installed package."""
-    return config.conf_dir() / "experiment"
+    return compose.conf_dir() / "experiment"
 
 
 def table_names() -> list[str]:
@@ -53,9 +53,9 @@ def same_as(row: str) -> str | None:
 
 @cache
 def only_default(file: Path) -> str | None:
-    match found := OmegaConf.to_container(OmegaConf.load(file)):
-        case {"defaults": [str(other)]} if len(found) == 1:
-            return other
+    match OmegaConf.to_container(OmegaConf.load(file)):
+        case {"defaults": [str(other)], **rest} if not rest:
+            return other.removeprefix("/experiment/")
     return None
 
 

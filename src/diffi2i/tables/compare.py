@@ -1,64 +1,18 @@
-"""`diffi2i compare`: two records of scores image by image, which tells more than their two means."""
+"""Two records of scores image by image, which tells more than their two means."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from diffi2i.errors import UserError
 from diffi2i.metrics.intervals import paired_difference
 from diffi2i.metrics.spec import METRICS
-from diffi2i.results import read_result, why_not_comparable, write_json
+from diffi2i.run.record import Record
 from diffi2i.tables.markdown import markdown
-from diffi2i.tables.runs import digits, label, number
-
-USE = "diffi2i compare <run> <run> [output=<file>.json], each a run, an eval folder or a JSON of diffi2i score"
+from diffi2i.tables.runs import digits, number
 
 
-def compare(arguments: Sequence[str]) -> dict[str, Any]:
-    """`diffi2i compare <a> <b>`: prints the table, and writes `output` if asked. Returns what it writes.
-
-    Raises:
-        UserError: not two places, a place without record, or records that do not compare.
-    """
-    outputs = [text.removeprefix("output=") for text in arguments if text.startswith("output=")]
-    places = [text for text in arguments if not text.startswith("output=")]
-    if len(places) != 2 or len(outputs) > 1:
-        raise UserError(f"compare needs two runs: {USE}")
-    if outputs and (Path(outputs[0]).suffix != ".json" or not Path(outputs[0]).parent.is_dir()):
-        raise UserError(f"output={outputs[0]}: write a file name that ends in .json, in a folder that exists")
-    a, b = (read_scores(Path(place)) for place in places)
-    found = comparison(a, b, places)
-    # A run may be scored under other settings than its own; a score of folders does not say what made them.
-    shown = [f"{place} ({label(of)})" if "prior" in of else place for place, of in zip(places, (a, b), strict=True)]
-    print(f"\nA: {shown[0]}\nB: {shown[1]}\n{found['task']}, {found['n_images']} images\n")
-    print(comparison_table(found["metrics"]))
-    print("\nbetter, worse, equal: images of B against A; interval: bootstrap over the images; p: two-sided sign test")
-    if outputs:
-        write_json(Path(outputs[0]), found)
-    return found
-
-
-def read_scores(place: Path) -> dict[str, Any]:
-    """The record in a run directory, in the folder of an evaluation, or in a JSON file.
-
-    Raises:
-        UserError: there is none, or it does not hold the scores of each image.
-    """
-    if place.is_file() and place.name != "result.json":
-        try:
-            record: Any = json.loads(place.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{place}: not a readable JSON file ({error}); write it anew by diffi2i score") from error
-    else:
-        record = read_result(place.parent if place.is_file() else place)
-    if not isinstance(record, dict) or not {"task", "protocol", "metrics", "per_image"} <= record.keys():
-        raise UserError(f"{place} holds no scores of each image: {USE}")
-    return record
-
-
-def comparison(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def comparison(a: Record, b: Record, names: Sequence[str]) -> dict[str, Any]:
     """Compares two records; `names` are what to call them.
 
     Returns:
@@ -69,26 +23,22 @@ def comparison(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str])
         UserError: their tasks, protocols or images differ.
     """
     check_comparable(a, b, names)
-    # How much a network uses its prior is no measure of its images.
-    keys = [key for key in {**a["metrics"], **b["metrics"]} if key != "prior_dependence"]
     return {
         "a": names[0],
         "b": names[1],
-        "task": a["task"],
-        "n_images": len(a["per_image"]),
-        "metrics": {key: of_metric(key, a, b, names) for key in keys},
+        "task": a.task,
+        "n_images": len(a.images),
+        "metrics": {key: of_metric(key, a, b, names) for key in a.scores | b.scores},
     }
 
 
-def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raises `UserError` unless the records compare (see `results.why_not_comparable`) and name the same images."""
+def check_comparable(a: Record, b: Record, names: Sequence[str]) -> None:
+    """Raises `UserError` unless the records compare (see `Record.comparable`) and name the same images."""
     both = f"{names[0]} and {names[1]} do not compare"
-    if why := why_not_comparable(a, b):
+    if why := a.comparable(b):
         raise UserError(f"{both}: {why}")
-    check_same_images(
-        {record["name"] for record in a["per_image"]}, {record["name"] for record in b["per_image"]}, names
-    )
-    if not a["per_image"]:
+    check_same_images({str(image["name"]) for image in a.images}, {str(image["name"]) for image in b.images}, names)
+    if not a.images:
         raise UserError(f"{both}: no image was scored")
 
 
@@ -102,17 +52,17 @@ def check_same_images(a: set[str], b: set[str], names: Sequence[str], what: str 
         raise UserError(f"{what} must be the same on both sides: {'; '.join(lacking)}")
 
 
-def of_metric(key: str, a: Mapping[str, Any], b: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def of_metric(key: str, a: Record, b: Record, names: Sequence[str]) -> dict[str, Any]:
     """One score's entry in `comparison`."""
-    means = [None if record["metrics"].get(key) is None else float(record["metrics"][key]) for record in (a, b)]
-    entry: dict[str, Any] = {"a": means[0], "b": means[1], "difference": None}
-    if means[0] is None or means[1] is None:
+    one, other = (record.scores[key].value if key in record.scores else None for record in (a, b))
+    entry: dict[str, Any] = {"a": one, "b": other, "difference": None}
+    if one is None or other is None:
         return entry
     if METRICS[key].of_set:
-        return entry | {"difference": means[1] - means[0]}
-    one, other = ({record["name"]: float(record[key]) for record in r["per_image"] if key in record} for r in (a, b))
-    check_same_images(set(one), set(other), names, f"images with {key}")
-    paired = asdict(paired_difference(list(one.values()), [other[name] for name in one], METRICS[key].lower))
+        return entry | {"difference": other - one}
+    ours, theirs = ({str(image["name"]): float(image[key]) for image in r.images if key in image} for r in (a, b))
+    check_same_images(set(ours), set(theirs), names, f"images with {key}")
+    paired = asdict(paired_difference(list(ours.values()), [theirs[name] for name in ours], METRICS[key].lower))
     return entry | {"difference": paired.pop("mean")} | paired
 
 

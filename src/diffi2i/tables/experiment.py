@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from diffi2i import config
+from diffi2i.config import compose
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, COSTS
 from diffi2i.run.rows import TABLE, experiments_dir, no_such, row_files, table_names
@@ -148,7 +148,8 @@ def load(name: str) -> Experiment:
 
 def starts_from(file: Path) -> str | None:
     """The row or run directory that a row's run starts from."""
-    return OmegaConf.select(OmegaConf.load(file), "method.init")
+    init: str | None = OmegaConf.select(OmegaConf.load(file), "method.init")
+    return init
 
 
 def read_settings(file: Path) -> Settings:
@@ -161,7 +162,7 @@ def read_settings(file: Path) -> Settings:
         assert isinstance(settings, Settings)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{file}: {explain(error)}") from error
-    tasks = [ALL_TASKS, *sorted(path.stem for path in (config.conf_dir() / "task").glob("*.yaml"))]
+    tasks = [ALL_TASKS, *sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))]
     if settings.task not in tasks:
         raise UserError(f"{file}: unknown task {settings.task}: write one of {', '.join(tasks)}")
     if not settings.columns:

@@ -65,7 +65,7 @@ def measured_with(table: Table) -> str:
 
 
 def y_label(cells: pd.DataFrame) -> str:
-    return cells.heading.iloc[0] + f"\n(† fewer than {FEW_IMAGES} images)" * bool(cells.few.any())
+    return str(cells.heading.iloc[0]) + f"\n(† fewer than {FEW_IMAGES} images)" * bool(cells.few.any())
 
 
 def scatter(figure: Figure, table: Table, measured: pd.DataFrame) -> None:

@@ -114,7 +114,7 @@ def compared(found: Found, better: str, worse: str, metric: str, dataset: str) -
 
 
 def verdict(d: Difference, metric: str) -> str:
-    """What the images say; nothing if they are few, or if interval, sign test and seeds do not agree on a difference."""
+    """What the images say; nothing if they are few, or if interval, sign test and seeds do not agree."""
     if d.paired is None:
         return f"{OPEN} (a score of the set: there are means, but no test)"
     if d.images < FEWEST:

@@ -1,4 +1,4 @@
-"""`diffi2i report`: all tables, figures and pictures of a budget as one HTML file that needs nothing beside it."""
+"""All tables, figures and pictures of a budget as one HTML file that needs nothing beside it."""
 
 import base64
 import io
@@ -11,13 +11,11 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
-from diffi2i.errors import UserError
 from diffi2i.tables import experiment
 from diffi2i.tables.remarks import merged
 from diffi2i.tables.table import Table
-from diffi2i.tables.write import HTML, TABLES, called, grouped, origins, template, words
+from diffi2i.tables.write import HTML, called, grouped, origins, template, words
 
-USE = "diffi2i report [budget=demo] [output=outputs/report.html]"
 # The largest picture in the report, in pixels: four of 240 beside each other.
 PICTURE = (960, 1600)
 
@@ -42,33 +40,6 @@ class Section:
     state: str = "not made yet"
     figure: Markup | None = None
     panels: list[Panel] = field(default_factory=list)
-
-
-def report(arguments: Sequence[str]) -> Path:
-    """Writes the report and says where. Returns its path.
-
-    Raises:
-        UserError: an unknown argument, no table at that budget, or a file that cannot be written.
-    """
-    given = {"budget": "demo", "output": "outputs/report.html"}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in given or not value:
-            raise UserError(f"report does not know '{argument}': {USE}")
-        given[key] = value
-    output, folder = Path(given["output"]), TABLES / given["budget"]
-    if output.suffix != ".html":
-        raise UserError(f"output={output}: write a file name that ends in .html")
-    if not list(folder.glob("*.json")):
-        raise UserError(f"{folder} holds no table: diffi2i table all budget={given['budget']} makes them")
-    text = page(sections_of(folder, given["budget"]), given["budget"])
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written: {error.strerror}") from error
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    return output
 
 
 def page(sections: Sequence[Section], budget: str) -> str:

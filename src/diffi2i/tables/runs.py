@@ -3,44 +3,12 @@
 from collections.abc import Mapping, Sequence
 from math import log10
 from pathlib import Path
-from typing import Any
 
 from diffi2i.errors import UserError
-from diffi2i.metrics.spec import COLUMNS, FEW_IMAGES, METRICS
-from diffi2i.results import read_result, why_not_comparable
+from diffi2i.metrics.spec import COLUMNS, FEW_IMAGES, GAINS, METRICS
+from diffi2i.run.record import Record, Score
 from diffi2i.run.rows import table_names
 from diffi2i.tables.markdown import markdown
-
-NAMES = {
-    "truth": "stage 1 (sees GT)",
-    "zero": "no prior",
-    "joint": "stage 2",
-    "none": "stage 2, no diffusion",
-    "traditional": "stage 2, traditional",
-}
-
-
-def label(record: dict[str, Any]) -> str:
-    """What the method is called, and under which settings of its own it was scored."""
-    settings = []
-    if record["stage"] == "pretrain" and record["init"]:
-        settings.append("trained on")
-    if record.get("budget") == "gan":
-        settings.append("GAN")
-    if record["timesteps"]:
-        settings.append(f"time steps {','.join(map(str, record['timesteps']))}")
-    if record.get("tlc_window"):
-        settings.append(f"TLC {record['tlc_window']}")
-    return ", ".join([NAMES[record["prior"]], *settings])
-
-
-def row(name: str, metrics: dict[str, Any], keys: Sequence[str], main: str, cost: Sequence[str]) -> list[str]:
-    # The prior dependence is counted in the main score.
-    return [
-        name,
-        *(number(metrics.get(key), digits(main if key == "prior_dependence" else key)) for key in keys),
-        *cost,
-    ]
 
 
 def digits(key: str) -> int:
@@ -48,44 +16,57 @@ def digits(key: str) -> int:
     return COLUMNS[key].digits + round(log10(COLUMNS[key].unit))
 
 
-def number(value: float | str | None, digits: int) -> str:
-    return value if isinstance(value, str) else "n/a" if value is None else f"{value:.{digits}f}"
+def number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
 
 
-def runs_table(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: the baseline, then a row per record.
+def runs_table(records: Sequence[Record]) -> str:
+    """Markdown: the baseline, then a row per record, each of a run.
 
     Raises:
-        UserError: the records do not compare; see `results.why_not_comparable`.
+        UserError: the records do not compare; see `Record.comparable`.
     """
     first = records[0]
     for record in records[1:]:
-        if why := why_not_comparable(first, record):
+        if why := first.comparable(record):
             raise UserError(f"these runs do not compare: {why}")
-    # What was asked for is shown also where it could not be had; earlier versions did not record what was asked.
-    asked = first["protocol"].get("metrics", [])
+    main, asked = first.main_metric, first.data.protocol["metrics"]
+    values = [values_of(record) for record in records]
+    # What was asked for is shown also where it could not be had.
     keys = [
         key
-        for key in (*METRICS, "prior_dependence")
+        for key in (*METRICS, *GAINS)
         if COLUMNS[key].overview
-        and any(key in record["metrics"] and (key in asked or record["metrics"][key] is not None) for record in records)
+        if any(key in own and (key in asked or own[key] is not None) for own in values)
     ]
-    of_images = first.get("constant") is None
-    head = ["", *(COLUMNS[key].titled for key in keys), "parameters", "s / image"]
-    main, baseline = first["main_metric"], {"prior_dependence": "", **first["baseline"]}
-    rows = [row("input itself" if of_images else "constant", baseline, keys, main, ["", ""])]
-    for record in records:
-        cost = [f"{record['parameters'] / 1e6:.2f} M", f"{record['seconds_per_image']:.3f}"]
-        rows.append(row(label(record), record["metrics"], keys, main, cost))
-    return markdown([head, *rows])
+    baseline = {key: score.baseline for key, score in first.scores.items()}
+    rows = [["", *(COLUMNS[key].titled for key in keys), "parameters", "s / image"]]
+    rows.append([first.data.baseline, *cells(baseline, keys, main), "", ""])
+    for record, own in zip(records, values, strict=True):
+        assert record.method
+        assert record.cost
+        cost = [f"{record.cost.parameters / 1e6:.2f} M", f"{record.cost.seconds_per_image:.3f}"]
+        rows.append([record.method.label, *cells(own, keys, main), *cost])
+    return markdown(rows)
 
 
-def few_images(metrics: Mapping[str, Any], n_images: Mapping[str, int]) -> list[str]:
+def values_of(record: Record) -> dict[str, float | None]:
+    """A run's scores, and its gains in the main one."""
+    return {key: score.value for key, score in record.scores.items()} | record.scores[record.main_metric].gains
+
+
+def cells(values: Mapping[str, float | None], keys: Sequence[str], main: str) -> list[str]:
+    # Gains are counted in the main score.
+    places = {key: digits(main if key in GAINS else key) for key in keys}
+    return [number(values[key], places[key]) if key in values else "" for key in keys]
+
+
+def few_images(scores: Mapping[str, Score]) -> list[str]:
     """A line for each distance between sets that is biased since the images are few."""
     return [
-        f"{metric.titled} of fewer than {FEW_IMAGES} images is biased: compare it over the same images only"
-        for key, metric in METRICS.items()
-        if metrics.get(key) is not None and metric.few(n_images[key])
+        f"{METRICS[key].titled} of fewer than {FEW_IMAGES} images is biased: compare it over the same images only"
+        for key, score in scores.items()
+        if score.value is not None and METRICS[key].few(score.n)
     ]
 
 
@@ -99,16 +80,18 @@ def print_table(run_dirs: Sequence[str]) -> None:
         raise UserError("table needs run directories: diffi2i table <run> <run> ...")
     if absent := [run_dir for run_dir in run_dirs if not Path(run_dir).exists()]:
         raise UserError(f"{absent[0]} is neither a run directory nor one of {', '.join(table_names())}")
-    records = [read_result(Path(run_dir)) for run_dir in run_dirs]
-    first = records[0]
-    images = max(first["n_images"].values())
-    print(f"\n{first['task']}, {first['dataset']['name']}, {images} held-out images, scale {first['scale']}\n")
-    print(runs_table(records))
-    for record in records:
-        for key, reason in record["reasons"].items():
-            if key in record["protocol"].get("metrics", []):
-                print(f"\n{key} n/a: {reason}")
-    for line in dict.fromkeys(line for record in records for line in few_images(record["metrics"], record["n_images"])):
+    records = {run_dir: Record.read(Path(run_dir)) for run_dir in run_dirs}
+    if scored := [run_dir for run_dir, record in records.items() if record.method is None]:
+        raise UserError(f"{scored[0]} holds scores of folders, not of a run: write diffi2i compare {scored[0]} <run>")
+    first = records[run_dirs[0]]
+    images = max(score.n for score in first.scores.values())
+    print(f"\n{first.task}, {first.data.dataset}, {images} held-out images, budget {first.budget}\n")
+    print(runs_table(list(records.values())))
+    for record in records.values():
+        for key, score in record.scores.items():
+            if score.value is None and key in record.data.protocol["metrics"]:
+                print(f"\n{key} n/a: {score.why_not}")
+    for line in dict.fromkeys(line for record in records.values() for line in few_images(record.scores)):
         print(f"\n{line}")
     panel = Path(run_dirs[-1]) / "panel.png"
     if panel.is_file():

@@ -195,7 +195,7 @@ def baseline(experiment: Experiment, found: Found, paper: Columns, here: Columns
     cells = [cell(column, facts) for column in paper]
     for column in here:
         keys = [(row.name, column.dataset, column.metric) for row in experiment.rows]
-        numbers = next((scores.loc[key].to_dict() for key in keys if key in scores.index), {})
+        numbers: dict[str, Any] = next((scores.loc[key].to_dict() for key in keys if key in scores.index), {})
         cells.append(cell(column, facts, **numbers))
     return cells
 

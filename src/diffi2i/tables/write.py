@@ -38,7 +38,7 @@ INTERVALS = (
     "about other data or budgets."
 )
 NO_CLAIM = "No two rows that the paper puts in order are run here: nothing to check."
-SPECIAL = {
+SPECIAL: dict[str, str | int | None] = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "~": r"\textasciitilde{}",
@@ -72,9 +72,7 @@ class Dialect:
         return mark.format(self.escape(cell.text)) + (self.rest.format(self.escape(after)) if after else "")
 
 
-MARKDOWN = Dialect(
-    lambda text: text.translate(str.maketrans({"*": r"\*", "<": r"\<", "|": r"\|"})), "**{}**", "<u>{}</u>"
-)
+MARKDOWN = Dialect(lambda text: re.sub(r"([*<|])", r"\\\1", text), "**{}**", "<u>{}</u>")
 LATEX = Dialect(lambda text: text.translate(str.maketrans(SPECIAL)), r"\textbf{{{}}}", r"\underline{{{}}}")
 HTML = Dialect(escape, "<strong>{}</strong>", "<u>{}</u>", '<span class="counts">{}</span>')
 
@@ -175,7 +173,10 @@ def origins(provenance: Mapping[str, Sequence[str]], seconds: Mapping[str, float
 def to_markdown(table: Table, pictures: Sequence[str] = ()) -> str:
     """The whole page. `pictures` are files beside it that are shown first."""
     wide = grid(table, MARKDOWN)
-    rows = [["", *map(": ".join, wide.columns)], *([label, *line] for label, line in zip(wide.index, wide.to_numpy()))]
+    rows = [
+        ["", *map(": ".join, wide.columns)],
+        *([label, *line] for label, line in zip(wide.index, wide.to_numpy(), strict=True)),
+    ]
     return template("table.md.j2", MARKDOWN).render(
         words(table), pictures=pictures, grid=markdown(rows), markdown=markdown
     )
@@ -198,7 +199,8 @@ def to_csv(table: Table) -> str:
     cells = table.cells[table.cells.text != ""].astype({"images": "Int64", "seeds": "Int64"}).drop(columns="digits")
     cells.insert(0, "table", table.name)
     cells.insert(1, "budget", table.budget)
-    return cells.to_csv(index=False)
+    text: str = cells.to_csv(index=False)
+    return text
 
 
 def words(table: Table) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+"""Scoring a method: at the end of training, and by `diffi2i eval`."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from diffi2i.callbacks.scores import ValidationScores, as_scores
+from diffi2i.callbacks.targets import TargetsSeen
+from diffi2i.config.checks import check_held, check_source
+from diffi2i.config.compose import METHOD_KEYS
+from diffi2i.config.schema import Config, EvalConfig
+from diffi2i.data.build import build_data
+from diffi2i.data.datamodule import ImageDataModule
+from diffi2i.errors import UserError
+from diffi2i.kinds.kind import kind_of
+from diffi2i.methods.batch import Batch
+from diffi2i.methods.method import Method
+from diffi2i.metrics.cost import latency, multiply_accumulates, parameters, peak_memory_mb
+from diffi2i.metrics.intervals import of_all_ranks
+from diffi2i.metrics.spec import METRICS
+from diffi2i.run.directory import load_method
+from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
+from diffi2i.run.provenance import provenance
+from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
+from diffi2i.run.state import working_on
+from diffi2i.tables.runs import print_table
+from diffi2i.weights import cache_dir
+
+
+def method_facts(method: Method, init: Init | None, settings: Sequence[str] = ()) -> MethodFacts:
+    """What the record says of the method; `settings` are those that an evaluation changed."""
+    config = method.config
+    own = [setting.removeprefix("method.") for setting in settings if setting.startswith("method.")]
+    return MethodFacts(
+        name=config.method["name"],
+        label=", ".join([method.label, *own]),
+        model=config.model.name,
+        sees_target=method.sees_target,
+        options={key: value for key, value in config.method.items() if key == "role" or key not in METHOD_KEYS},
+        settings=list(settings),
+        init=init,
+    )
+
+
+def score(
+    config: Config,
+    method: Method,
+    data: ImageDataModule,
+    output: Path,
+    facts: MethodFacts,
+    trained_on: str | None,
+    training: Training | None,
+    constant: float | None = None,
+) -> Record:
+    """Scores the validation images, saves pictures into `output` and returns the record. Collective under DDP.
+
+    `trained_on` is the hash of the training files; for `constant` see `Kind.naive`.
+    """
+    sheet = ValidationScores(
+        config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
+    )
+    targets = TargetsSeen(config)
+    trainer = new_trainer(
+        config.trainer,
+        callbacks=[sheet, targets],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.validate(method, data, verbose=False)
+    assert sheet.baseline is not None
+    assert sheet.pictures is not None
+    images, main = of_all_ranks(sheet.own.per_image), config.task.main_metric
+    scores = as_scores(sheet.own, sheet.values, images, sheet.baseline.compute())
+    scores[main] = replace(scores[main], gains=sheet.gains)
+    record = Record(
+        task=config.task.name,
+        budget=config.budget,
+        seed=config.seed,
+        main_metric=main,
+        method=facts,
+        data=DataFacts(
+            dataset=config.dataset.name,
+            train=trained_on,
+            val=data.val_manifest,
+            inputs=sheet.inputs_hash(),
+            degrade=config.task.degrade,
+            crop=config.train.val_crop,
+            crops=config.train.val_crops,
+            input_scale=config.task.scenes.input_scale,
+            protocol=asdict(config.task.protocol),
+            baseline="input itself" if constant is None else "constant",
+            constant=constant,
+        ),
+        scores=scores,
+        cost=cost(method, data),
+        training=training,
+        provenance=provenance(config),
+        images=images,
+        baseline_images=of_all_ranks(sheet.baseline.per_image),
+        classes=sheet.own.per_class(),
+    )
+    if trainer.is_global_zero:
+        for line in targets.lines:
+            print(line, flush=True)
+    if trainer.is_global_zero and sheet.pictures.rows:
+        sheet.pictures.panel().save(output / "panel.png")
+    return record
+
+
+def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
+    """Where the features of these very targets are kept for FID and its like; None where none is asked for."""
+    if not any(METRICS[metric].of_set for metric in config.task.protocol.metrics):
+        return None
+    crop = "whole" if config.train.val_crop is None else f"{config.train.val_crop}x{config.train.val_crops}"
+    return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"
+
+
+def cost(method: Method, data: ImageDataModule) -> Cost:
+    """Parameters at inference, and what the first validation image takes."""
+    trainer, parts = method.config.trainer, method.parts()
+    # Lightning leaves the network on the CPU when its Trainer is done.
+    method.to(device_of(trainer)).eval()
+    sample = data.val_set[0]
+    images = {key: value[None].to(method.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
+    batch: Batch = {**images, "name": [sample["name"]]}
+
+    def predict() -> torch.Tensor:
+        return method.predict(batch, method.noise(batch))
+
+    macs, calls = multiply_accumulates(predict), most_calls(predict, parts)
+    with autocast_of(trainer):
+        seconds, cpu_seconds = latency(predict, repeats=3)
+    return Cost(
+        parameters=parameters(*parts.values()),
+        macs=macs,
+        calls=calls,
+        seconds_per_image=seconds,
+        cpu_seconds=cpu_seconds,
+        peak_memory_mb=peak_memory_mb(),
+        measured_at=list(sample["target"].shape),
+    )
+
+
+@torch.no_grad()
+def most_calls(predict: Callable[[], object], parts: Mapping[str, nn.Module]) -> int:
+    """How often a prediction runs the part that it runs most: the network evaluations of a diffusion."""
+    calls: Counter[str] = Counter()
+    hooks = [part.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, part in parts.items()]
+    predict()
+    for hook in hooks:
+        hook.remove()
+    return max(calls.values(), default=0)
+
+
+def evaluate(config: EvalConfig) -> Path:
+    """`diffi2i eval`: writes `result.json` and pictures into `output`, prints the table. Returns `output`.
+
+    Raises:
+        UserError: no finished run, or images that do not fit its task.
+    """
+    run_dir = Path(config.run)
+    trained = Record.read(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
+    method = load_method(run_dir, config.set)
+    settings = method.config
+    settings.trainer = config.trainer
+    if config.dataset is not None:
+        target, task = config.dataset.target, settings.task
+        check_held(task.kind, task.name, target, config.dataset.name)
+        if target is not None and (classes := target.get("classes")) != task.classes:
+            raise UserError(f"dataset={config.dataset.name} has {classes} classes, the run {task.classes}")
+        settings.dataset = config.dataset
+        check_source(settings.dataset)
+        source = settings.dataset.source
+        if "val_root" in source and source.get("root") and not source["val_root"]:
+            # A folder named for evaluation is evaluated whole: nothing in it is trained on.
+            source |= {"val_root": source["root"], "root": None}
+    quiet()
+    data = build_data(settings)
+    data.check(splits=("val",))
+    kind_of(settings.task).check_targets(data.val_items, settings)
+    output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
+    output.mkdir(parents=True, exist_ok=True)
+    facts = method_facts(method, trained.method.init if trained.method else None, config.set)
+    on, constant = trained.data.train, trained.data.constant
+    with working_on(output):
+        score(settings, method, data, output, facts, on, trained.training, constant).write(output / "result.json")
+    print_table([str(output)])
+    return output

@@ -1,0 +1,86 @@
+"""`diffi2i predict`: restores a folder of images with a finished run."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+
+from diffi2i.config.schema import PredictConfig
+from diffi2i.data.degrade import has_holes
+from diffi2i.data.images import read_image, require_equal_sizes
+from diffi2i.data.scenes import network_size
+from diffi2i.data.sources import images_by_name
+from diffi2i.errors import UserError
+from diffi2i.kinds.kind import kind_of
+from diffi2i.kinds.spec import KINDS
+from diffi2i.methods.method import Method
+from diffi2i.run.directory import load_method
+from diffi2i.run.hardware import autocast_of, device_of
+
+
+def predict(config: PredictConfig) -> Path:
+    """Writes `<output>/<name>.png` for each image; files that cannot be read are named at the end.
+
+    Raises:
+        UserError: no such input, a method that needs the ground truth, a missing mask, or broken files.
+    """
+    method = load_method(Path(config.run))
+    if method.sees_target:
+        name = method.config.method["name"]
+        raise UserError(f"run={config.run} is of method={name}, which needs the ground truth: name a run of another")
+    files = images_at(Path(config.input))
+    masks = masks_for(files, config, needed=has_holes(method.config.task))
+    method = method.to(device_of(config.trainer)).eval()
+    method.config.task.protocol.seed = config.seed
+
+    output, broken = Path(config.output), []
+    output.mkdir(parents=True, exist_ok=True)
+    for name, file in track(files.items(), description="restoring"):
+        try:
+            restore(method, name, file, masks.get(name), config, output / f"{name}.png")
+        except UserError as error:
+            broken.append(str(error))
+    print(f"{len(files) - len(broken)} of {len(files)} images restored into {output}")
+    if broken:
+        raise UserError("; ".join(broken))
+    return output
+
+
+def restore(method: Method, name: str, file: Path, mask_file: Path | None, config: PredictConfig, target: Path) -> None:
+    task, image = method.config.task, read_image(file).to(method.device)
+    kind, size = kind_of(task), image.shape[-2:]
+    if KINDS[task.kind].dense:
+        scenes = task.scenes
+        seen = network_size(size, scenes.input_scale, scenes.short_side, scenes.long_side)
+        image = F.interpolate(image, seen, mode="bilinear", antialias=True, align_corners=False)
+    batch = {"input": image, "name": [name]}
+    if mask_file is not None:
+        mask = (read_image(mask_file)[:, :1].to(method.device) > 0.5).float()
+        require_equal_sizes(mask_file, mask, f"image {file}", image)
+        batch |= {"mask": mask, "input": image * (1 - mask)}
+    with torch.inference_mode(), autocast_of(config.trainer):
+        output = kind.final(method.predict(batch, method.noise(batch)), batch)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kind.save(output[0], size, target)
+
+
+def images_at(path: Path) -> dict[str, Path]:
+    """The images of a folder, or one file, by name. Raises `UserError` as `images_by_name` does."""
+    return {path.stem: path} if path.is_file() else images_by_name(path)
+
+
+def masks_for(files: dict[str, Path], config: PredictConfig, needed: bool) -> dict[str, Path]:
+    """The mask of each image. Raises `UserError` where one is missing, or given to a task without holes."""
+    if config.mask is None:
+        if needed:
+            raise UserError("inpainting needs the holes: write mask=<image or folder>, white = hole")
+        return {}
+    if not needed:
+        raise UserError(f"run={config.run} is not an inpainting run: leave out mask")
+    masks = images_at(Path(config.mask))
+    if len(files) == 1 and len(masks) == 1:
+        return dict(zip(files, masks.values(), strict=True))
+    if missing := [name for name in files if name not in masks]:
+        raise UserError(f"{config.mask} has no mask for {', '.join(missing[:3])}: give it the image's name")
+    return masks

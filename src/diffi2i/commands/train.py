@@ -1,0 +1,215 @@
+"""`diffi2i train`: from a checked configuration to a finished run directory."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from diffi2i.callbacks.counters import Counters
+from diffi2i.callbacks.guard import StopOnNonFinite
+from diffi2i.callbacks.progress import Progress
+from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.callbacks.showcase import Showcase
+from diffi2i.callbacks.timers import ProcessorTimer
+from diffi2i.commands.eval import method_facts, score
+from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data
+from diffi2i.data.datamodule import ImageDataModule
+from diffi2i.data.manifest import picture_role, shared_pictures
+from diffi2i.errors import UserError
+from diffi2i.kinds.kind import kind_of
+from diffi2i.methods.build import build_method
+from diffi2i.methods.build import check as check_method
+from diffi2i.methods.method import Method
+from diffi2i.metrics.spec import METRICS
+from diffi2i.run.directory import (
+    Checkpoint,
+    claim,
+    load_method,
+    load_weights,
+    origin_of,
+    read_checkpoint,
+    save_weights,
+)
+from diffi2i.run.ensure import ensure_before
+from diffi2i.run.files import read_json, write_json
+from diffi2i.run.hardware import is_first_rank, new_trainer, quiet
+from diffi2i.run.plan import place, planned
+from diffi2i.run.record import Init, Training
+from diffi2i.run.state import working_on
+from diffi2i.run.tracking import log_result, shows_pictures, tracking
+
+
+def train_planned(overrides: Sequence[str]) -> None:
+    """`diffi2i train`: what the run starts from where that is a row still to be trained, then the run itself.
+
+    Raises:
+        UserError: a configuration that cannot be, or a row before it that failed.
+    """
+    run = planned(overrides)
+    ensure_before(run)
+    with working_on(run.directory):
+        train(run.config)
+
+
+def train(config: Config) -> Path:
+    """Trains a method, or goes on where an interrupted run stopped, and scores it. Returns the run directory.
+
+    Raises:
+        UserError: the directory holds another run, or the data cannot be used; before any step is made.
+    """
+    quiet()
+    check_method(config)
+    kind, data = kind_of(config.task), build_data(config)
+    data.check()
+    kind.check_targets(data.val_items, config)
+    # Before the training: what it is made of decides whose the directory is, and a file may be gone when it ends.
+    origin = origin_of(config, data)
+    run_dir = Path(config.run_dir) if config.run_dir else place(config)
+    if not claim(run_dir, config, data, origin):
+        say(f"{run_dir} is finished: nothing to do (see {run_dir / 'result.json'})")
+        return run_dir
+
+    say_shared(config, data)
+    # Also before: a record must not fail for a training file that has gone by the end.
+    constant = kind.constant(data.train_items, config)
+
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    method = build_method(config, load_method(config.init) if config.init else None)
+    with tracking(config, run_dir) as logger:
+        training = finish_training(config, method, data, run_dir, logger)
+        facts = method_facts(method, origin["init"] and Init(**origin["init"]))
+        record = score(config, method, data, run_dir, facts, origin["train"], training, constant)
+        if is_first_rank():
+            record.write(run_dir / "result.json")
+            log_result(logger, record, run_dir)
+    return run_dir
+
+
+def finish_training(
+    config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None
+) -> Training:
+    """Leaves the averaged weights in `method` and in the directory, from wherever an interruption left it."""
+    weights, last = run_dir / "weights.safetensors", run_dir / "checkpoints" / "last.ckpt"
+    if weights.is_file():
+        say(f"scoring {config.method['name']} of {config.task.name} in {run_dir}")
+        load_weights(method, weights)
+        return Training(**read_json(run_dir / "training.json"))
+    made = read_checkpoint(last) if last.is_file() else None
+    if not method.trains:
+        made = Checkpoint(0, 0.0, 0.0, method.state_dict())
+    elif made is None or made.steps < config.train.steps:
+        say(f"{'resuming' if made else 'training'} {config.method['name']} of {config.task.name} in {run_dir}")
+        fit(config, method, data, run_dir, logger)
+        made = read_checkpoint(last)
+    # Lightning copies the average into the network at the end of a fit, which a training that was interrupted after its
+    # last step does not have: the last checkpoint holds the same weights in either case.
+    method.load_state_dict(made.weights)
+    origin = read_json(run_dir / "origin.json")
+    training = Training(
+        steps=made.steps,
+        network_steps=(origin["init"] or {}).get("network_steps", 0) + method.network_steps(made.steps),
+        seconds=made.seconds,
+        cpu_seconds=made.cpu_seconds,
+        loss=config.train.loss if method.task_loss else None,
+        changed=origin.get("changed", []),
+    )
+    if is_first_rank():
+        write_json(run_dir / "training.json", asdict(training))
+        save_weights(method, weights)
+    return training
+
+
+def fit(config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None) -> None:
+    """Trains, from the last checkpoint where there is one, and leaves one after the last step."""
+    last = run_dir / "checkpoints" / "last.ckpt"
+    trainer = build_trainer(config, method, run_dir, logger)
+    try:
+        trainer.fit(method, data, ckpt_path=str(last) if last.is_file() else None)
+    except SystemExit:
+        # Lightning turns Ctrl-C into exit(1) and so hides it from the command line.
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "batch normalisation has a single value per channel (one image a batch, one pixel at the coarsest level): "
+            f"write trainer.device_batch=2 or train.patch={2 * config.train.patch}"
+        ) from error
+
+
+def say_shared(config: Config, data: ImageDataModule) -> None:
+    """Says so where validation images are trained on too: their scores would flatter."""
+    shared = shared_pictures(data.manifests["train"], data.manifests["val"], picture_role(config.dataset.target))
+    if shared:
+        name, other = shared[0]
+        say(
+            f"{len(shared)} of {len(data.val_items)} validation images are trained on too, such as {name} "
+            f"({other} in train): their scores say nothing about new images"
+        )
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger | None) -> L.Trainer:
+    """Lightning's Trainer. An epoch is `train.epoch_steps` optimiser steps and ends with a checkpoint."""
+    train, trainer = config.train, config.trainer
+    # With a discriminator the method itself accumulates and clips the gradients of both networks.
+    manual = not method.automatic_optimization
+    main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
+    callbacks: list[Callback] = [
+        Counters(train.epoch_steps, config.micro_batches),
+        EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
+        StopOnNonFinite(),  # before the scores, which only refuse such predictions
+        ValidationScores(config.task, config.dataset.name),
+        # Without a monitored metric, the one checkpoint kept is the newest.
+        ModelCheckpoint(
+            checkpoints,
+            filename="last",
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+        ModelCheckpoint(
+            checkpoints,
+            filename="best",
+            monitor=f"val/{config.dataset.name}/{main}",
+            mode="min" if METRICS[main].lower else "max",
+            enable_version_counter=False,
+        ),
+        Timer(),
+        ProcessorTimer(),
+    ]
+    if shows_pictures(logger):
+        callbacks.append(Showcase(config))
+    if trainer.progress and sys.stdout.isatty():
+        callbacks.append(Progress())
+    return new_trainer(
+        trainer,
+        max_steps=train.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=1 if manual else config.micro_batches,
+        gradient_clip_val=None if manual else train.clip,
+        unused_parameters=manual or method.unused_parameters,
+        check_val_every_n_epoch=config.validation.every_epochs,
+        num_sanity_val_steps=0,
+        log_every_n_steps=min(50, train.epoch_steps),
+        callbacks=callbacks,
+        logger=logger or False,
+        enable_progress_bar=trainer.progress and sys.stdout.isatty(),
+        default_root_dir=run_dir,
+    )

@@ -1,0 +1,134 @@
+"""What the parts of a configuration may be together; each by itself is checked in `schema`."""
+
+from pathlib import Path
+from typing import Any
+
+from diffi2i.config.schema import Config, DatasetConfig, one_of
+from diffi2i.errors import UserError
+from diffi2i.kinds.spec import KINDS
+
+ROLES = ("fresh", "continued", "adversarial")
+
+
+def check_budget(plain: dict[str, Any]) -> None:
+    """The task has the budget, and the budget the method's role; of what Hydra composed, before it is looked up there.
+
+    Raises:
+        UserError: one line that says what to write.
+    """
+    budget, budgets, task = plain["budget"], plain["task"]["budgets"], plain["task"]["name"]
+    if budget not in budgets:
+        raise UserError(f"budget={budget}: choose one of {', '.join(budgets)}")
+    role = plain["method"]["role"]
+    if role not in ROLES:
+        raise UserError(f"method.role={role}: choose one of {', '.join(ROLES)}")
+    if not budgets[budget].get(role):
+        raise UserError(f"method.role={role}: task={task} has none at budget={budget}")
+
+
+def check_held(kind: str, task: str, target: dict[str, Any] | None, dataset: str) -> None:
+    """The dataset, of which `target` is the reader's node, holds what the task predicts."""
+    reader = None if target is None else str(target["_target_"]).rpartition(".")[2]
+    if reader != KINDS[kind].reader:
+        fitting = KINDS[kind].datasets
+        raise UserError(f"dataset={dataset} holds no {kind} for task={task}: write dataset= one of {fitting}")
+
+
+def check_dataset(task: dict[str, Any], dataset: dict[str, Any] | None) -> None:
+    """The dataset holds what the task predicts, and says of how many classes, unless the task does.
+
+    Raises:
+        UserError: one line that says what to write.
+    """
+    one_of("task.kind", task["kind"], list(KINDS))
+    written = isinstance(task["classes"], int)
+    if dataset is None:
+        if KINDS[task["kind"]].classes and not written:
+            raise UserError(f"task={task['name']} needs its classes: write dataset=<name> or task.classes=<number>")
+        return
+    check_held(task["kind"], task["name"], dataset["target"], dataset["name"])
+    held = (dataset["target"] or {}).get("classes")
+    if written and task["classes"] != held:
+        raise UserError(f"dataset={dataset['name']} has {held} classes, not {task['classes']}: leave out one of them")
+
+
+def check(config: Config) -> None:
+    """Refuses combinations that cannot be.
+
+    Raises:
+        UserError: one line that says what to write.
+    """
+    train, task = config.train, config.task
+    share = config.trainer.device_batch or -(-train.batch // config.world)
+    step = config.world * share
+    if train.batch % step:
+        raise UserError(
+            f"train.batch={train.batch} is not a multiple of devices x nodes x device_batch = {step}: "
+            f"write train.batch={-(-train.batch // step) * step}"
+        )
+    if train.patch % task.scale:
+        raise UserError(
+            f"train.patch={train.patch} must be a multiple of the task's scale: "
+            f"write train.patch={-(-train.patch // task.scale) * task.scale}"
+        )
+    if train.loss not in task.losses:
+        raise UserError(f"train.loss={train.loss}: choose one of {', '.join(task.losses)}")
+    check_phases(config)
+    check_kind(config)
+    check_source(config.dataset)
+    if config.run_dir is not None and Path(config.run_dir).is_file():
+        raise UserError(f"run_dir={config.run_dir} is a file: name a folder")
+
+
+def check_phases(config: Config) -> None:
+    """Later phases follow each other, and fit the crops' grid and the number of batches per optimiser step."""
+    scale, before = config.task.scale, 0
+    batches = config.world * config.micro_batches
+    for phase in config.train.phases:
+        if phase.step <= before or phase.patch <= 0 or phase.patch % scale or phase.batch <= 0:
+            raise UserError(
+                f"train.phases: step {phase.step}, patch {phase.patch}, batch {phase.batch}: steps must rise from 1, "
+                f"patches be multiples of {scale}, batches be above 0"
+            )
+        if phase.batch % batches:
+            raise UserError(
+                f"train.phases: batch {phase.batch} at step {phase.step} is not a multiple of the {batches} batches "
+                "that make up an optimiser step: use fewer devices, or a larger trainer.device_batch"
+            )
+        before = phase.step
+
+
+def check_kind(config: Config) -> None:
+    """The network predicts what the task asks for, from what the task makes of the photos; no setting is of another."""
+    task, kind = config.task.name, config.task.kind
+    network = str(config.model.network["_target_"]).rpartition(".")[2]
+    predicted = next((name for name, spec in KINDS.items() if spec.network == network), kind)
+    if predicted != kind:
+        raise UserError(
+            f"model={config.model.name} predicts {predicted}, task={task} {kind}: leave out model, or name one whose "
+            f"network is a {KINDS[kind].network}"
+        )
+    if not KINDS[kind].dense:
+        if config.task.degrade is None:
+            raise UserError(f"task={task} needs task.degrade, which makes its input")
+        if config.train.head_lr != 1:
+            raise UserError(f"train.head_lr={config.train.head_lr} belongs to labels and depth: write train.head_lr=1")
+        if config.dataset.train_box is not None:
+            raise UserError(f"dataset.train_box belongs to labels and depth, not to task={task}: leave it out")
+    else:
+        if config.train.degrade:
+            raise UserError(f"train.degrade belongs to images, not to task={task}: write train.degrade=null")
+        if config.dataset.augment != "flips_and_turns":
+            raise UserError(f"dataset.augment belongs to images, not to task={task}: leave it out")
+
+
+def check_source(dataset: DatasetConfig) -> None:
+    """The folders a dataset names exist."""
+    for key in ("root", "val_root"):
+        if key not in dataset.source:
+            continue
+        path = dataset.source[key]
+        if path is None and key == "root" and dataset.source.get("val_root") is None:
+            raise UserError(f"dataset={dataset.name} needs its folder: write root=<folder>")
+        if path is not None and not Path(path).is_dir():
+            raise UserError(f"{'' if key == 'root' else 'dataset.source.'}{key}={path} is not a folder")

@@ -1,0 +1,210 @@
+"""From Hydra overrides to a checked configuration.
+
+Hydra composes `conf/`; `load` turns the composition into the dataclasses of `schema`, or raises `UserError` with one
+line that says what to write instead. Nothing heavy is imported here.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffi2i.config.checks import check, check_budget, check_dataset
+from diffi2i.config.schema import Config, ScoreConfig
+from diffi2i.errors import UserError
+
+T = TypeVar("T")
+
+QUOTES = ("'", '"')
+METHOD_KEYS = ("_target_", "name", "init", "role")
+"""What every method's node has; the rest are options of its own."""
+
+
+def conf_dir() -> Path:
+    """The folder of Hydra configurations: `conf/` of the checkout, or its copy inside the installed package."""
+    package = Path(__file__).parents[1]
+    checkout = package.parents[1] / "conf"
+    return checkout if (checkout / "train.yaml").is_file() else package / "conf"
+
+
+def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
+    """Composes `conf/<name>.yaml` with Hydra `overrides` into a checked `schema`.
+
+    What a method's own options may be, which run it may start from, and what its networks may be, its class and theirs
+    check: `methods.build.check`.
+
+    Raises:
+        UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
+    """
+    return typed(schema, completed(schema, name, overrides)[1])
+
+
+def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
+    """The overrides as Hydra reads them, with the model that the task's budget names unless they name one, composed.
+
+    Raises:
+        UserError: see `load`.
+    """
+    overrides = [quoted_settings(override) for override in overrides]
+    composed = composition(schema, name, overrides)
+    if not issubclass(schema, Config) or any(override.startswith("model=") for override in overrides):
+        return overrides, composed
+    budgets: Any = OmegaConf.to_container(composed.task.budgets, resolve=False)
+    model = budgets.get(composed.budget, {}).get("model")
+    if model is None:
+        return overrides, composed
+    overrides = [*overrides, f"model={model}"]
+    return overrides, composition(schema, name, overrides)
+
+
+def quoted(text: str) -> str:
+    """The text as a string of Hydra's grammar."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def quoted_settings(override: str) -> str:
+    """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list."""
+    if not override.startswith("set=[") or not override.endswith("]"):
+        return override
+    entries, depth, quote = [""], 0, ""
+    for letter in override.removeprefix("set=[")[:-1]:
+        if quote or letter in QUOTES:
+            quote = "" if letter == quote else quote or letter
+        depth += 0 if quote else (letter in "[{(") - (letter in "]})")
+        if letter == "," and not depth and not quote:
+            entries.append("")
+        else:
+            entries[-1] += letter
+    bare = [entry.strip() for entry in entries if entry.strip()]
+    return f"set=[{','.join(entry if entry[0] in QUOTES else quoted(entry) for entry in bare)}]"
+
+
+def composition(schema: type, name: str, overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of `conf/<name>.yaml` and the overrides. Raises `UserError` in one line."""
+    register(schema, name)
+    with in_one_line(schema), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+def register(schema: type, name: str) -> None:
+    """Makes the dataclass the base of its root file, so that every key exists and has its type."""
+    ConfigStore.instance().store(f"{name}_schema", schema)
+
+
+def typed(schema: type[T], composed: DictConfig) -> T:
+    """Turns a composed configuration into a checked `schema`; see `load`."""
+    with in_one_line(schema):
+        # As a plain container, since a key added with `+` would slip through between typed nodes.
+        plain: Any = OmegaConf.to_container(composed, resolve=False)
+        if issubclass(schema, Config):
+            check_budget(plain)
+        if issubclass(schema, (Config, ScoreConfig)):
+            # Before `${dataset.target.classes}` is looked up in a dataset without.
+            check_dataset(plain["task"], plain["dataset"])
+        if issubclass(schema, ScoreConfig):
+            # These refer to keys of training.
+            plain["task"] |= {"optimizer": {}, "scenes": {}}
+            plain["dataset"] = plain["dataset"] and plain["dataset"] | {"source": {}}
+        config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # type: ignore[assignment]
+    if isinstance(config, Config):
+        check(config)
+    return config
+
+
+def typed_options(kind: type[T], config: Config) -> T:
+    """A method's own options as its dataclass. Raises `UserError`: unknown key, wrong type, or what `kind` refuses."""
+    own = {key: value for key, value in config.method.items() if key not in METHOD_KEYS}
+    with in_one_line(Config):
+        merged = OmegaConf.merge({"method": OmegaConf.structured(kind)}, {"method": own})
+        options: T = OmegaConf.to_object(merged)["method"]  # type: ignore[call-overload, index, assignment]
+    return options
+
+
+@contextmanager
+def in_one_line(schema: type) -> Iterator[None]:
+    """Turns errors of Hydra and OmegaConf about a configuration of `schema` into a `UserError` of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, schema)) from error
+
+
+def explain(error: BaseException, schema: type) -> str:
+    """One line for an error of Hydra or OmegaConf: the key, what is wrong, what to write."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}': write key=value (quote values with brackets or spaces for the shell)"
+    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
+        error = error.__cause__
+    lines = (str(error).strip() or str(error.__cause__) or type(error).__name__).splitlines()
+    first = lines[0].rstrip(".")
+    cause = str(error.__cause__ or "").splitlines()
+    key = getattr(error, "full_key", None) or ""
+    if match := re.search(r"Could not override '([^']+)'", first):
+        return unknown_key(match.group(1), schema)
+    if match := re.search(r"Key '([^']+)' (?:is )?not in", first):
+        return unknown_key(key or match.group(1), schema)
+    if match := re.search(r"Could not find '([^']+)'", first):
+        group, _, choice = match.group(1).rpartition("/")
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        if options:
+            return f"{group}={choice} is unknown: write {group}= one of {', '.join(options)}"
+    if "missing mandatory value" in first.lower():
+        missing = key or first.split(":")[-1].strip()
+        return f"{missing} is missing: write {missing}=<value>"
+    if key:
+        return f"{key}: {first[0].lower()}{first[1:]}"
+    return f"{first} ({cause[0]})" if cause and cause[0] not in first else first
+
+
+def unknown_key(key: str, schema: type) -> str:
+    """The line for a key that no schema has, with the nearest one that exists."""
+    if re.match(r"(train\.|task\.)?degrade\.", key):  # its keys are its class's arguments, which no schema knows
+        return f"unknown key '{key}': to add it, write a plus sign before it, +{key.removesuffix('._target_')}=..."
+    known = known_keys(schema)
+    if key.startswith("method."):
+        options = {path.stem: keys_of_method(path) for path in sorted((conf_dir() / "method").glob("*.yaml"))}
+        if having := [method for method, keys in options.items() if key in keys]:
+            return f"'{key}' is an option of method={' and '.join(having)}, not of this one: leave it out"
+        known += [key for keys in options.values() for key in keys]
+    namesakes = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or namesakes
+    return f"unknown key '{key}'" + (f": did you mean '{near[0]}'?" if near else "")
+
+
+def keys_of_method(file: Path) -> list[str]:
+    """All dotted keys of a method's file."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        keys = []
+        for name, child in node.items():
+            keys += [f"{prefix}{name}", *(walk(child, f"{prefix}{name}.") if isinstance(child, dict) else [])]
+        return keys
+
+    return walk(OmegaConf.to_container(OmegaConf.load(file)), "method.")
+
+
+def known_keys(schema: type, prefix: str = "") -> list[str]:
+    """All dotted keys of a schema."""
+    keys, hints = [], get_type_hints(schema)
+    for field in fields(schema):
+        keys.append(prefix + field.name)
+        if nested := nested_schema(hints[field.name]):
+            keys += known_keys(nested, f"{prefix}{field.name}.")
+    return keys
+
+
+def nested_schema(hint: Any) -> type | None:
+    """The dataclass that a field of this type holds, or None."""
+    kinds: Sequence[type] = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return next((kind for kind in kinds if is_dataclass(kind)), None)

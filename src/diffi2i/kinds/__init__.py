@@ -1,0 +1,1 @@
+"""What a prediction is: an image, labels or depth, a file each."""

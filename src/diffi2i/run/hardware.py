@@ -1,0 +1,92 @@
+"""Hardware and precision: what a configuration's `trainer` node means on this machine."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
+
+from diffi2i.config.schema import TrainerConfig
+from diffi2i.errors import UserError
+
+T = TypeVar("T")
+
+
+def new_trainer(trainer: TrainerConfig, unused_parameters: bool = False, **arguments: Any) -> L.Trainer:
+    """Lightning's Trainer on the configured hardware, in the configured precision.
+
+    `unused_parameters` tells DDP that some weights get no gradient in some backward passes, as with a discriminator.
+    On several GPUs batch normalisation is synchronised.
+
+    Raises:
+        UserError: this machine has no such hardware.
+    """
+    several = trainer.devices * trainer.num_nodes > 1
+    try:
+        return L.Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy="ddp_find_unused_parameters_true" if several and unused_parameters else trainer.strategy,
+            sync_batchnorm=several and device_of(trainer).type == "cuda",
+            precision="bf16-mixed" if uses_bf16(trainer) else "32-true",
+            # The project's samplers already divide the images among the processes.
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            **arguments,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+
+
+def of_all_ranks(own: T) -> list[T]:
+    """What each process has, this one included, by rank. Collective under DDP; anything that can be pickled."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [own]
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, own)
+    return shares
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes for all; true where there is only one."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
+def device_of(trainer: TrainerConfig) -> torch.device:
+    """The device of a command that uses one."""
+    wanted = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if wanted else "cpu")
+
+
+def uses_bf16(trainer: TrainerConfig) -> bool:
+    """Whether the networks run in bf16; `auto` says yes only where the processor multiplies bf16 natively."""
+    if trainer.precision != "auto":
+        return trainer.precision == "bf16"
+    if device_of(trainer).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and "avx512_bf16" in flags.read_text()
+
+
+def autocast_of(trainer: TrainerConfig) -> torch.autocast:
+    """The autocast context of a command without a Lightning Trainer."""
+    return torch.autocast(device_of(trainer).type, dtype=torch.bfloat16, enabled=uses_bf16(trainer))
+
+
+def quiet() -> None:
+    """Drops Lightning's advice that does not apply: the samplers and loader settings here are deliberate."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    expected = (
+        "does not have many workers",
+        "Trying to infer the `batch_size`",
+        "LeafSpec",
+        "sync_dist=True",
+        "exists and is not empty",
+    )
+    for text in expected:
+        warnings.filterwarnings("ignore", message=f".*{text}")

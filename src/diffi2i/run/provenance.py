@@ -1,0 +1,63 @@
+"""When and where a record was made: the code, the packages, the machine."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffi2i.config.schema import Config
+from diffi2i.run.identity import config_hash
+from diffi2i.run.record import Provenance
+
+PACKAGES = ("diffi2i", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this code lies in, with `+` where it has uncommitted changes; None outside git."""
+    try:
+        output = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return output.stdout.strip()
+
+
+def installed_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cpu": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def provenance(config: Config | None = None) -> Provenance:
+    """That of a record made now; `config` is the run's, None where there is none."""
+    return Provenance(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=git_commit(),
+        config_hash=config_hash(config) if config else None,
+        versions=installed_versions(),
+        hardware=hardware(),
+    )

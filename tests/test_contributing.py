@@ -1,0 +1,119 @@
+"""CONTRIBUTING.md's worked examples, as they stand on the page, in a copy of the checkout."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffi2i.run.record import Record
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "CONTRIBUTING.md"
+# A file's name, perhaps where in it, then its text.
+BLOCK = re.compile(r"^`([^`\n]+)`(?:, ([^\n]+))?\n\n```\w+\n(.*?)^```$", re.M | re.S)
+COMMAND = re.compile(r"^    (diffi2i .+)$", re.M)
+SMALL = ("model.cpen.channels=4", "model.cpen.blocks=1", "trainer=cpu", "trainer.precision=fp32", "logger=none")
+
+
+def section(title: str) -> str:
+    return re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.M)[titles().index(title) + 1]
+
+
+def titles() -> list[str]:
+    return re.findall(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), re.M)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name in ("src", "conf", "experiments"):
+        shutil.copytree(
+            ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "results")
+        )
+    return tmp_path
+
+
+def write(checkout: Path, title: str) -> list[str]:
+    """Puts a section's blocks where it says. Returns the files that it touches."""
+    files = []
+    for name, place, text in BLOCK.findall(section(title)):
+        file = checkout / name
+        files.append(name)
+        if place == "at the end":
+            file.write_text(f"{file.read_text()}\n\n{text}")
+        elif place:
+            (table,) = re.findall(r"in `(\w+)`", place)
+            before, start, after = file.read_text().partition(f"{table} = by_key(\n")
+            assert start
+            file.write_text(before + start + text + after)
+        else:
+            assert not file.exists()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    return files
+
+
+def run(checkout: Path, command: str, *more: str) -> str:
+    """Gives a command of the page, in the copy."""
+    environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
+    words = [sys.executable, "-m", *command.split(), *more]
+    done = subprocess.run(
+        words, cwd=checkout, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_method_is_two_files_and_a_row_is_one(checkout: Path) -> None:
+    files = write(checkout, "Add a method")
+    assert [Path(file).parts[0] for file in files] == ["src", "conf", "experiments"]
+    (command,) = COMMAND.findall(section("Add a method"))
+    run(checkout, command, *SMALL)
+    record = Record.read(checkout / "runs" / "unsharp")
+    assert record.method
+    assert (record.method.name, record.method.options["sigma"]) == ("unsharp", 1.0)
+    assert record.cost
+    assert record.cost.parameters == 1
+    planned = run(checkout, "diffi2i table table3 budget=smoke --dry-run")
+    assert "unsharp" in planned
+
+
+@pytest.mark.slow
+def test_a_dataset_is_one_file(checkout: Path) -> None:
+    assert write(checkout, "Add a dataset") == ["conf/dataset/portraits.yaml"]
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for kind in ("sharp", "soft"):
+            folder = checkout / "portraits" / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number:04}.png")
+    (command,) = COMMAND.findall(section("Add a dataset"))
+    run(checkout, command.replace("<folder>", "portraits"))
+    run(checkout, "diffi2i train task=deblur dataset=portraits root=portraits budget=smoke train.val_crop=null", *SMALL)
+
+
+@pytest.mark.slow
+def test_a_score_is_one_entry_and_its_function(checkout: Path) -> None:
+    assert write(checkout, "Add a score") == ["src/diffi2i/metrics/spec.py", "src/diffi2i/metrics/ms_ssim.py"]
+    (command,) = COMMAND.findall(section("Add a score"))
+    run(checkout, command, *SMALL, "train.val_crop=192")
+    score = Record.read(checkout / "runs" / "scored").scores["ms_ssim"]
+    assert score.value is not None
+    assert 0 < score.value < 1
+
+
+@pytest.mark.slow
+def test_a_task_is_one_file_and_a_degradation(checkout: Path) -> None:
+    assert write(checkout, "Add a task") == ["src/diffi2i/data/degrade.py", "conf/task/colour.yaml"]
+    (command,) = COMMAND.findall(section("Add a task"))
+    run(checkout, command, *SMALL)
+    record = Record.read(checkout / "runs" / "colour")
+    assert record.task == "colour"
+    assert record.scores["psnr"].value is not None

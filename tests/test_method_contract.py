@@ -1,0 +1,439 @@
+"""What every method of `conf/method/` promises on every task, and how a method joins from outside the package."""
+
+import re
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+import diffi2i
+from diffi2i.commands import train
+from diffi2i.commands.bench import bench
+from diffi2i.commands.eval import evaluate
+from diffi2i.commands.predict import predict
+from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.schema import BenchConfig, Config, EvalConfig, PredictConfig, TrainerConfig
+from diffi2i.errors import UserError
+from diffi2i.methods.batch import Batch
+from diffi2i.methods.build import build_method, check, new_method
+from diffi2i.methods.method import Method
+from diffi2i.methods.noise import Noise
+from tests.conftest import Make, awake, random_batch, small
+from tests.test_resume import record
+from tests.test_step import gan
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+CPU = TrainerConfig(accelerator="cpu", precision="fp32", progress=False)
+METHODS = sorted(file.stem for file in (conf_dir() / "method").glob("*.yaml"))
+TASKS = sorted(file.stem for file in (conf_dir() / "task").glob("*.yaml"))
+Made = Callable[[str, str], tuple[Method, Batch]]
+every = pytest.mark.parametrize(("name", "task"), [(name, task) for name in METHODS for task in TASKS])
+
+
+@pytest.fixture(scope="module")
+def made(images: Path) -> Made:
+    """`made(name, task)`: a method ready to train, with random weights where it starts at zero, and a batch."""
+
+    @cache
+    def first(name: str, task: str) -> Method:
+        loss = ("train.loss=l1",) if task == "realsr" else ()  # the weights of its own loss may be missing
+        torch.manual_seed(0)
+        return awake(build_method(load(Config, "train", [*small(task, images), f"method={name}", *loss])))
+
+    def copied(name: str, task: str) -> tuple[Method, Batch]:
+        method = deepcopy(first(name, task))
+        # Attention over a single position would teach nothing.
+        return method, random_batch(method.config, 64 if method.config.task.kind == "image" else 128)
+
+    return copied
+
+
+def shape_of(output: Tensor, batch: Batch, method: Method) -> None:
+    """Images have the target's shape; labels and depth are scored at its size, and may be smaller."""
+    task, (height, width) = method.config.task, batch["target"].shape[-2:]
+    assert output.dtype == torch.float32
+    if task.kind == "image":
+        assert output.shape == batch["target"].shape
+        return
+    assert output.shape[:2] == (len(batch["name"]), task.classes if task.kind == "labels" else 1)
+    assert 0 < output.shape[2] <= height
+    assert 0 < output.shape[3] <= width
+
+
+@every
+@torch.no_grad()
+def test_a_prediction_is_the_tasks_in_float32(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
+    method.eval()
+    plain = method.predict(batch, method.noise(batch))
+    shape_of(plain, batch, method)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = method.predict(batch, method.noise(batch))
+    shape_of(rounded, batch, method)
+    assert not torch.equal(rounded, plain)  # autocast was on
+
+
+@every
+@torch.no_grad()
+def test_a_prediction_depends_on_the_image_and_its_name_alone(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
+    method.eval()
+    state = torch.get_rng_state()
+    both = method.predict(batch, method.noise(batch))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(method.predict(batch, method.noise(batch)), both)
+    turned = {key: value.flip(0) if isinstance(value, Tensor) else value[::-1] for key, value in batch.items()}
+    torch.testing.assert_close(method.predict(turned, method.noise(turned)).flip(0), both, rtol=1e-3, atol=1e-4)
+    alone = {key: value[1:] for key, value in batch.items()}
+    torch.testing.assert_close(method.predict(alone, method.noise(alone)), both[1:], rtol=1e-3, atol=1e-4)
+
+
+@every
+@torch.no_grad()
+def test_it_sees_the_target_where_it_says_so(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
+    method.eval()
+    first, second = (
+        method.predict(seen, method.noise(seen)) for seen in (batch, batch | {"target": batch["target"].flip(-1)})
+    )
+    assert torch.equal(first, second) == (not method.sees_target)
+
+
+@every
+@torch.no_grad()
+def test_parts_hold_all_that_a_prediction_needs(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
+    method.eval()
+    before = method.predict(batch, method.noise(batch))
+    parts = method.parts()
+    for key, child in list(method.named_children()):
+        if child not in parts.values():
+            delattr(method, key)
+            setattr(method, key, None)
+    assert torch.equal(method.predict(batch, method.noise(batch)), before)
+    held = {id(weight) for part in parts.values() for weight in part.parameters()}
+    assert held == {id(weight) for weight in method.parameters()}
+    for key, part in parts.items():
+        kept = {key: value.clone() for key, value in part.state_dict().items()}
+        for weight in part.parameters():
+            weight.mul_(1.5)
+        assert not torch.equal(method.predict(batch, method.noise(batch)), before), key
+        part.load_state_dict(kept)
+
+
+@every
+def test_an_objective_draws_from_its_generator_alone(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
+    method.eval()  # without dropout, which draws from torch's own generator: training seeds it at every step
+
+    def objective(seed: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        return method.objective(batch, torch.Generator().manual_seed(seed))
+
+    state = torch.get_rng_state()
+    (terms, output), (again, same) = objective(1), objective(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert terms.keys() == again.keys()
+    assert all(torch.equal(term, again[key]) and term.shape == () for key, term in terms.items())
+    assert {term.dtype for term in terms.values()} <= {torch.float32}
+    assert output is not None
+    assert same is not None
+    assert torch.equal(output, same)
+    shape_of(output, batch, method)
+
+
+@every
+def test_gradients_reach_every_weight_that_trains(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
+    method.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+    trained = {key: weight for key, weight in method.named_parameters() if weight.requires_grad}
+    assert trained
+    assert not method.unused_parameters
+    assert [key for key, weight in trained.items() if weight.grad is None] == []
+    still = [key for key, weight in trained.items() if not (weight.grad is not None and weight.grad.any())]
+    if name == "no_prior":  # its Z is zero
+        still = [key for key in still if "W_l." not in key]
+    assert still == []
+    assert all(weight.grad is None for weight in method.parameters() if not weight.requires_grad)
+
+
+@every
+@torch.no_grad()
+def test_probes_are_predictions_under_another_image(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
+    method.eval()
+    output = method.predict(batch, method.noise(batch))
+    assert method.probes(batch, method.noise(batch)) == {}
+    other = {key: value.flip(0) if isinstance(value, Tensor) else value[::-1] for key, value in batch.items()}
+    probes = method.probes(batch | {"other": other}, method.noise(batch))
+    assert probes.keys() == ({"prior_dependence"} if name in ("diffi2i_s1", "diffi2i_s2") else set())
+    for probe in probes.values():
+        shape_of(probe, batch, method)
+        assert not torch.equal(probe, output)
+    # An image exchanged for itself changes nothing.
+    for probe in method.probes(batch | {"other": batch}, method.noise(batch)).values():
+        assert torch.equal(probe, output)
+    validated = method.validation_step(batch | {"other": other})
+    assert validated.keys() == {"output", *probes}
+    assert torch.equal(validated["output"], output)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_is_measured_without_what_its_losses_need(name: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("DIFFI2I_CACHE", str(tmp_path))
+    settings = ("task=inpainting", "budget=paper", "model=tiny", f"method={name}", "size=32", "repeats=1")
+    config = load(BenchConfig, "bench", [*settings, "trainer=cpu"])
+    with pytest.raises(UserError, match="ADE20K ResNet-50 unavailable"):
+        build_method(config)
+    bench(config)
+    printed = capsys.readouterr().out
+    parts = new_method(config).parts()
+    assert all(f"  {part} " in printed for part in parts)
+    size = sum(weight.numel() for part in parts.values() for weight in part.parameters())
+    assert f"in all {size / 1e6:14.3f} M parameters" in printed
+
+
+# --- the regressor, a guest --------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [(task, "own") for task in ("sisr", "inpainting", "segmentation", "depth")]
+    + [(task, "gan") for task in ("sisr", "inpainting")],
+)
+def test_a_regressor_trains_and_is_scored(make: Make, task: str, loss: str, tmp_path: Path) -> None:
+    settings = (f"task={task}", *(gan(task) if loss == "gan" else ()), "method=regressor")
+    own = {key: p for key, p in build_method(make("x", *settings)).named_parameters() if key.startswith("network.")}
+    run_dir = train.train(make("run", *settings))
+    found, weights = record(run_dir), load_file(run_dir / "weights.safetensors")
+    assert found.method.name == "regressor"
+    assert (found.training.steps, found.training.network_steps) == (4, 4)
+    assert isinstance(found.scores[found.main_metric].value, float)
+    assert found.scores[found.main_metric].gains == {}
+    assert own.keys() <= weights.keys()
+    assert all(key.startswith("network.") for key in weights), "a discriminator was kept"
+    assert found.cost.parameters == sum(weight.numel() for weight in own.values())
+    again = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, output=str(tmp_path / "again")))
+    assert record(again).scores == found.scores
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method=regressor", "method.tlc=true"], "'method.tlc' is an option of method=diffi2i_s1 and diffi2i_s2"),
+        (["method=diffi2i_s1", "method.prior_loss=l2"], "'method.prior_loss' is an option of method=diffi2i_s2"),
+        (["method=diffi2i_s1", "method.foo=1"], "unknown key 'method.foo'"),
+        (["method=diffi2i_s1", "method.priro=zero"], "unknown key 'method.priro': did you mean 'method.prior'?"),
+        (["method=diffi2i_s1", "+method.foo=1"], "unknown key 'method.foo'"),
+        (["method=regressor", "+method.tlc=true"], "'method.tlc' is an option of method=diffi2i_s1 and diffi2i_s2"),
+        (["method=diffi2i_s2", "+method.diffusion.foo=1"], "unknown key 'method.diffusion.foo'"),
+        (["method=diffi2i_s2", "method.prior_only=x"], "method.prior_only: value 'x' of type 'str' could not"),
+        (["method=diffi2i_s2", "method.prior_only=1.5"], "method.prior_only=1.5 is a fraction of the steps"),
+        (["method=diffi2i_s1", "method.tlc=maybe"], "method.tlc: value 'maybe' is not a valid bool"),
+        (["method=diffi2i_s2", "method.prior_loss=l3"], "method.prior_loss=l3: choose one of l1, l2, kl"),
+        (["method=diffi2i_s2", "method.diffusion.prediction=z"], "method.diffusion: prediction is 'z'; write one of"),
+        (["method=diffi2i_s2", "method.diffusion.steps=0"], "method.diffusion needs steps above 0"),
+        (["method=diffi2i_s2", "method.diffusion.beta_1=2"], "0 < beta_1 <= beta_T < 1, got 4, 2.0 and 0.99"),
+        (
+            ["method=diffi2i_s2", "method.sampler.steps=9"],
+            "method.sampler: steps=9 does not fit a schedule of 4 steps: write 1 to 4",
+        ),
+        (["method=diffi2i_s2", "method.sampler.steps=[2,3]"], "steps=[2, 3] must increase within 1..4 and end at 4"),
+        (["method=diffi2i_s2", "+method.sampler.eta=0.5"], "method.sampler: "),
+        (["method=diffi2i_s2", "method.sampler._target_=diffi2i.diffusion.samplers.foo"], "method.sampler: "),
+        (["method=regressor", "method._target_=diffi2i.methods.nothing.X"], "method._target_=diffi2i.methods.nothing"),
+        (["method=regressor", "method._target_=torch.nn.Linear"], "is no diffi2i.methods.method.Method"),
+        (["method=regresor"], "method=regresor is unknown: write method= one of diffi2i_s1, "),
+        (["method=regressor", "method.role=finetuned"], "method.role=finetuned: choose one of fresh, continued"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_one_line(
+    make: Make, overrides: Sequence[str], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as error:
+        train.train(make("run", *overrides))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_a_finished_one_of_its_task(make: Make) -> None:
+    first = train.train(make("first", "task=inpainting", "train.steps=2"))
+    for overrides, words in {
+        ("task=inpainting", "task.fill=smooth"): "was trained with task.fill=black: write the same",
+        ("task=deblur",): "was trained for task=inpainting: write task=inpainting",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            check(make("second", *overrides, f"method.init={first}"))
+    (first / "result.json").unlink()
+    with pytest.raises(UserError, match="is unfinished: run its `diffi2i train"):
+        check(make("second", "task=inpainting", f"method.init={first}"))
+
+
+def test_a_run_is_scored_under_settings_of_scoring_alone(make: Make) -> None:
+    first = train.train(make("s1", "train.steps=2"))
+    run = str(train.train(make("s2", "train.steps=2", "method=diffi2i_s2", f"method.init={first}")))
+    for change, words in {
+        "train.steps=3": "set=train.steps: not a setting under which a run can be scored",
+        "seed=1": "set=seed: not a setting",
+        "method.init=null": "set=method.init: not a setting",
+        "method.role=fresh": "set=method.role: not a setting",
+        "method._target_=torch.nn.Linear": "set=method._target_: not a setting",
+        "method.foo=1": "unknown key 'method.foo'",
+        "task.protocol.foo=1": "unknown key 'task.protocol.foo'",
+        "method.sampler.steps=9": "method.sampler: steps=9 does not fit a schedule of 4 steps",
+        "method.prior_loss=l3": "method.prior_loss=l3: choose one of l1, l2, kl",
+        "method.tlc=maybe": "method.tlc: value 'maybe' is not a valid bool",
+        "task.protocol.border=-1": "task.protocol.border=-1 must be 0 or more pixels",
+        "task.protocol.border=": "task.protocol.border",
+        "nonsense": "cannot read 'nonsense'",
+    }.items():
+        with pytest.raises(UserError) as error:
+            evaluate(EvalConfig(run=run, trainer=CPU, set=[change]))
+        assert words in str(error.value), change
+        assert "\n" not in str(error.value)
+
+
+# --- guests from elsewhere --------------------
+
+
+@dataclass
+class SharpenOptions:
+    """`sigma` of the blur in pixels, `amount` of what it took away that is put back on top."""
+
+    sigma: float = 1.0
+    amount: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.sigma <= 0:
+            raise UserError(f"method.sigma={self.sigma} must be above 0")
+
+
+class BlurThenSharpen(Method):
+    """Unsharp masking: nothing to train."""
+
+    Options: ClassVar[type] = SharpenOptions
+    options: SharpenOptions
+    trains = False
+
+    def predict(self, batch: Batch, noise: Noise) -> Tensor:
+        image = F.interpolate(batch["input"], scale_factor=self.config.task.scale, mode="bicubic", antialias=True)
+        blurred = gaussian_blur(image, [5, 5], [self.options.sigma])
+        sharpened: Tensor = image + self.options.amount * (image - blurred)
+        return sharpened
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {}
+
+
+class MatchMeans(Method):
+    """Learns by a term of its own alone, without L_task: one shift for each colour."""
+
+    def __init__(self, config: Any, init: "MatchMeans | None" = None) -> None:
+        super().__init__(config)
+        self.shift = nn.Conv2d(3, 3, 1, groups=3)
+        if init is not None:
+            self.load_state_dict(init.state_dict())
+
+    @classmethod
+    def judged(cls, options: Any) -> bool:
+        return False
+
+    def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], None]:
+        means = (self.shift(batch["input"]).mean((2, 3)), batch["target"].mean((2, 3)))
+        return {"loss_mean": F.mse_loss(*means)}, None
+
+    def predict(self, batch: Batch, noise: Noise) -> Tensor:
+        image = F.interpolate(batch["input"], scale_factor=self.config.task.scale, mode="bicubic")
+        output: Tensor = self.shift(image)
+        return output.float()
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"shift": self.shift}
+
+
+@pytest.fixture
+def sharpen(tmp_path: Path) -> tuple[str, str]:
+    """One class and one YAML file: a method of its own."""
+    folder = tmp_path / "conf" / "method"
+    folder.mkdir(parents=True)
+    (folder / "sharpen.yaml").write_text(
+        f"_target_: {__name__}.BlurThenSharpen\nname: sharpen\ninit: null\nrole: fresh\nsigma: 1.0\namount: 0.5\n"
+    )
+    return f"hydra.searchpath=[file://{folder.parent}]", "method=sharpen"
+
+
+@pytest.mark.parametrize("task", ["sisr", "deblur"])
+def test_a_method_without_training_is_scored_at_once(
+    make: Make, sharpen: tuple[str, str], task: str, images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    run_dir = train.train(make("run", *sharpen, f"task={task}"))
+    assert "step" not in capsys.readouterr().out
+    found = record(run_dir)
+    assert (found.method.name, found.cost.parameters) == ("sharpen", 0)
+    assert (found.training.steps, found.training.network_steps, found.training.loss) == (0, 0, None)
+    assert found.scores["psnr"].value != found.scores["psnr"].baseline
+    again = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, output=str(tmp_path / "again")))
+    assert record(again).scores == found.scores
+    other = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, set=["method.amount=0"], output=str(tmp_path / "plain")))
+    assert record(other).scores != found.scores
+    if task == "deblur":
+        assert record(other).scores["psnr"].value == pytest.approx(found.scores["psnr"].baseline, abs=1e-4)
+    assert train.train(make("run", *sharpen, f"task={task}")) == run_dir
+    assert "finished: nothing to do" in capsys.readouterr().out
+
+    file = sorted(images.iterdir())[0]
+    predict(PredictConfig(run=str(run_dir), input=str(file), output=str(tmp_path / "out"), trainer=CPU))
+    with Image.open(file) as image, Image.open(tmp_path / "out" / file.name) as output:
+        scale = found.data.protocol["border"] or 1  # of sisr the scale
+        assert output.size == (image.width * scale, image.height * scale)
+        assert np.asarray(output).std() > 0
+
+
+def test_its_options_are_checked_like_any_others(make: Make, sharpen: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match=r"method\.sigma=-1\.0 must be above 0"):
+        check(make("run", *sharpen, "method.sigma=-1"))
+    with pytest.raises(UserError, match=r"unknown key 'method\.radius'"):
+        check(make("run", *sharpen, "method.radius=1"))
+
+
+def test_a_method_without_l_task_trains_and_goes_on(make: Make, tmp_path: Path) -> None:
+    guest = ("method=regressor", f"method._target_={__name__}.MatchMeans", "method.name=means", "train.lr=0.1")
+    first = train.train(make("first", *guest))
+    found = record(first)
+    assert (found.method.name, found.cost.parameters) == ("means", 6)
+    assert (found.training.steps, found.training.loss) == (4, None)
+    second = train.train(make("second", *guest, "method.role=continued", f"method.init={first}"))
+    assert record(second).training.network_steps == 8
+    one, two = (load_file(run / "weights.safetensors") for run in (first, second))
+    assert one.keys() == two.keys() == {"shift.weight", "shift.bias"}
+    assert not torch.equal(one["shift.bias"], two["shift.bias"])
+    with pytest.raises(UserError, match="is a run of means, from which no regressor starts"):
+        check(make("third", "method=regressor", f"method.init={first}"))
+
+
+# --- who knows whom --------------------
+
+
+def test_no_method_is_named_outside_its_room() -> None:
+    """Tables and the command line's usage still name some."""
+    root = Path(diffi2i.__file__).parent
+    words = re.compile(rf"\b({'|'.join(METHODS)}|stage[ -][12])\b", re.IGNORECASE)
+    offenders = [
+        f"{file.relative_to(root)}:{number}: {line.strip()}"
+        for file in sorted(root.rglob("*.py"))
+        if file.relative_to(root).parts[0] not in ("methods", "tables", "cli.py")
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if words.search(line)
+    ]
+    assert offenders == []

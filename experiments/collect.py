@@ -11,11 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from diffi2i import cli
+from diffi2i.commands.table import asked, cells_of
+from diffi2i.config.compose import load
+from diffi2i.config.schema import TableConfig
 from diffi2i.errors import UserError
 from diffi2i.run.plan import RUNS
 from diffi2i.run.record import Record
 from diffi2i.run.state import read
-from diffi2i.tables.command import cells_of, parse
 from diffi2i.tables.draw import draw
 from diffi2i.tables.plan import in_order
 
@@ -23,7 +26,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> None:
-    request = parse(sys.argv[1:])
+    _, overrides = cli.parsed(cli.COMMANDS["table"], sys.argv[1:])
+    request = asked(load(TableConfig, "table", overrides))
     plans = [(experiment, cells_of(experiment, request)) for experiment in request.experiments]
     for run in in_order(cell for _, cells in plans for cell in cells):
         if not isinstance(read(run), Record):

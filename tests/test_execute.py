@@ -523,10 +523,10 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["table4", "seeds=none"], "seeds=none must be a whole number"),
-        (["table4", "jobs=0"], "jobs=0 must be a whole number"),
-        (["table4", "-m"], "does not know -m"),
-        (["--dry-run"], "needs the name of a table"),
+        (["table4", "seeds=none"], "seeds: value"),
+        (["table4", "jobs=0"], "jobs=0 must be above 0"),
+        (["table4", "-m"], "does not sweep: leave out -m"),
+        (["--dry-run"], "table needs run directories or experiments"),
         (["table99"], "no table 'table99': did you mean table9?"),
         (["table4", "outputs/demo"], "no table 'outputs/demo'"),
         (["table4", "budget=paper", "roots.set5=."], "write roots. and one of gopro, hide"),

@@ -262,8 +262,6 @@ def test_folders_of_any_name_reach_the_evaluation(path: str) -> None:
         ("smoke", ["experiment=small/v1"], {}, "name the table alone"),
         ("smoke", ["run_dir=x"], {}, "below outputs/runs"),
         ("smoke", ["train.bach=3"], {}, "did you mean 'train.batch'"),
-        ("smoke", ["model.denoiser_layers=2"], {}, "makes rows v3 and wide one and the same run"),
-        ("demo", [], {}, "budget=demo makes rows v3 and gan one and the same run"),
         ("smoke", [], {"set14": "."}, "belongs to budget=paper"),
         ("huge", [], {}, "budget=huge"),
         ("paper", [], {}, "write dataset=<name> root=<folder>"),

@@ -365,6 +365,14 @@ def test_what_failed_or_has_not_run_says_why() -> None:
     assert "Ours B, seed 0: n/a: not run yet; diffi2i table table99 budget=demo runs what is missing." in table.notes
 
 
+def test_rows_that_are_one_run_are_named() -> None:
+    found = entries(a=A, b=A)
+    files = {key: Path(f"run-of-seed{key[1]}") for key in found}
+    table = table_of(small(), Found(found, files), "demo", {})
+    assert table.notes.count("Ours A; Ours B: one and the same run here.") == 1
+    assert [run["file"] for run in table.runs] == ["run-of-seed0", "run-of-seed1"] * 2
+
+
 def test_one_failed_seed_leaves_the_mean_of_the_others() -> None:
     table = rendered(entries(a=[record([20.0]), Failure("no memory")]))
     assert column_of(table, "PSNR in hole ↑")["a"] == "20.00"

@@ -49,18 +49,11 @@ def plan(
         roots: at budget=paper the folder of each test set, by `Column.dataset`; sets without one are not scored.
 
     Raises:
-        UserError: an override that cannot be, or that makes two rows the same.
+        UserError: an override that cannot be.
     """
     check(experiment, budget, extra, roots or {})
     rows = [row for row in experiment.rows if row.run]
-    cells = [cell(experiment, row, budget, seed, extra, roots or {}) for seed in seeds for row in rows]
-    filled: dict[Path, Cell] = {}
-    for each in cells:
-        twin = filled.setdefault(each.record.directory, each)
-        if twin is not each:
-            given = " ".join(extra) or f"budget={budget}"
-            raise UserError(f"{experiment.name}: {given} makes rows {twin.row} and {each.row} one and the same run")
-    return cells
+    return [cell(experiment, row, budget, seed, extra, roots or {}) for seed in seeds for row in rows]
 
 
 def check(experiment: Experiment, budget: str, extra: Sequence[str], roots: Mapping[str, str]) -> None:

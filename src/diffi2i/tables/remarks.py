@@ -1,6 +1,7 @@
 """What is said around a table: warnings, notes, where its numbers come from."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -44,6 +45,7 @@ def notes(experiment: Experiment, found: Found, cells: pd.DataFrame, budget: str
     return [
         *([experiment.note.strip()] if experiment.note else []),
         *row_notes(experiment),
+        *same_notes(experiment, found),
         *state_notes(experiment, found, budget),
         *value_notes(experiment, found, cells),
     ]
@@ -56,6 +58,14 @@ def row_notes(experiment: Experiment) -> list[str]:
         if note := "; ".join(filter(None, ["" if row.run else PEER, row.note])):
             labels.setdefault(note, []).append(row.label)
     return [f"{'; '.join(those)}: {note}." for note, those in labels.items()]
+
+
+def same_notes(experiment: Experiment, found: Found) -> list[str]:
+    """Which rows are one and the same run under these settings."""
+    labels: dict[Path, dict[str, None]] = {}
+    for (row, _, _), file in found.files.items():
+        labels.setdefault(file, {})[experiment.labels[row]] = None
+    return distinct(f"{'; '.join(those)}: one and the same run here." for those in labels.values() if len(those) > 1)
 
 
 def state_notes(experiment: Experiment, found: Found, budget: str) -> list[str]:

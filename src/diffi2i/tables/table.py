@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from diffi2i.metrics.spec import COLUMNS, FEW_IMAGES, GAINS, METRICS
+from diffi2i.metrics.spec import COLUMNS, GAINS, METRICS
 from diffi2i.run.record import Record
 from diffi2i.run.state import Failure
 from diffi2i.tables.experiment import ALL_TASKS, Experiment, Row
@@ -245,10 +245,9 @@ def worth(experiment: Experiment, found: Found, row: Row) -> dict[str, float]:
     return gain.numbers(-1 if METRICS[metric].lower else 1) | {"images": images}
 
 
-def few(cells: pd.DataFrame) -> pd.Series:
-    """Which cells are distances between sets of fewer than `FEW_IMAGES`."""
-    distances = [key for key, metric in METRICS.items() if metric.of_set and metric.kind == "image"]
-    return cells.metric.isin(distances) & (cells.images < FEW_IMAGES)
+def few(cells: pd.DataFrame) -> list[bool]:
+    """Which cells are distances between sets of too few images."""
+    return [cell.metric in METRICS and METRICS[cell.metric].few(cell.images) for cell in cells.itertuples()]
 
 
 def marks(cells: pd.DataFrame) -> pd.Series:

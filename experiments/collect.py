@@ -1,6 +1,6 @@
-"""Keeps tables and the records behind them in experiments/results/<scale>/: what `diffi2i table` ran, without weights.
+"""Keeps tables and the records behind them in experiments/results/<budget>/: what `diffi2i table` ran, without weights.
 
-    python experiments/collect.py table7 scale=demo [seeds=3] [key=value ...]
+    python experiments/collect.py table7 budget=demo [seeds=3] [key=value ...]
 
 Takes the same words as `diffi2i table` and reads outputs/runs of the working folder. Trains nothing.
 """
@@ -11,20 +11,26 @@ import sys
 import tempfile
 from pathlib import Path
 
+from diffi2i import cli
+from diffi2i.commands.table import asked, cells_of
+from diffi2i.config.compose import load
+from diffi2i.config.schema import TableConfig
 from diffi2i.errors import UserError
-from diffi2i.tables.command import cells_of, parse
-from diffi2i.tables.plan import RUNS, in_order
-from diffi2i.tables.records import read
-from diffi2i.tables.write import write
+from diffi2i.run.plan import RUNS
+from diffi2i.run.record import Record
+from diffi2i.run.state import read
+from diffi2i.tables.draw import draw
+from diffi2i.tables.plan import in_order
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> None:
-    request = parse(sys.argv[1:])
+    _, overrides = cli.parsed(cli.COMMANDS["table"], sys.argv[1:])
+    request = asked(load(TableConfig, "table", overrides))
     plans = [(experiment, cells_of(experiment, request)) for experiment in request.experiments]
     for run in in_order(cell for _, cells in plans for cell in cells):
-        if not isinstance(read(run), dict):
+        if not isinstance(read(run), Record):
             raise UserError(f"{run.directory} has no sound record: run diffi2i table {' '.join(sys.argv[1:])} first")
         kept = RESULTS / run.directory.relative_to(RUNS)
         kept.mkdir(parents=True, exist_ok=True)
@@ -37,7 +43,7 @@ def main() -> None:
         RUNS.parent.mkdir()
         RUNS.symlink_to(RESULTS)
         for experiment, cells in plans:
-            files = write(experiment, cells, request.scale, RESULTS / request.scale)
+            files = draw(experiment, cells, request.budget, RESULTS / request.budget)
             print(f"{experiment.name}: {', '.join(map(str, files))}")
 
 

@@ -7,22 +7,24 @@ Reads the tables in experiments/results/demo and writes summary.md beside them, 
 
 import json
 from pathlib import Path
+from typing import Any
 
-from diffi2i.tables.formats import number, restored
+import pandas as pd
+
 from diffi2i.tables.markdown import markdown
-from diffi2i.tables.table import Cell, Line, Table
+from diffi2i.tables.table import BASELINE, HERE, Table
 
 RESULTS = Path(__file__).resolve().parent / "results" / "demo"
 EXPERIMENTS = {
     "table7": "inpainting, 64-pixel crops",
-    "sisr": "x4 super-resolution",
-    "realsr": "real-world x4",
-    "deblur": "deblurring",
-    "segmentation": "segmentation",
-    "depth": "depth",
+    "small-sisr": "x4 super-resolution",
+    "small-realsr": "real-world x4",
+    "small-deblur": "deblurring",
+    "small-segmentation": "segmentation",
+    "small-depth": "depth",
 }
 ROWS = {
-    "": "input itself, or a constant",
+    BASELINE: "input itself, or a constant",
     "none": "no prior",
     "s1": "stage 1 (sees GT)",
     "none-on": "no prior, trained on",
@@ -30,35 +32,34 @@ ROWS = {
     "v1": "V1, no diffusion",
     "v3": "V3, the paper's",
 }
+WITH_PRIOR = ("s1", "s1-on", "v1", "v3")
 
 
-def shown(cell: Cell) -> str:
+def shown(cell: Any) -> str:
     """The mean and its deviation over the seeds, of a difference the interval too."""
-    spread = "" if cell.sd is None else f" ± {cell.sd:.{cell.digits}f}"
-    if cell.interval is None:
-        return number(cell) + spread
-    low, high = (f"{end:+.{cell.digits}f}" for end in cell.interval)
-    return f"{cell.value:+.{cell.digits}f}{spread} [{low}, {high}]"
+    digits = cell.digits
+    spread = "" if pd.isna(cell.sd) else f" ± {cell.sd:.{digits}f}"
+    if pd.isna(cell.low):
+        return f"{cell.text}{spread}"
+    return f"{cell.value:+.{digits}f}{spread} [{cell.low:+.{digits}f}, {cell.high:+.{digits}f}]"
 
 
 def lines_of(table: Table) -> tuple[list[str], list[str]]:
     """The scores of an experiment's rows, and what the priors are worth there."""
-    by_name: dict[str, Line] = {line.name: line for line in table.lines}
-    main = by_name["v3"].main
-    score = next(i for i, head in enumerate(table.heads) if head.metric == main and head.group == "here")
-    worth = next(i for i, head in enumerate(table.heads) if head.metric == "prior_worth")
-    images = f"{by_name['v3'].cells[score].images} images, {by_name['v3'].cells[score].seeds} seeds"
-    name = f"{EXPERIMENTS[table.name]}: {table.heads[score].heading}, {images}"
-    scores = [name, *(shown(by_name[row].cells[score]) for row in ROWS)]
-    return scores, [name, *(shown(by_name[row].cells[worth]) for row in ("s1", "s1-on", "v1", "v3"))]
+    here = table.cells[table.cells.origin == HERE]
+    scores = {cell.row: cell for cell in here[here.metric == here.main].itertuples()}
+    worths = {cell.row: cell for cell in here[here.metric == "prior_worth"].itertuples()}
+    ours = scores["v3"]
+    name = f"{EXPERIMENTS[table.name]}: {ours.heading}, {ours.images:.0f} images, {ours.seeds:.0f} seeds"
+    return [name, *(shown(scores[row]) for row in ROWS)], [name, *(shown(worths[row]) for row in WITH_PRIOR)]
 
 
 def summary() -> str:
     """Both tables in Markdown."""
-    tables = [restored(json.loads(file.read_text())["table"]) for file in kept()]
+    tables = [Table.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in kept()]
     found = [lines_of(table) for table in tables]
     scores = markdown([["", *ROWS.values()], *(scores for scores, _ in found)])
-    head = ["what the prior is worth", *(ROWS[row] for row in ("s1", "s1-on", "v1", "v3"))]
+    head = ["what the prior is worth", *(ROWS[row] for row in WITH_PRIOR)]
     return f"{scores}\n\n{markdown([head, *(worths for _, worths in found)])}\n"
 
 

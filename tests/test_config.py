@@ -22,7 +22,7 @@ from diffi2i.data.dataset import Draw
 from diffi2i.errors import UserError
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.build import check, made, without_pretrained
+from diffi2i.methods.build import check, new_method, without_pretrained
 from diffi2i.methods.method import Method
 from diffi2i.metrics.cost import multiply_accumulates, parameters
 from diffi2i.models.diffi2i import build_cpen
@@ -175,7 +175,7 @@ def test_every_task_has_every_budget_and_its_parts_build(task: str, budget: str,
 def on_meta(config: Config) -> Method:
     """The method without values, which takes neither memory nor time."""
     with torch.device("meta"):
-        return made(without_pretrained(config))
+        return new_method(without_pretrained(config))
 
 
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
@@ -221,7 +221,7 @@ def test_paper_sizes_are_within_three_percent(overrides: list[str], millions: fl
 
 
 def test_base_needs_fewer_operations_than_diffir() -> None:
-    method = made(compose.load(BenchConfig, "bench", ["task=inpainting", "model=base"])).eval()
+    method = new_method(compose.load(BenchConfig, "bench", ["task=inpainting", "model=base"])).eval()
     images = {"input": torch.zeros(1, 3, 256, 256), "mask": torch.ones(1, 1, 256, 256)}
     batch: Batch = {"name": ["a"], **images}
     assert multiply_accumulates(lambda: method.predict(batch, method.noise(batch))) < 101e9 / 2

@@ -81,14 +81,14 @@ def logged(images: Path, tmp_path_factory: Any) -> dict[str, wandb_files.Run]:
     """An offline stage-2 run of one task of each kind, read back."""
     folder, runs = tmp_path_factory.mktemp("runs"), {}
     for task in ("inpainting", "segmentation", "depth"):
-        for stage in ("pretrain", "joint"):
-            settings = [*small(task, images), f"stage={stage}", f"run_dir={folder / task / stage}", "logger=wandb"]
+        for method in ("diffi2i_s1", "diffi2i_s2"):
+            settings = [*small(task, images), f"method={method}", f"run_dir={folder / task / method}", "logger=wandb"]
             if task != "inpainting":
                 settings.append("train.patch=64")
-            if stage == "joint":
-                settings.append(f"method.init={folder / task / 'pretrain'}")
+            if method == "diffi2i_s2":
+                settings.append(f"method.init={folder / task / 'diffi2i_s1'}")
             train.train(load(Config, "train", settings))
-        runs[task] = wandb_files.read(wandb_files.parts(folder / task / "joint")[0])
+        runs[task] = wandb_files.read(wandb_files.parts(folder / task / "diffi2i_s2")[0])
     return runs
 
 

@@ -24,13 +24,14 @@ from typing import Any
 import pytest
 
 from diffi2i import cli
+from diffi2i.commands import sweep
 from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
 from diffi2i.errors import UserError
 from diffi2i.run import ensure as ensuring
 from diffi2i.run.ensure import Durations, duration, ensure, ensure_before, total_duration
 from diffi2i.run.files import read_json
 from diffi2i.run.identity import config_hash
-from diffi2i.run.plan import RUNS, Run
+from diffi2i.run.plan import RUNS, Run, planned
 from diffi2i.run.record import Record
 from diffi2i.run.state import (
     Failure,
@@ -42,7 +43,6 @@ from diffi2i.run.state import (
     working_on,
     write_failure,
 )
-from diffi2i.tables import command
 from diffi2i.tables.draw import disagreements, found
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Cell
@@ -507,7 +507,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command.table(["table4", "budget=smoke", "seeds=2", "--dry-run"])
+    cli.main(["table", "table4", "budget=smoke", "seeds=2", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     first, second = (line.split() for line in lines[:2])
     assert first[0] == second[0] == "missing"
@@ -522,10 +522,10 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["table4", "seeds=none"], "seeds=none must be a whole number"),
-        (["table4", "jobs=0"], "jobs=0 must be a whole number"),
-        (["table4", "-m"], "does not know -m"),
-        (["--dry-run"], "needs the name of a table"),
+        (["table4", "seeds=none"], "seeds: value 'none'"),
+        (["table4", "jobs=0"], "jobs=0 must be above 0"),
+        (["table4", "-m"], "does not sweep: leave out -m"),
+        (["--dry-run"], "table needs run directories or experiments"),
         (["table99"], "no table 'table99': did you mean table9?"),
         (["table4", "outputs/demo"], "no table 'outputs/demo'"),
         (["table4", "budget=paper", "roots.set5=."], "write roots. and one of gopro, hide"),
@@ -546,6 +546,47 @@ def test_a_request_that_cannot_be_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The sweeps that a table starts, none of which is run: each leaves the records of its runs but for kl's seed 0."""
+    monkeypatch.chdir(tmp_path)
+    sweeps: list[list[str]] = []
+
+    def pretend(arguments: list[str], check: bool) -> None:
+        sweeps.append(arguments[arguments.index("-m", 2) + 1 :])
+        given = [text for text in sweeps[-1] if not text.startswith("hydra")]
+        for combination in sweep.combinations(given):
+            run = planned(combination)
+            if "experiment=table8/kl" in combination and run.config.seed == 0:
+                continue
+            run.directory.mkdir(parents=True, exist_ok=True)
+            base = record([20.0], run.config.seed, budget="smoke")
+            origin = replace(base.provenance, config_hash=config_hash(run.config))
+            replace(base, provenance=origin).write(run.directory / "result.json")
+
+    monkeypatch.setattr("diffi2i.commands.table.subprocess.run", pretend)
+    return sweeps
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema with the same name")
+def test_a_launcher_gets_what_is_missing_those_first_that_others_start_from(
+    sent: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["table8", "budget=smoke", "seeds=2", "launcher=joblib", "hydra.launcher.n_jobs=2", "trainer=cpu"]
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["table", *given])
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "budget=smoke", "trainer=cpu"]
+    assert sent == [
+        [*launcher, "experiment=table7/s1", "seed=0,1"],
+        [*launcher, "experiment=table7/v3,table8/l2,table8/kl", "seed=0,1"],
+    ]
+    assert "ended without a record under launcher=joblib" in capsys.readouterr().out
+    sent.clear()
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["table", *given])
+    assert sent == [[*launcher, "experiment=table8/kl", "seed=0"]]
 
 
 @pytest.mark.timeout(900)

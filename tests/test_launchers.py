@@ -153,6 +153,11 @@ def test_a_search_is_checked_before_its_first_trial(overrides: list[str], words:
         pytest.param(
             ["hydra/launcher=ray", "trainer=cpu", "trainer.devices=1,2"], "sweep over trainer in separate", marks=ray
         ),
+        pytest.param(
+            ["hydra/launcher=submitit_slurm", "trainer.devices=2", "experiment=table7/v1,table7/v3"],
+            "starts from inpainting-diffi2i_s1-.* or write hydra.launcher.tasks_per_node=1",
+            marks=submitit,
+        ),
     ],
 )
 def test_what_a_sweep_cannot_do_is_refused(overrides: list[str], words: str) -> None:

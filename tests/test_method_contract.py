@@ -1,8 +1,10 @@
 """What every method of `conf/method/` promises on every task, and how a method joins from outside the package."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,16 +19,17 @@ from torchvision.transforms.functional import gaussian_blur
 
 import diffi2i
 from diffi2i.commands import train
+from diffi2i.commands.bench import bench
 from diffi2i.commands.eval import evaluate
 from diffi2i.commands.predict import predict
-from diffi2i.config.compose import conf_dir
-from diffi2i.config.schema import EvalConfig, PredictConfig, TrainerConfig
+from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.schema import BenchConfig, Config, EvalConfig, PredictConfig, TrainerConfig
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.build import build_method, check
+from diffi2i.methods.build import build_method, check, new_method
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
-from tests.conftest import Make, awake, random_batch
+from tests.conftest import Make, awake, random_batch, small
 from tests.test_resume import record
 from tests.test_step import gan
 
@@ -34,16 +37,26 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 CPU = TrainerConfig(accelerator="cpu", precision="fp32", progress=False)
 METHODS = sorted(file.stem for file in (conf_dir() / "method").glob("*.yaml"))
 TASKS = sorted(file.stem for file in (conf_dir() / "task").glob("*.yaml"))
+Made = Callable[[str, str], tuple[Method, Batch]]
 every = pytest.mark.parametrize(("name", "task"), [(name, task) for name in METHODS for task in TASKS])
 
 
-def made(make: Make, name: str, task: str) -> tuple[Method, Batch]:
-    """The method, ready to train, with random weights in place of those that start at zero, and a batch of its task."""
-    loss = ("train.loss=l1",) if task == "realsr" else ()  # the weights of its own loss may be missing
-    config = make("run", f"task={task}", f"method={name}", *loss)
-    torch.manual_seed(0)
-    # Attention over a single position would teach nothing.
-    return awake(build_method(config)), random_batch(config, 64 if config.task.kind == "image" else 128)
+@pytest.fixture(scope="module")
+def made(images: Path) -> Made:
+    """`made(name, task)`: a method ready to train, with random weights where it starts at zero, and a batch."""
+
+    @cache
+    def first(name: str, task: str) -> Method:
+        loss = ("train.loss=l1",) if task == "realsr" else ()  # the weights of its own loss may be missing
+        torch.manual_seed(0)
+        return awake(build_method(load(Config, "train", [*small(task, images), f"method={name}", *loss])))
+
+    def copied(name: str, task: str) -> tuple[Method, Batch]:
+        method = deepcopy(first(name, task))
+        # Attention over a single position would teach nothing.
+        return method, random_batch(method.config, 64 if method.config.task.kind == "image" else 128)
+
+    return copied
 
 
 def shape_of(output: Tensor, batch: Batch, method: Method) -> None:
@@ -60,8 +73,8 @@ def shape_of(output: Tensor, batch: Batch, method: Method) -> None:
 
 @every
 @torch.no_grad()
-def test_a_prediction_is_the_tasks_in_float32(make: Make, name: str, task: str) -> None:
-    method, batch = made(make, name, task)
+def test_a_prediction_is_the_tasks_in_float32(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
     method.eval()
     plain = method.predict(batch, method.noise(batch))
     shape_of(plain, batch, method)
@@ -73,8 +86,8 @@ def test_a_prediction_is_the_tasks_in_float32(make: Make, name: str, task: str) 
 
 @every
 @torch.no_grad()
-def test_a_prediction_depends_on_the_image_and_its_name_alone(make: Make, name: str, task: str) -> None:
-    method, batch = made(make, name, task)
+def test_a_prediction_depends_on_the_image_and_its_name_alone(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
     method.eval()
     state = torch.get_rng_state()
     both = method.predict(batch, method.noise(batch))
@@ -88,8 +101,8 @@ def test_a_prediction_depends_on_the_image_and_its_name_alone(make: Make, name: 
 
 @every
 @torch.no_grad()
-def test_it_sees_the_target_where_it_says_so(make: Make, name: str, task: str) -> None:
-    method, batch = made(make, name, task)
+def test_it_sees_the_target_where_it_says_so(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
     method.eval()
     first, second = (
         method.predict(seen, method.noise(seen)) for seen in (batch, batch | {"target": batch["target"].flip(-1)})
@@ -99,8 +112,8 @@ def test_it_sees_the_target_where_it_says_so(make: Make, name: str, task: str) -
 
 @every
 @torch.no_grad()
-def test_parts_hold_all_that_a_prediction_needs(make: Make, name: str, task: str) -> None:
-    method, batch = made(make, name, task)
+def test_parts_hold_all_that_a_prediction_needs(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
     method.eval()
     before = method.predict(batch, method.noise(batch))
     parts = method.parts()
@@ -120,8 +133,8 @@ def test_parts_hold_all_that_a_prediction_needs(make: Make, name: str, task: str
 
 
 @every
-def test_an_objective_draws_from_its_generator_alone(make: Make, name: str, task: str) -> None:
-    method, batch = made(make, name, task)
+def test_an_objective_draws_from_its_generator_alone(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
     method.eval()  # without dropout, which draws from torch's own generator: training seeds it at every step
 
     def objective(seed: int) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -140,8 +153,8 @@ def test_an_objective_draws_from_its_generator_alone(make: Make, name: str, task
 
 
 @every
-def test_gradients_reach_every_weight_that_trains(make: Make, name: str, task: str) -> None:
-    method, batch = made(make, name, task)
+def test_gradients_reach_every_weight_that_trains(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
     method.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
     trained = {key: weight for key, weight in method.named_parameters() if weight.requires_grad}
     assert trained
@@ -156,8 +169,8 @@ def test_gradients_reach_every_weight_that_trains(make: Make, name: str, task: s
 
 @every
 @torch.no_grad()
-def test_probes_are_predictions_under_another_image(make: Make, name: str, task: str) -> None:
-    method, batch = made(make, name, task)
+def test_probes_are_predictions_under_another_image(made: Made, name: str, task: str) -> None:
+    method, batch = made(name, task)
     method.eval()
     output = method.predict(batch, method.noise(batch))
     assert method.probes(batch, method.noise(batch)) == {}
@@ -173,6 +186,21 @@ def test_probes_are_predictions_under_another_image(make: Make, name: str, task:
     validated = method.validation_step(batch | {"other": other})
     assert validated.keys() == {"output", *probes}
     assert torch.equal(validated["output"], output)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_is_measured_without_what_its_losses_need(name: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("DIFFI2I_CACHE", str(tmp_path))
+    settings = ("task=inpainting", "budget=paper", "model=tiny", f"method={name}", "size=32", "repeats=1")
+    config = load(BenchConfig, "bench", [*settings, "trainer=cpu"])
+    with pytest.raises(UserError, match="ADE20K ResNet-50 unavailable"):
+        build_method(config)
+    bench(config)
+    printed = capsys.readouterr().out
+    parts = new_method(config).parts()
+    assert all(f"  {part} " in printed for part in parts)
+    size = sum(weight.numel() for part in parts.values() for weight in part.parameters())
+    assert f"in all {size / 1e6:14.3f} M parameters" in printed
 
 
 # --- the regressor, a guest --------------------
@@ -259,12 +287,13 @@ def test_a_run_is_scored_under_settings_of_scoring_alone(make: Make) -> None:
         "train.steps=3": "set=train.steps: not a setting under which a run can be scored",
         "seed=1": "set=seed: not a setting",
         "method.init=null": "set=method.init: not a setting",
+        "method.diffusion.steps=8": "the run was trained with it: of its method write one of method.sampler",
         "method.role=fresh": "set=method.role: not a setting",
         "method._target_=torch.nn.Linear": "set=method._target_: not a setting",
         "method.foo=1": "unknown key 'method.foo'",
         "task.protocol.foo=1": "unknown key 'task.protocol.foo'",
         "method.sampler.steps=9": "method.sampler: steps=9 does not fit a schedule of 4 steps",
-        "method.prior_loss=l3": "method.prior_loss=l3: choose one of l1, l2, kl",
+        "method.prior_loss=l2": "set=method.prior_loss: the run was trained with it",
         "method.tlc=maybe": "method.tlc: value 'maybe' is not a valid bool",
         "task.protocol.border=-1": "task.protocol.border=-1 must be 0 or more pixels",
         "task.protocol.border=": "task.protocol.border",

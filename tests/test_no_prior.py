@@ -7,14 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from diffi2i.commands import train
+from diffi2i.commands.predict import predict
 from diffi2i.config import compose
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, PredictConfig
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.method import Method
 from tests.conftest import SMALL, Make, random_batch, with_l1
 from tests.test_resume import record
+from tests.test_train import CPU
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 TASKS = ("sisr", "inpainting", "segmentation", "depth")
@@ -86,6 +88,11 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         "v1": run("v1", "method=diffi2i_s2", f"method.init={first}", "method.prior=none"),
         "blind": run("blind", "method.prior=zero"),
     }
+
+
+def test_it_restores_new_images(runs: dict[str, Path], images: Path, tmp_path: Path) -> None:
+    predict(PredictConfig(run=str(runs["zero"]), input=str(images), output=str(tmp_path), trainer=CPU))
+    assert len(list(tmp_path.iterdir())) == 12
 
 
 @pytest.mark.parametrize(("kind", "name"), [("diffi2i_s1", "s1"), ("no_prior", "zero"), ("regressor", "regressor")])

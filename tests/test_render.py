@@ -240,8 +240,13 @@ def through_json(table: Table) -> Table:
     return Table.from_json(json.loads(json.dumps(finite(table.to_json()), allow_nan=False)))
 
 
-def test_json_brings_the_table_back() -> None:
-    table = rendered(entries(a=[record([20.0, 22.0], fid=31.0)], b=[None, Failure("no memory")]))
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [([record([20.0, 22.0], fid=31.0)], [None, Failure("no memory")]), ([record([np.inf] * 12)], [record(ZEROS)])],
+    ids=["a failure", "infinite differences"],
+)
+def test_json_brings_the_table_back(a: list[Any], b: list[Any]) -> None:
+    table = rendered(entries(a=a, b=b))
     again = through_json(table)
     assert vars(again).keys() == vars(table).keys()
     for write_as in (to_markdown, to_csv, to_latex):
@@ -318,7 +323,7 @@ def test_the_ordering_averages_an_image_over_the_seeds_that_both_rows_have() -> 
     a = [record([20.0, 30.0], 0), record([22.0, 30.0], 1), record([90.0, 90.0], 2)]
     b = [record([19.0, 28.0], 0), record([20.0, 29.0], 1), Failure("no memory")]
     pair = pairs_of(rendered(entries(a=a, b=b)))[1]
-    assert pair.difference == pytest.approx(1.5)
+    assert pair.value == pytest.approx(1.5)
     assert (pair.low, pair.high) == pytest.approx((1.5, 1.5))
     assert (pair.images, pair.seeds) == (2, 2)
 
@@ -327,7 +332,7 @@ def test_the_ordering_averages_an_image_over_the_seeds_that_both_rows_have() -> 
 def test_scores_of_a_whole_set_decide_nothing(a: float, b: float) -> None:
     pair = pairs_of(rendered(entries(a=[record(ZEROS, fid=a)], b=[record(ZEROS, fid=b)])))[0]
     assert pair.verdict == "undecided (a score of the set: there are means, but no test)"
-    assert pair.difference == a - b
+    assert pair.value == a - b
     assert np.isnan(pair.p)
 
 
@@ -339,7 +344,7 @@ def test_lower_is_better_in_orderings_too() -> None:
 
     pairs = pairs_of(rendered(entries(a=[lpips([0.1, 0.2] * 6)], b=[lpips([0.3, 0.25] * 6)])))
     assert [pair.verdict for pair in pairs] == ["not measured", "holds"]
-    assert pairs[1].difference == pytest.approx(-0.125)
+    assert pairs[1].value == pytest.approx(-0.125)
 
 
 def test_a_claim_over_peers_has_nothing_to_check() -> None:

@@ -168,7 +168,7 @@ def test_a_table_of_the_user_comes_last(folder: Path) -> None:
     ("arguments", "words"),
     [
         (["budget=reduced"], "outputs/tables/reduced holds no table: diffi2i table all budget=reduced makes them"),
-        (["demo"], "report does not know 'demo'"),
+        (["demo"], "cannot read 'demo': write key=value"),
         (["output=report.pdf"], "ends in .html"),
         (["output=file/report.html"], "cannot be written"),
     ],

@@ -1,52 +1,77 @@
 """The results that come with the project: each table follows from the records kept beside it."""
 
+import csv
 import importlib.util
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from diffi2i.tables.formats import to_csv, to_latex, to_markdown
-from diffi2i.tables.records import Filled
-from diffi2i.tables.render import render
 
-from diffi2i.tables.experiment import experiments_dir, load, read
-from diffi2i.tables.plan import RUNS
+from diffi2i.run.plan import RUNS
+from diffi2i.run.record import Record
+from diffi2i.run.rows import experiments_dir
+from diffi2i.tables.experiment import load
+from diffi2i.tables.frame import Found
+from diffi2i.tables.table import Table, table_of
+from diffi2i.tables.write import write
 
 RESULTS = experiments_dir() / "results"
 README = Path(__file__).parents[1] / "README.md"
+GOLDEN = Path(__file__).parent / "data" / "table7_of_0.1.csv"
 TABLES = sorted(RESULTS.glob("*/*.json"))
 
 
-def record(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / file.relative_to(RUNS)).read_text())
-    return found
+def kept(file: Path) -> Table:
+    return Table.from_json(json.loads(file.read_text(encoding="utf-8")))
+
+
+def test_there_are_results() -> None:
+    assert {"table7", "small-sisr", "small-deblur"} <= {file.stem for file in TABLES}
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_a_kept_table_follows_from_its_records(file: Path) -> None:
-    kept = json.loads(file.read_text())
-    scale = file.parent.name
-    own = {(cell["row"], cell["seed"]): record(Path(cell["file"])) for cell in kept["cells"]}
-    trained = {key: record(RUNS / scale / key / "result.json") for key in kept["table"]["compute"]}
-    small = experiments_dir() / "small" / f"{kept['experiment']}.yaml"
-    found = read(small) if small.is_file() else load(kept["experiment"])
-    rows = {line["name"] for line in kept["table"]["lines"]}
-    experiment = replace(found, rows=[row for row in found.rows if row.name in rows])
-    table = render(experiment, Filled({**own}), scale, trained)
-    pictures = [f"{file.stem}.svg"] if experiment.x else []
-    assert file.with_suffix(".md").read_text() == to_markdown(table, pictures)
-    assert file.with_suffix(".csv").read_text() == to_csv(table)
-    assert file.with_suffix(".tex").read_text() == to_latex(table)
+def test_a_kept_table_follows_from_its_records(file: Path, tmp_path: Path) -> None:
+    was, experiment = kept(file), load(file.stem)
+    files = {(run["row"], run["seed"], run["dataset"]): Path(run["file"]) for run in was.runs}
+    records = {key: Record.read(RESULTS / place.relative_to(RUNS)) for key, place in files.items()}
+    trained = {name: Record.read(RESULTS / was.budget / name) for name in was.seconds}
+    written = write(table_of(experiment, Found(records, files), was.budget, trained, was.panels), experiment, tmp_path)
+    assert {made.suffix for made in written} >= {".md", ".csv", ".tex", ".json"}
+    for made in written:
+        assert made.read_text(encoding="utf-8") == (file.parent / made.name).read_text(encoding="utf-8"), made.name
+
+
+def test_table7_has_the_numbers_that_version_0_1_gave_it() -> None:
+    """The same records drawn by other code: every number of every cell, and what is printed of it."""
+    cells_of = kept(RESULTS / "demo" / "table7.json").cells.itertuples()
+    cells = {(cell.row, f"{cell.origin}: {cell.heading}"): cell for cell in cells_of}
+    compared = 0
+    for line in csv.DictReader(GOLDEN.read_text(encoding="utf-8").splitlines()):
+        heads = [head for head in line if head.startswith(("paper: ", "here: ")) and (line["row"], head) in cells]
+        assert len(heads) == 7
+        for head in heads:
+            cell = cells[line["row"], head]
+            was = {name: line.get(f"{head}, {name}", "") for name in ("sd", "low", "high", "images", "seeds")}
+            was["value"] = "" if line[head] == "n/a" else line[head]
+            for name, text in was.items():
+                expected = float(text) if text else float("nan")
+                assert getattr(cell, name) == pytest.approx(expected, rel=1e-12, nan_ok=True), (line["row"], head, name)
+            measured = head.startswith("here: ") and was["value"]
+            assert cell.text == (f"{float(line[head]):.{cell.digits}f}" if measured else line[head])
+            compared += bool(was["value"])
+    # Of eight rows: the paper's five, twice; ours, with the baseline's PSNR; the six that have a prior, twice.
+    assert compared == 2 * 5 + 8 + 9 + 2 * 6
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*/*/result.json")), ids=lambda file: file.parent.name)
 def test_a_kept_record_says_where_it_comes_from(file: Path) -> None:
-    kept = json.loads(file.read_text())
-    assert kept["scale"] == file.parent.parent.name
-    assert kept["hardware"]["cpu"]
-    assert not kept["commit"].endswith("+"), "made with uncommitted changes"
+    record = Record.read(file)
+    assert record.budget == file.parent.parent.name
+    assert record.method
+    assert file.parent.name.startswith(f"{record.task}-{record.method.name}-")
+    assert record.provenance.hardware["cpu"]
+    assert record.provenance.commit
+    assert not record.provenance.commit.endswith("+"), "made with uncommitted changes"
 
 
 def test_the_readme_shows_the_small_scale_tables() -> None:

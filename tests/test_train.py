@@ -90,13 +90,13 @@ def interrupt_at(step: int, patch: Any) -> None:
 def test_processor_seconds_add_up_over_interruptions(make: Make, monkeypatch: Any) -> None:
     busy = [100.0]
     monkeypatch.setattr(timers, "time", SimpleNamespace(process_time=lambda: busy[0]))
-    step = DiffI2IS1.training_step
+    step = Method.training_step
 
     def slow(self: Any, batch: Any, batch_idx: int) -> Any:
         busy[0] += 5
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(DiffI2IS1, "training_step", slow)
+    monkeypatch.setattr(Method, "training_step", slow)
     config = make("broken", "train.steps=6")
     with monkeypatch.context() as patch:
         interrupt_at(3, patch)

@@ -7,7 +7,7 @@ from diffi2i.config.schema import BenchConfig
 from diffi2i.data.degrade import has_holes
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.build import build_method
+from diffi2i.methods.build import new_method
 from diffi2i.metrics.cost import latency, multiply_accumulates, parameters, peak_memory_mb
 from diffi2i.run.hardware import autocast_of, device_of
 
@@ -15,7 +15,7 @@ from diffi2i.run.hardware import autocast_of, device_of
 def bench(config: BenchConfig) -> None:
     """Prints the size and speed of a method's prediction, with untrained weights."""
     device, task = device_of(config.trainer), config.task
-    method = build_method(config).to(device).eval()
+    method = new_method(config).to(device).eval()
     side = config.size // task.scale
     image = torch.rand(1, 3, side, side, device=device)
     target = kind_of(task).random_target(task, config.size).to(device)

@@ -164,7 +164,7 @@ def check(overrides: Sequence[str]) -> None:
                 f"{run.name} starts from {run.before.name}, which several Slurm tasks cannot train together: sweep "
                 "over that first, or write hydra.launcher.tasks_per_node=1"
             )
-    directories = [given for combination in found if (given := value_of("run_dir", combination))]
+    directories = [run.directory for run in planned_runs if value_of("run_dir", run.overrides)]
     if len(directories) > len(set(directories)):
         raise UserError(
             f"run_dir={directories[0]} is the same for several runs: leave it out, or name what is swept in it, as in "

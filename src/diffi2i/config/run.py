@@ -9,13 +9,13 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffi2i.config.compose import explain, unknown_key
+from diffi2i.config.compose import METHOD_KEYS, explain, unknown_key
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 
-# What of a run may be changed when it is scored anew: nothing that its training depended on.
+# What of a run may be changed when it is scored anew: nothing that its training depended on. Of a method's options its
+# class says so: `Method.scored_under`.
 OF_SCORING = ("method.", "task.protocol.", "task.degrade", "train.val_crop", "train.val_crops")
-OF_TRAINING = ("method.name", "method.init", "method.role", "method._target_")
 
 
 def read_run_config(run_dir: Path, changes: Sequence[str] = ()) -> Config:
@@ -46,7 +46,7 @@ def change_scoring(saved: Any, change: str) -> None:
     except HydraException as error:
         raise UserError(f"set: {explain(error, Config)}") from error
     key = str(parsed.key_or_group)
-    if not key.startswith(OF_SCORING) or key.startswith(OF_TRAINING):
+    if not key.startswith(OF_SCORING) or key.removeprefix("method.") in METHOD_KEYS:
         raise UserError(
             f"set={key}: not a setting under which a run can be scored: write method.<option>, task.protocol.<key>, "
             "task.degrade or train.val_crop"

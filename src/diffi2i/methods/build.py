@@ -37,7 +37,7 @@ def check(config: Config) -> None:
     kind, init = method_class(config), None
     options: Any = typed_options(kind.Options, config)
     with torch.device("meta"):  # takes neither memory nor time, but constructors refuse what they always do
-        made(without_pretrained(config))
+        new_method(without_pretrained(config))
     if config.init is not None:
         init = read_init(config, config.init)
     elif config.method["role"] == "adversarial":
@@ -72,6 +72,15 @@ def read_init(config: Config, run_dir: Path) -> Config:
     return saved
 
 
+def new_method(config: Config, init: Method | None = None) -> Method:
+    """The method without L_task. Raises `UserError`: its class or its networks refuse a value."""
+    try:
+        return method_class(config)(config, init)
+    except (InstantiationException, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"method={config.method['name']}: {str(cause).splitlines()[0]}") from error
+
+
 def build_method(config: Config, init: Method | None = None) -> Method:
     """The method with L_task, ready to train. Raises `UserError`: its networks or its loss cannot be built."""
     kind, losses, loss = method_class(config), config.task.losses, None
@@ -81,15 +90,6 @@ def build_method(config: Config, init: Method | None = None) -> Method:
         except UserError as error:
             others = ", ".join(name for name in losses if name != config.train.loss)
             raise UserError(f"{error}; this task's other losses: train.loss={others}") from error
-    method = made(config, init)
+    method = new_method(config, init)
     method.learn_from(loss)
     return method
-
-
-def made(config: Config, init: Method | None = None) -> Method:
-    """The method without L_task. Raises `UserError`: its class or its networks refuse a value."""
-    try:
-        return method_class(config)(config, init)
-    except (InstantiationException, ValueError) as error:
-        cause = error.__cause__ or error
-        raise UserError(f"method={config.method['name']}: {str(cause).splitlines()[0]}") from error

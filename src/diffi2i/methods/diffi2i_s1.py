@@ -34,6 +34,7 @@ class DiffI2IS1(Method):
 
     Options: ClassVar[type] = Stage1Options
     options: Stage1Options
+    scored_under = ("tlc",)
 
     def __init__(self, config: Config, init: "DiffI2IS1 | None" = None) -> None:
         super().__init__(config)

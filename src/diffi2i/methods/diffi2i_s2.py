@@ -69,6 +69,7 @@ class DiffI2IS2(Method):
 
     Options: ClassVar[type] = Stage2Options
     options: Stage2Options
+    scored_under = ("sampler", "tlc")
 
     def __init__(self, config: Config, init: "DiffI2IS1 | DiffI2IS2 | None" = None) -> None:
         super().__init__(config)

@@ -27,7 +27,7 @@ from diffi2i.config.schema import Config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
-from diffi2i.methods.build import made, without_pretrained
+from diffi2i.methods.build import method_class, new_method, without_pretrained
 from diffi2i.methods.method import Method
 from diffi2i.run.files import read_json, write_json
 from diffi2i.run.hardware import is_first_rank
@@ -179,9 +179,14 @@ def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
         UserError: the weights are missing or belong to another model, or a change that cannot be.
     """
     config = read_run_config(run_dir, changes)
+    allowed = method_class(config).scored_under
+    for key in (change.partition("=")[0] for change in changes):
+        if key.startswith("method.") and key.split(".")[1] not in allowed:
+            known = ", ".join(f"method.{option}" for option in allowed if option in config.method)
+            raise UserError(f"set={key}: the run was trained with it: of its method write one of {known or 'nothing'}")
     if not (run_dir / "weights.safetensors").is_file():
         raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")
-    method = made(without_pretrained(config))
+    method = new_method(without_pretrained(config))
     load_weights(method, run_dir / "weights.safetensors")
     return method
 

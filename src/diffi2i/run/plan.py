@@ -57,7 +57,9 @@ def planned(overrides: Sequence[str]) -> Run:
         if other := same_as(row):
             return planned([text if text != f"experiment={row}" else f"experiment={other}" for text in overrides])
     seed = value_of("seed", overrides)
-    settings = composed(tuple(text for text in overrides if text != f"seed={seed}"))
+    own = f"seed={seed}"
+    named = any("seed" in text for text in overrides if text != own)  # as in run_dir=runs/${seed}
+    settings = composed(tuple(text for text in overrides if named or text != own))
     if isinstance(settings, str):
         return planned(further(overrides, settings))
     made = deepcopy(settings)

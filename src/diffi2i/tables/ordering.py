@@ -12,6 +12,8 @@ from diffi2i.tables.frame import Found
 
 FEWEST = 10  # images for a verdict: a bootstrap over three decides nothing
 SIGNIFICANT = 0.05
+NUMBERS = ("value", "sd", "low", "high", "images", "seeds")
+PAIR_NUMBERS = (*NUMBERS, "p", "steps", "worse_steps")
 HOLDS, NOT, OPEN, NOT_MEASURED = "holds", "does not hold", "undecided", "not measured"
 
 
@@ -29,10 +31,12 @@ class Difference:
     images: int = 0
     paired: PairedDifference | None = None
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the paired difference; NaN where there is none."""
-        return (self.paired and self.paired.interval) or (nan, nan)
+    def numbers(self, sign: int = 1) -> dict[str, float]:
+        """Its `value`, or with `sign` -1 that of the second row minus the first, and what it rests on."""
+        interval = (self.paired and self.paired.interval) or (nan, nan)
+        low, high = sorted(sign * end for end in interval)
+        found = {"value": sign * self.mean, "sd": self.sd, "low": low, "high": high}
+        return found | {"images": self.images, "seeds": len(self.seeds)}
 
 
 def difference(found: Found, one: str, other: str, metric: str, dataset: str = "") -> Difference | None:
@@ -102,15 +106,13 @@ def orderings(experiment: Experiment, found: Found, budget: str) -> list[Orderin
 
 
 def compared(found: Found, better: str, worse: str, metric: str, dataset: str) -> dict[str, object]:
-    """The numbers and the verdict of one pair."""
+    """The verdict on one pair, its difference in numbers, and the steps of the two networks."""
     d = difference(found, better, worse, metric, dataset)
     if d is None:
-        return {"verdict": NOT_MEASURED}
+        return {"verdict": NOT_MEASURED, **dict.fromkeys(PAIR_NUMBERS, nan)}
     trainings = [found.records[row, d.seeds[0], dataset].training for row in (better, worse)]
     steps = dict(zip(("steps", "worse_steps"), (each and each.network_steps for each in trainings), strict=True))
-    low, high = d.interval
-    numbers = {"difference": d.mean, "sd": d.sd, "low": low, "high": high, "images": d.images, "seeds": len(d.seeds)}
-    return {"verdict": verdict(d, metric), **numbers, "p": d.paired.p if d.paired else nan, **steps}
+    return {"verdict": verdict(d, metric), **d.numbers(), "p": d.paired.p if d.paired else nan, **steps}
 
 
 def verdict(d: Difference, metric: str) -> str:

@@ -17,7 +17,7 @@ from diffi2i.run.record import Record
 from diffi2i.run.state import Failure
 from diffi2i.tables.experiment import ALL_TASKS, Experiment, Row
 from diffi2i.tables.frame import Found
-from diffi2i.tables.ordering import Ordering, difference, orderings
+from diffi2i.tables.ordering import NUMBERS, PAIR_NUMBERS, Ordering, difference, orderings
 from diffi2i.tables.remarks import notes, prior_warnings, provenance
 
 PAPER, HERE = "paper", "here"
@@ -68,8 +68,7 @@ class Table:
         return cls(**plain | {"cells": from_lines(plain["cells"]), "orderings": found, "panels": panels})
 
 
-NUMBERS = ["value", "sd", "low", "high", "images", "seeds", "baseline"]
-PAIR_NUMBERS = ["difference", "sd", "low", "high", "images", "seeds", "p", "steps", "worse_steps"]
+CELL_NUMBERS = (*NUMBERS, "baseline")
 
 
 def to_lines(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -81,7 +80,7 @@ def to_lines(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def from_lines(lines: list[dict[str, Any]]) -> pd.DataFrame:
     """JSON has no infinite numbers either: words stand for them."""
     frame = pd.DataFrame(lines)
-    return frame.astype({name: float for name in NUMBERS if name in frame})
+    return frame.astype({name: float for name in (*CELL_NUMBERS, *PAIR_NUMBERS) if name in frame})
 
 
 @dataclass(frozen=True)
@@ -143,14 +142,11 @@ def columns_here(experiment: Experiment, found: Found, budget: str) -> list[Colu
     """
     mains = dict.fromkeys(record.main_metric for record in found.records.values())
     if budget == "paper":
-        columns = [
-            Column(HERE, each.heading + metric.arrow, each.metric, each.dataset, metric.digits)
-            for each in experiment.columns
-            for metric in [COLUMNS[each.metric]]
-        ]
+        shown = [(each.metric, each.heading + COLUMNS[each.metric].arrow, each.dataset) for each in experiment.columns]
     else:
         metrics = dict.fromkeys([*(column.metric for column in experiment.columns), *mains])
-        columns = [Column(HERE, COLUMNS[key].titled, key, "", COLUMNS[key].digits) for key in metrics]
+        shown = [(metric, COLUMNS[metric].titled, "") for metric in metrics]
+    columns = [Column(HERE, heading, metric, dataset, COLUMNS[metric].digits) for metric, heading, dataset in shown]
     digits = max((METRICS[main].digits for main in mains), default=4)
     gains = [gain for gain in GAINS if gain != "prior_worth" or experiment.controls]
     return [*columns, *(Column(HERE, GAINS[gain].titled, gain, "", digits) for gain in gains)]
@@ -159,19 +155,14 @@ def columns_here(experiment: Experiment, found: Found, budget: str) -> list[Colu
 def summary(found: Found, what: str = "value") -> pd.DataFrame:
     """Mean, deviation, seeds and images of a value, or of the `baseline`, by (row, dataset, metric)."""
     by = found.scores.dropna(subset=what).groupby(["row", "dataset", "metric"])
-    return by.agg(
-        value=(what, "mean"),
-        sd=(what, "std"),
-        images=("images", "min"),
-        seeds=(what, "count"),
-        baseline=("baseline", "mean"),
-    )
+    over_seeds = {"value": by[what].mean(), "sd": by[what].std(), "seeds": by[what].count()}
+    return pd.DataFrame({**over_seeds, "images": by.images.min(), "baseline": by.baseline.mean()})
 
 
 def cell(column: Column, facts: Mapping[str, str], text: str = "", **numbers: float) -> dict[str, Any]:
     """A line of `Table.cells`. `facts` are the row's; without `text` it is the value's."""
     shown = f"{numbers['value']:.{column.digits}f}" if numbers and not text else text
-    return {**facts, **vars(column), "text": shown, **dict.fromkeys(NUMBERS, nan), **numbers}
+    return {**facts, **vars(column), "text": shown, **dict.fromkeys(CELL_NUMBERS, nan), **numbers}
 
 
 def facts_of(row: Row, found: Found) -> dict[str, str]:
@@ -205,10 +196,8 @@ def of_rows(experiment: Experiment, found: Found, paper: Columns, here: Columns)
     scores, cells = summary(found), []
     for row in experiment.rows:
         facts, said = facts_of(row, found), None
-        cells += [
-            cell(column, facts, text, **({"value": float(text)} if text else {}))
-            for column, text in zip(paper, row.paper, strict=False)
-        ]
+        for column, text in zip(paper, row.paper, strict=False):  # there may be none of the former
+            cells.append(cell(column, facts, text, **({"value": float(text)} if text else {})))
         for column in here:
             key = (row.name, column.dataset, column.metric)
             numbers = worth(experiment, found, row) if column.metric == "prior_worth" else {}
@@ -252,17 +241,8 @@ def worth(experiment: Experiment, found: Found, row: Row) -> dict[str, float]:
     gain = difference(found, row.name, control, metric) if control and metric else None
     if gain is None or metric is None:
         return {}
-    sign = -1 if METRICS[metric].lower else 1
-    low, high = sorted(sign * end for end in gain.interval)
     images = gain.images or found.records[row.name, gain.seeds[0], ""].scores[metric].n
-    return {
-        "value": sign * gain.mean,
-        "sd": gain.sd,
-        "low": low,
-        "high": high,
-        "images": images,
-        "seeds": len(gain.seeds),
-    }
+    return gain.numbers(-1 if METRICS[metric].lower else 1) | {"images": images}
 
 
 def few(cells: pd.DataFrame) -> pd.Series:

@@ -38,22 +38,11 @@ INTERVALS = (
     "about other data or budgets."
 )
 NO_CLAIM = "No two rows that the paper puts in order are run here: nothing to check."
-SPECIAL: dict[str, str | int | None] = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "−": "$-$",
-    "δ": r"$\delta$",
-    "†": r"\dag{}",
-}
+SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"}
+SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
+SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$"}
+SPECIAL |= {"×": r"$\times$", "−": "$-$", "δ": r"$\delta$", "†": r"\dag{}"}
+"""What LaTeX would read as commands, or has no letter for."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,12 @@ class Dialect:
         return mark.format(self.escape(cell.text)) + (self.rest.format(self.escape(after)) if after else "")
 
 
+def latex(text: str) -> str:
+    return "".join(SPECIAL.get(letter, letter) for letter in text)
+
+
 MARKDOWN = Dialect(lambda text: re.sub(r"([*<|])", r"\\\1", text), "**{}**", "<u>{}</u>")
-LATEX = Dialect(lambda text: text.translate(str.maketrans(SPECIAL)), r"\textbf{{{}}}", r"\underline{{{}}}")
+LATEX = Dialect(latex, r"\textbf{{{}}}", r"\underline{{{}}}")
 HTML = Dialect(escape, "<strong>{}</strong>", "<u>{}</u>", '<span class="counts">{}</span>')
 
 
@@ -126,41 +119,33 @@ def sentence(ordering: Ordering) -> str:
 
 def pairs(ordering: Ordering) -> list[list[str]]:
     """The pairs of an ordering as text, the head first; nothing where none was measured."""
-    metric = COLUMNS[ordering.metric]
     if ordering.pairs.verdict.eq(NOT_MEASURED).all():
         return []
-    lines = [
-        [
-            "better in the paper, or expected so",
-            "worse",
-            f"better − worse here, {metric.titled}",
-            "95 % interval",
-            "sign test, p",
-            "steps of the networks",
-            "the order here",
-        ]
-    ]
-    digits = metric.digits + 1
-    for pair in ordering.pairs.itertuples():
-        sd = "" if pd.isna(pair.sd) else f" ± {pair.sd:.{digits}f}"
+    metric = COLUMNS[ordering.metric]
+    lines = [pair_line(pair, metric.titled, metric.digits + 1) for pair in ordering.pairs.itertuples()]
+    return [list(lines[0]), *(list(line.values()) for line in lines)]
+
+
+def pair_line(pair: Any, heading: str, digits: int) -> dict[str, str]:
+    """One pair as text, by the heads of the columns."""
+    known = pair.verdict != NOT_MEASURED
+    sd = "" if pd.isna(pair.sd) else f" ± {pair.sd:.{digits}f}"
+    interval, steps = "n/a", ""
+    if not pd.isna(pair.low):
         counts = f"{counted(pair.images, 'image')}, {counted(pair.seeds, 'seed')}"
-        unequal = pair.steps != pair.worse_steps
-        lines.append(
-            [
-                pair.better,
-                pair.worse,
-                "n/a" if pd.isna(pair.difference) else f"{pair.difference:+.{digits}f}{sd}",
-                "n/a" if pd.isna(pair.low) else f"[{pair.low:.{digits}f}, {pair.high:.{digits}f}] ({counts})",
-                "" if pd.isna(pair.p) else f"{pair.p:.2g}",
-                ""
-                if pd.isna(pair.steps)
-                else f"unequal: {pair.steps:.0f} and {pair.worse_steps:.0f}"
-                if unequal
-                else f"{pair.steps:.0f}",
-                pair.verdict,
-            ]
-        )
-    return lines
+        interval = f"[{pair.low:.{digits}f}, {pair.high:.{digits}f}] ({counts})"
+    if not pd.isna(pair.steps):
+        equal = pair.steps == pair.worse_steps
+        steps = f"{pair.steps:.0f}" if equal else f"unequal: {pair.steps:.0f} and {pair.worse_steps:.0f}"
+    return {
+        "better in the paper, or expected so": pair.better,
+        "worse": pair.worse,
+        f"better − worse here, {heading}": f"{pair.value:+.{digits}f}{sd}" if known else "n/a",
+        "95 % interval": interval,
+        "sign test, p": "" if pd.isna(pair.p) else f"{pair.p:.2g}",
+        "steps of the networks": steps,
+        "the order here": pair.verdict,
+    }
 
 
 def origins(provenance: Mapping[str, Sequence[str]], seconds: Mapping[str, float]) -> dict[str, str]:
@@ -172,14 +157,10 @@ def origins(provenance: Mapping[str, Sequence[str]], seconds: Mapping[str, float
 
 def to_markdown(table: Table, pictures: Sequence[str] = ()) -> str:
     """The whole page. `pictures` are files beside it that are shown first."""
-    wide = grid(table, MARKDOWN)
-    rows = [
-        ["", *map(": ".join, wide.columns)],
-        *([label, *line] for label, line in zip(wide.index, wide.to_numpy(), strict=True)),
-    ]
-    return template("table.md.j2", MARKDOWN).render(
-        words(table), pictures=pictures, grid=markdown(rows), markdown=markdown
-    )
+    wide = grid(table, MARKDOWN).reset_index()
+    rows = [["", *(": ".join(column) for column in wide.columns[1:])], *wide.to_numpy().tolist()]
+    given = {"pictures": pictures, "grid": markdown(rows), "markdown": markdown}
+    return template("table.md.j2", MARKDOWN).render(words(table), **given)
 
 
 def to_latex(table: Table) -> str:

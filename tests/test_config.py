@@ -312,7 +312,7 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["task=inpainting", "+train.degrade={mask: 1}"], "train.degrade names no degradation"),
         (["task=inpainting", "train.degrade={_target_: a.b}"], "a plus sign before it, +train.degrade=..."),
         (["task=realsr", "task.degrade.first={sigma: 1}"], "a plus sign before it, +task.degrade.first"),
-        (["task.kind=words"], "dataset=photos holds no words for task=sisr"),
+        (["task.kind=words"], "task.kind=words: choose one of image, labels, depth"),
         (["task.fill=white"], "task.fill=white: choose one of black, smooth"),
         (["trainer.accelerator=tpu"], "trainer.accelerator=tpu: choose one of auto, cpu, gpu, mps"),
         (["trainer.threads=0"], "trainer.threads=0 must be above 0"),

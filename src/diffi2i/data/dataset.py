@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from diffi2i.data.degrade import Degradation, makes_holes
+from diffi2i.data.degrade import Degradation
 from diffi2i.data.images import read_rgb, read_size, to_tensor
 from diffi2i.data.skip import OnError, read_or_skip
 from diffi2i.data.sources import Item
@@ -281,7 +281,7 @@ def check_image(item: Item, degrade: Degradation) -> None:
 
 def require_usable(items: Sequence[Item], degrade: Degradation) -> None:
     """Raise UserError when the data are pairs but the task makes its own input (inpainting)."""
-    if makes_holes(degrade) and any(item.input for item in items):
+    if getattr(degrade, "holes", False) and any(item.input for item in items):
         raise UserError("inpainting cuts its own holes and cannot use pairs; write dataset=folder root=<folder>")
 
 

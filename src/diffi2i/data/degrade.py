@@ -28,14 +28,9 @@ class Degradation(Protocol):
     def __call__(self, target: Tensor, rng: np.random.Generator) -> dict[str, Tensor]: ...
 
 
-def makes_holes(degrade: Degradation) -> bool:
-    """Whether its samples have a `mask`; `holes` says so."""
-    return bool(getattr(degrade, "holes", False))
-
-
 def has_holes(task: TaskConfig) -> bool:
-    """Whether the task's inputs come with a mask."""
-    return task.degrade is not None and makes_holes(build(task.degrade, "task.degrade"))
+    """Whether the task's inputs come with a `mask`, as a degradation says whose `holes` is True."""
+    return task.degrade is not None and bool(getattr(build(task.degrade, "task.degrade"), "holes", False))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from diffi2i.run.directory import origin_of
 from diffi2i.run.hardware import new_trainer
 from diffi2i.run.plan import place
 from tests.conftest import QUICK, SMALL_ENCODER, Make
-from tests.test_resume import record, stop_before_step, stop_while_scoring, weights
+from tests.integration.test_resume import record, stop_before_step, stop_while_scoring, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 

@@ -28,7 +28,7 @@ from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
 from diffi2i.kinds.spec import IGNORED
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 SIZES = [(40, 60), (52, 44), (9, 70)]
 DRAWS = [Draw(step, index, 16) for step in range(6) for index in range(5)]
 

@@ -20,7 +20,7 @@ from diffi2i.config.schema import Config
 from diffi2i.methods.method import Method
 from diffi2i.run.record import Record
 from tests.conftest import Make
-from tests.test_step import gan
+from tests.integration.test_step import gan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 AVERAGED = ("train.ema_decay=0.99", "train.steps=6")

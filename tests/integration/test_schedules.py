@@ -20,8 +20,8 @@ from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.optimisation import optimisation, parameter_groups, rate_factor
 from diffi2i.run.directory import load_method
 from tests.conftest import SMALL_DENSE, Make
+from tests.integration.test_step import gan
 from tests.settings import train_config
-from tests.test_step import gan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 

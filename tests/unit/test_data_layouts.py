@@ -18,7 +18,7 @@ from diffi2i.errors import UserError
 
 CONF = compose.conf_dir() / "dataset"
 DATASETS = sorted(CONF.rglob("*.yaml"))
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 EVALUATION_ONLY = {
     "aim2019_track2",
     "div2k100",

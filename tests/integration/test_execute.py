@@ -47,9 +47,9 @@ from diffi2i.tables.draw import disagreements, found
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Cell
 from tests.conftest import small
+from tests.integration.test_cli import diffi2i
 from tests.settings import task_config, train_config
 from tests.table_records import record
-from tests.test_cli import diffi2i
 
 # `behaviour.json` says by name: how long a run takes, in seconds, or how it ends. `record.json` is what all leave, but
 # for what they are.
@@ -619,7 +619,7 @@ def test_a_real_table_is_made_once_and_a_sweep_over_its_rows_finds_it(tmp_path: 
     ],
 )
 def test_make_has_a_target_for_each_table(arguments: list[str], expected: str) -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     answer = subprocess.run(
         ["make", "-n", "--no-print-directory", *arguments], cwd=root, capture_output=True, text=True, check=True
     )

@@ -13,7 +13,7 @@ from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests.conftest import Make
-from tests.test_resume import record
+from tests.integration.test_resume import record
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 RANDOM = ("inpainting", "deblur", "realsr")

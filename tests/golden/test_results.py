@@ -16,8 +16,8 @@ from diffi2i.tables.table import Table, table_of
 from diffi2i.tables.write import write
 
 RESULTS = experiments_dir() / "results"
-README = Path(__file__).parents[1] / "README.md"
-GOLDEN = Path(__file__).parent / "data" / "table7_of_0.1.csv"
+README = Path(__file__).parents[2] / "README.md"
+GOLDEN = Path(__file__).parents[1] / "data" / "table7_of_0.1.csv"
 TABLES = sorted(RESULTS.glob("*/*.json"))
 
 

@@ -15,8 +15,8 @@ from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.method import Method
 from tests.conftest import SMALL, Make, random_batch, with_l1
-from tests.test_resume import record
-from tests.test_train import CPU
+from tests.integration.test_resume import record
+from tests.integration.test_train import CPU
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 TASKS = ("sisr", "inpainting", "segmentation", "depth")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffi2i.run.record import Record
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "CONTRIBUTING.md"
 # A file's name, perhaps where in it, then its text.
 BLOCK = re.compile(r"^`([^`\n]+)`(?:, ([^\n]+))?\n\n```\w+\n(.*?)^```$", re.M | re.S)
@@ -69,7 +69,6 @@ def run(checkout: Path, command: str, *more: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_a_method_is_two_files_and_a_row_is_one(checkout: Path) -> None:
     files = write(checkout, "Add a method")
     assert [Path(file).parts[0] for file in files] == ["src", "conf", "experiments"]
@@ -84,7 +83,6 @@ def test_a_method_is_two_files_and_a_row_is_one(checkout: Path) -> None:
     assert "unsharp" in planned
 
 
-@pytest.mark.slow
 def test_a_dataset_is_one_file(checkout: Path) -> None:
     assert write(checkout, "Add a dataset") == ["conf/dataset/portraits.yaml"]
     rng = np.random.default_rng(0)
@@ -99,7 +97,6 @@ def test_a_dataset_is_one_file(checkout: Path) -> None:
     run(checkout, "diffi2i train task=deblur dataset=portraits root=portraits budget=smoke train.val_crop=null", *SMALL)
 
 
-@pytest.mark.slow
 def test_a_score_is_one_entry_and_its_function(checkout: Path) -> None:
     assert write(checkout, "Add a score") == ["src/diffi2i/metrics/spec.py", "src/diffi2i/metrics/ms_ssim.py"]
     (command,) = COMMAND.findall(section("Add a score"))
@@ -109,7 +106,6 @@ def test_a_score_is_one_entry_and_its_function(checkout: Path) -> None:
     assert 0 < score.value < 1
 
 
-@pytest.mark.slow
 def test_a_task_is_one_file_and_a_degradation(checkout: Path) -> None:
     assert write(checkout, "Add a task") == ["src/diffi2i/data/degrade.py", "conf/task/colour.yaml"]
     (command,) = COMMAND.findall(section("Add a task"))

@@ -12,7 +12,7 @@ from diffi2i.errors import UserError
 from diffi2i.run.record import Record, Score
 from diffi2i.tables.compare import comparison
 from tests.records import kept, of_folders, record, scored
-from tests.test_record import APART
+from tests.unit.test_record import APART
 
 NAMES = ["one", "other"]
 

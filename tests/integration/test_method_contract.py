@@ -30,8 +30,8 @@ from diffi2i.methods.build import build_method, check, new_method
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from tests.conftest import Make, awake, random_batch, small
-from tests.test_resume import record
-from tests.test_step import gan
+from tests.integration.test_resume import record
+from tests.integration.test_step import gan
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 CPU = TrainerConfig(accelerator="cpu", precision="fp32", progress=False)

@@ -18,7 +18,7 @@ from diffi2i.config.compose import conf_dir, load
 from diffi2i.config.schema import Config
 from diffi2i.run.rows import table_names
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(rf"(?:^|\s|`)(diffi2i (?:{'|'.join(cli.COMMANDS)})\b.*)")
 TASKS = ("sisr", "realsr", "deblur", "inpainting", "segmentation", "depth")
 

@@ -25,7 +25,7 @@ from tests.own_tables import row as row_text
 
 __all__ = ["own_conf", "tables"]
 
-PRINTED = Path(__file__).parent / "data" / "printed_tables.txt"
+PRINTED = Path(__file__).parents[1] / "data" / "printed_tables.txt"
 TABLES = [f"table{number}" for number in range(1, 12)]
 NAMES = [*TABLES, "figure1", "figure6"]
 SMALL = [f"small-{name}" for name in ("sisr", "depth", "deblur", "realsr", "segmentation")]

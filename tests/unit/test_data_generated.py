@@ -17,7 +17,7 @@ from diffi2i.data.sources import Item, Split
 from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
 
-CONF = Path(__file__).parents[1] / "conf" / "dataset"
+CONF = Path(__file__).parents[2] / "conf" / "dataset"
 
 
 @pytest.fixture(autouse=True)

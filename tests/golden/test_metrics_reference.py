@@ -11,7 +11,7 @@ from diffi2i.config.schema import ProtocolConfig
 from diffi2i.errors import WeightsUnavailableError
 from diffi2i.metrics.image import ImageScores
 from diffi2i.weights import Net, lpips_trunk
-from tests.test_golden_scores import photo
+from tests.golden.test_golden_scores import photo
 
 PAIRS = [photo(0, 160, 96, 120), photo(130, 30, 67, 51), photo(200, 100, 256, 200)]
 

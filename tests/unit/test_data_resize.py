@@ -10,7 +10,7 @@ import torch
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.resize import imresize, quantize, to_uint8
 
-MATLAB = Path(__file__).parents[2] / "shared" / "data" / "bicubic_matlab_x4"
+MATLAB = Path(__file__).parents[3] / "shared" / "data" / "bicubic_matlab_x4"
 
 
 def cubic(x: float) -> float:

@@ -1,0 +1,1 @@
+"""Kept results, reference packages and the paper's numbers."""

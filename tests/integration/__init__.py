@@ -1,0 +1,1 @@
+"""Tests that train, or start processes: all are slow."""

@@ -164,7 +164,7 @@ def test_depth_is_divided_by_the_zoom_but_not_by_the_input_scale(tmp_path: Path)
 
 
 def test_a_sample_depends_on_seed_step_index_and_patch_alone(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"scales": (0.7, 1.4), "jitter": 0.3}
+    options: dict[str, Any] = {"zoom": (0.7, 1.4), "jitter": 0.3}
     first, second = labelled(tmp_path, **options), labelled(tmp_path, **options)
     backwards = {draw: second[draw] for draw in reversed(DRAWS)}
     assert all(same(first[draw], backwards[draw]) for draw in DRAWS)
@@ -246,9 +246,9 @@ def test_wrong_items_are_refused(tmp_path: Path) -> None:
             UserError, match=r"1_photo\.png \(44x52\) and .*0_labels\.png \(60x40\) must be of one size"
         ):
             read()
-    for scales in ((0.0, 1.0), (2.0, 1.0), (1.0,)):
-        with pytest.raises(UserError, match="scales is"):
-            labelled(tmp_path, scales=scales)
+    for zoom in ((0.0, 1.0), (2.0, 1.0), (1.0,)):
+        with pytest.raises(UserError, match="zoom is"):
+            labelled(tmp_path, zoom=zoom)
     check_scene(items[0])
 
 

@@ -250,7 +250,7 @@ def test_two_files_of_one_name_are_refused(folders: Path, refused: Callable[...,
         (["output=scores.txt"], "ends in .json"),
         (["task.protocol.boarder=4"], "did you mean 'task.protocol.border'"),
         (["task.protocol.border=12"], "border of 12 pixels leaves nothing"),
-        (["budget=demo"], "unknown key 'scale'"),
+        (["budget=demo"], "unknown key 'budget'"),
     ],
 )
 def test_settings_that_cannot_be(folders: Path, refused: Callable[..., str], arguments: list[str], words: str) -> None:

@@ -119,6 +119,7 @@ def test_a_row_is_a_small_file_that_says_what_it_is(name: str) -> None:
             assert len(lines) <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["smoke", "paper"])
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_compose_and_score_their_columns(name: str, budget: str) -> None:
@@ -142,6 +143,7 @@ def test_rows_compose_and_score_their_columns(name: str, budget: str) -> None:
         assert column.metric in COSTS or each(column.metric in metrics for metrics in scored.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_small_rows_compose(name: str, images: Path) -> None:
     found = experiment.load(name)
@@ -154,6 +156,7 @@ def test_small_rows_compose(name: str, images: Path) -> None:
 TESTSETS = {(name, column.dataset) for name in NAMES for column in experiment.load(name).columns if column.dataset}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dataset"), sorted(TESTSETS))
 def test_test_sets_compose(name: str, dataset: str, images: Path) -> None:
     testset = experiment.load(name).testset(dataset)
@@ -184,6 +187,7 @@ def test_table8_has_the_papers_losses() -> None:
 WITH_CONTROLS = [(name, "demo") for name in [*NAMES, *SMALL] if experiment.load(name).controls]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "budget"), [*WITH_CONTROLS, ("table7", "paper"), ("figure6", "paper")])
 def test_a_control_differs_from_its_row_in_the_prior_alone(name: str, budget: str, images: Path) -> None:
     def steps(run: Run) -> int:
@@ -213,6 +217,7 @@ def test_the_adversarial_phase_comes_last_where_the_paper_trains_with_one() -> N
         assert "adversary" in links[-1].task.losses[links[-1].train.loss]
 
 
+@pytest.mark.slow
 def test_tables_share_their_runs() -> None:
     same = [
         [("table1", "diffi2i"), ("table7", "v3"), ("table8", "l1"), ("figure6", "t4"), ("figure1", "inpainting")],
@@ -252,6 +257,7 @@ def test_the_head_names_where_the_protocol_comes_from(name: str) -> None:
     assert re.search(r"\w+\.(py|m)\b|Metric/|configs/|Sec\. 5\.\d|their files name", head)
 
 
+@pytest.mark.slow
 def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations() -> None:
     found = experiment.load("figure6")
     default = 0.9 * (1 - 0.1 - 0.89 / 3) * (1 - 0.1 - 2 * 0.89 / 3) * 0.01
@@ -273,6 +279,7 @@ def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations() -> None:
         assert x == int(re.findall(r"\d+", row_of("figure6", row).label)[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "row", "overrides"),
     [

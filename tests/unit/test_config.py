@@ -131,6 +131,7 @@ def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> No
     assert "${" not in str(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", options("task"))
 def test_a_budget_may_name_its_model_and_an_override_wins(task: str) -> None:
     named = shipped("task", task).budgets.paper.get("model")
@@ -142,6 +143,7 @@ def test_a_budget_may_name_its_model_and_an_override_wins(task: str) -> None:
     assert other.model.name == small != named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", fitting("dataset", "segmentation"))
 def test_the_dataset_says_how_many_classes_there_are(dataset: str, images: Path) -> None:
     loaded = compose.load(Config, "train", ["task=segmentation", f"dataset={dataset}", f"root={images}"])
@@ -151,6 +153,7 @@ def test_the_dataset_says_how_many_classes_there_are(dataset: str, images: Path)
     assert told == loaded.task.classes == loaded.task.gt["classes"] == loaded.model.network["classes"] > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "budget"), list(product(options("task"), BUDGETS)))
 def test_every_task_has_every_budget_and_its_parts_build(task: str, budget: str, images: Path) -> None:
     datasets = {"image": ("photos", "folder"), "labels": ("shapes",), "depth": ("motorcycle",)}
@@ -363,6 +366,7 @@ def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert "is a file" in refusal(f"run_dir={tmp_path / 'file'}")
 
 
+@pytest.mark.slow
 def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, images: Path) -> None:
     first = train.train(make("first"))
     second_of = [*SMALL, f"root={images}", "method=diffi2i_s2", f"method.init={first}"]

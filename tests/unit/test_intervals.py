@@ -141,6 +141,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
+@pytest.mark.slow
 def test_records_of_all_ranks_are_gathered(tmp_path):
     spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     for rank in range(2):

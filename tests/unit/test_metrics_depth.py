@@ -5,10 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from kornia.color import ColorMap
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from diffi2i.errors import UserError
 from diffi2i.kinds.depth import colour_depth
@@ -196,35 +194,6 @@ def test_bad_input_names_the_image_and_counts_nothing():
     for low, high in ((0.0, 10.0), (2.0, 1.0)):
         with pytest.raises(UserError, match="0 < min < max"):
             DepthScores(low, high, None)
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    try:
-        scores = DepthScores(LOW, HIGH, None).to("cpu")
-        found = []
-        # First all images on rank 0 and none on rank 1; then two and one.
-        for mine in ([SET, []], [SET[:2], SET[2:]]):
-            scores.reset()
-            for pred, target, valid in mine[rank]:
-                scores.update(pred, target, names=["a"], mask=valid)
-            found.append((scores.compute(), scores.counts(), scores.reasons()))
-            assert len(scores.per_image) == len(mine[rank])
-        torch.save(found, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_uneven_shards_and_a_rank_without_images(tmp_path):
-    spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
-    expected = mean_of([of_image(*one) for one in SET])
-    for rank in range(2):
-        for means, counts, reasons in torch.load(tmp_path / f"rank{rank}.pt"):
-            assert means == pytest.approx(expected, abs=1e-9)
-            assert counts == dict.fromkeys(expected, 3)
-            assert reasons == {}
 
 
 def test_depth_colours_are_viridis_and_black_where_there_is_none():

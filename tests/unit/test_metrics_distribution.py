@@ -386,6 +386,7 @@ def _scored(rank: int, case: Case, statistics: Path) -> tuple[dict[str, float | 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 @pytest.mark.parametrize("world", CASES)

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from PIL import Image
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from diffi2i.config.schema import ProtocolConfig
 from diffi2i.errors import UserError, WeightsUnavailableError
@@ -379,29 +377,3 @@ def test_bicubic_set5_has_the_published_scores():
     assert scores.counts()["psnr_y"] == 5
     assert found["psnr_y"] == pytest.approx(28.42, abs=0.02)
     assert found["ssim_y"] == pytest.approx(0.8104, abs=0.002)
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    try:
-        scores = ImageScores(ProtocolConfig(metrics=PLAIN)).to("cpu")
-        # Rank 0 has all images, in two updates of different size; rank 1 has none.
-        if rank == 0:
-            for i, (pred, target) in enumerate(SET):
-                scores.update(pred, target, names=[f"img{i}"])
-        torch.save((scores.compute(), scores.counts()), f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_a_rank_without_images_neither_hangs_nor_biases(tmp_path):
-    spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
-    alone = ImageScores(ProtocolConfig(metrics=PLAIN))
-    for i, (pred, target) in enumerate(SET):
-        alone.update(pred, target, names=[f"img{i}"])
-    for rank in range(2):
-        means, counts = torch.load(tmp_path / f"rank{rank}.pt")
-        assert counts == alone.counts()
-        assert means == pytest.approx(alone.compute(), nan_ok=True)

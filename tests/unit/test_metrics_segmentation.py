@@ -5,10 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from skimage.color import rgb2lab
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from diffi2i.errors import UserError
 from diffi2i.kinds.labels import colour_labels
@@ -153,35 +151,6 @@ def test_bad_input_names_the_image_and_counts_nothing():
     for classes in (1, 256):
         with pytest.raises(UserError, match=f"{classes} classes; give 2 to 255"):
             SegmentationScores(classes)
-
-
-def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    try:
-        scores = SegmentationScores(CLASSES).to("cpu")
-        found = []
-        # First all images on rank 0 and none on rank 1; then two and one.
-        for mine in ([SET, []], [SET[:2], SET[2:]]):
-            scores.reset()
-            for pred, target in mine[rank]:
-                scores.update(pred, target, names=["a"])
-            found.append((scores.compute(), scores.per_class(), scores.counts(), scores.reasons()))
-            assert len(scores.per_image) == len(mine[rank])
-        torch.save(found, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_uneven_shards_and_a_rank_without_images(tmp_path):
-    spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
-    alone = SegmentationScores(CLASSES)
-    for pred, target in SET:
-        alone.update(pred, target, names=["a"])
-    expected = (alone.compute(), alone.per_class(), alone.counts(), alone.reasons())
-    for rank in range(2):
-        assert torch.load(tmp_path / f"rank{rank}.pt") == [expected, expected]
 
 
 def test_label_colours_are_fixed_and_well_apart():

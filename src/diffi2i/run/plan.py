@@ -36,7 +36,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """`inpainting-diffi2i_s2-1f2e3d4c`, and of an evaluation where it lies below that."""
+        """`inpainting-<method>-1f2e3d4c`, and of an evaluation where it lies below that."""
         home = RUNS / self.config.budget
         return (self.directory.relative_to(home) if self.directory.is_relative_to(home) else self.directory).as_posix()
 

@@ -1,7 +1,7 @@
 """Every score of fixed inputs, to 1e-5: an upgrade of torchmetrics or torch that changes a number fails here.
 
 Whether the numbers are right is for the other tests to say; these are what the code gave. Regenerate them, after a
-change that is meant, with `python -m tests.test_golden_scores`.
+change that is meant, with `python -m tests.golden.test_golden_scores`.
 """
 
 from collections.abc import Callable

@@ -217,7 +217,7 @@ def test_a_sweep_runs_one_process_per_run(images: Path, tmp_path: Path) -> None:
     settings = [*SMALL, f"root={images}", "train.steps=2"]
     answer = diffi2i("train", "-m", *settings, "seed=0,1", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    seeds = {Record.read(file).seed for file in tmp_path.glob("outputs/sisr/*/result.json")}
+    seeds = {Record.read(file).seed for file in tmp_path.glob("outputs/runs/smoke/sisr-*/result.json")}
     assert seeds == {0, 1}
 
 

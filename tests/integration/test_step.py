@@ -110,7 +110,7 @@ DESCENT = ("task.optimizer._target_=torch.optim.SGD", "~task.optimizer.betas", "
 
 
 def plain(task: str) -> tuple[str, ...]:
-    critic = "{_target_: tests.test_step.Plain}"
+    critic = "{_target_: tests.integration.test_step.Plain}"
     return (*gan(task, ADVERSARIES[task].replace(UNET, critic).replace(PATCH, critic)), *DESCENT)
 
 

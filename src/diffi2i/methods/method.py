@@ -38,7 +38,8 @@ class Method(L.LightningModule):
         Options: a dataclass of what else stands in the method's node; its `__post_init__` refuses what cannot be.
         sees_target: `predict` reads the ground truth, so it can restore no new image.
         trains: there is something to train. Without, a run is scored at once.
-        scored_under: options that a finished run may be scored under anew: none that its training depended on.
+        scored_under: options that a finished run may be scored under anew: none that its training depended on. Without
+            training all of them.
         task_loss: L_task, set by `learn_from`; None where the method is only used, or learns by its own terms alone.
     """
 

@@ -179,10 +179,10 @@ def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
         UserError: the weights are missing or belong to another model, or a change that cannot be.
     """
     config = read_run_config(run_dir, changes)
-    allowed = method_class(config).scored_under
-    for key in (change.partition("=")[0] for change in changes):
-        if key.startswith("method.") and key.split(".")[1] not in allowed:
-            known = ", ".join(f"method.{option}" for option in allowed if option in config.method)
+    kind = method_class(config)
+    for key in (change.partition("=")[0] for change in changes if kind.trains):
+        if key.startswith("method.") and key.split(".")[1] not in kind.scored_under:
+            known = ", ".join(f"method.{option}" for option in kind.scored_under if option in config.method)
             raise UserError(f"set={key}: the run was trained with it: of its method write one of {known or 'nothing'}")
     if not (run_dir / "weights.safetensors").is_file():
         raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")

@@ -99,6 +99,7 @@ def phases(*rows: tuple[int, int, int]) -> str:
     return "train.phases=[" + ",".join(f"{{step: {s}, patch: {p}, batch: {b}}}" for s, p, b in rows) + "]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_every_yaml_composes(file: str, images: Path) -> None:
     group, _, name = file.removesuffix(".yaml").rpartition("/")
@@ -124,6 +125,7 @@ def test_every_group_has_its_files() -> None:
         assert options(group)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
 def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> None:
     loaded = compose.load(Config, "train", [f"task={task}", f"model={model}", "budget=paper"])
@@ -181,6 +183,7 @@ def on_meta(config: Config) -> Method:
         return new_method(without_pretrained(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
 def test_every_model_builds_for_every_task(task: str, model: str) -> None:
     loaded = compose.load(BenchConfig, "bench", [f"task={task}", f"model={model}"])
@@ -230,6 +233,7 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
     assert multiply_accumulates(lambda: method.predict(batch, method.noise(batch))) < 101e9 / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -60,6 +60,7 @@ def test_narrow_and_wide_differ_as_named() -> None:
     assert areas(training(), 256).max() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_crops_have_the_same_hole_fraction(kind: Callable[[], FreeFormMask]) -> None:
     assert areas(kind(), 64, 400).mean() == pytest.approx(areas(kind(), 256, 400).mean(), abs=0.04)
@@ -129,6 +130,7 @@ SHARES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), SHARES)
 def test_hole_areas_are_lamas(name: str, side: int) -> None:
     kind = training() if name == "training" else {"narrow": narrow, "medium": medium, "wide": wide}[name](side)
@@ -206,6 +208,7 @@ def test_a_scaled_line_has_a_scaled_area() -> None:
     assert int(small.sum()) * 16 == pytest.approx(full, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [narrow, medium, wide])
 def test_settings_for_512_are_used_unscaled_there(kind: Callable[[int], FreeFormMask]) -> None:
     assert areas(kind(512), 128, 400).mean() == pytest.approx(areas(kind(512), 512, 400).mean(), abs=0.04)

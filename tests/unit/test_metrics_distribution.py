@@ -117,6 +117,7 @@ class ByteImages(torch.utils.data.Dataset[Tensor]):
         return self.images[i]
 
 
+@pytest.mark.slow
 def test_fid_and_kid_are_torch_fidelitys(ours: dict[str, float | None], inception_file: Path) -> None:
     torch_fidelity = pytest.importorskip("torch_fidelity")
     expected = torch_fidelity.calculate_metrics(
@@ -137,6 +138,7 @@ def test_fid_and_kid_are_torch_fidelitys(ours: dict[str, float | None], inceptio
     assert ours["kid"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_fid_is_pytorch_fids(
     ours: dict[str, float | None], inception_file: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,8 @@ from diffi2i.tables.experiment import load
 from diffi2i.tables.plan import Cell, in_order, plan, quoted
 from tests.own_tables import SETTINGS, own_conf, row, tables, write_table
 
+pytestmark = pytest.mark.slow  # each composes several configurations
+
 __all__ = ["own_conf", "tables"]
 
 S2 = "method: {init: small/s1}"

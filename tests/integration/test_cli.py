@@ -54,7 +54,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "dataset=photos"], "data needs its action: write diffi2i data check"),
         (["data", "chek", "dataset=photos"], "data needs its action: write diffi2i data check"),
         (["table"], "table needs run directories"),
-        (["table", "nowhere"], "neither a run directory nor one of table1"),
+        (["table", "nowhere"], "neither a run directory nor a table: the tables are table1"),
         (["table", "."], "no finished run"),
         (["table", "a", "seeds=0"], "seeds=0 must be above 0"),
         (["compare", "one"], "compare needs two runs"),

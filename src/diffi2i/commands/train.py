@@ -54,6 +54,7 @@ def train_planned(overrides: Sequence[str]) -> None:
     """
     run = planned(overrides)
     ensure_before(run)
+    check_method(run.config)  # before anything is written
     with working_on(run.directory):
         train(run.config)
 

@@ -1,6 +1,7 @@
 """Finished runs side by side, the baseline's score first: the input's own, or a constant's for labels and depth."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from math import log10
 from pathlib import Path
 
@@ -79,7 +80,9 @@ def print_table(run_dirs: Sequence[str]) -> None:
     if not run_dirs:
         raise UserError("table needs run directories: diffi2i table <run> <run> ...")
     if absent := [run_dir for run_dir in run_dirs if not Path(run_dir).exists()]:
-        raise UserError(f"{absent[0]} is neither a run directory nor one of {', '.join(table_names())}")
+        near = get_close_matches(absent[0], table_names(), n=1)
+        choice = f"did you mean {near[0]}?" if near else f"the tables are {', '.join(table_names())}"
+        raise UserError(f"{absent[0]} is neither a run directory nor a table: {choice}")
     records = {run_dir: Record.read(Path(run_dir)) for run_dir in run_dirs}
     if scored := [run_dir for run_dir, record in records.items() if record.method is None]:
         raise UserError(f"{scored[0]} holds scores of folders, not of a run: write diffi2i compare {scored[0]} <run>")

@@ -2,7 +2,7 @@
 
 A method is a subclass with four short members: `objective`, `predict`, `parts`, and where it has some, `probes`. The
 step on L_task with or without a discriminator, accumulation, validation, seeded noise and the optimisers are written
-here once. `docs/adding.md` adds one by example.
+here once. CONTRIBUTING.md adds one by example.
 """
 
 from dataclasses import dataclass

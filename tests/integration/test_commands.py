@@ -111,13 +111,14 @@ def made_real(word: str, folder: Path) -> str:
     return re.sub(r"<[^>]*>", "a", word.replace("<task>", "sisr").replace("<dir>", str(folder)))
 
 
-def compose(words: list[str], folder: Path) -> None:
+def composed(words: list[str], folder: Path) -> list[object]:
+    """The configurations that the command runs under, one unless it sweeps."""
     name, command = words[1], cli.COMMANDS[words[1]]
     flags, overrides = cli.parsed(command, [made_real(word, folder) for word in words[2:]])
     # Hydra's own groups configure the sweep, not the run: test_launchers.py.
     overrides = [word for word in overrides if not word.startswith("hydra")]
-    for single in sweep.combinations(overrides) if "-m" in flags else [overrides]:
-        load(command.config, name, single)
+    runs = sweep.combinations(overrides) if "-m" in flags else [overrides]
+    return [load(command.config, name, single) for single in runs]
 
 
 @pytest.mark.parametrize(("file", "words"), COMMANDS, ids=[f"{file}: {' '.join(words)}" for file, words in COMMANDS])
@@ -125,7 +126,9 @@ def test_every_command_shown_composes(
     file: str, words: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    compose(words, runs)
+    found = composed(words, runs)
+    assert found
+    assert all(isinstance(config, cli.COMMANDS[words[1]].config) for config in found)
 
 
 def test_the_degradation_that_a_head_offers_to_add_builds() -> None:

@@ -3,18 +3,17 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from diffi2i.config import compose
 from diffi2i.config.schema import EvalConfig
 from diffi2i.data.images import read_size
 from diffi2i.data.manifest import manifest_hash
-from diffi2i.data.sources import IncompleteError, Item, Split, layout, listed, pairs
+from diffi2i.data.sources import IncompleteError, Split, layout, listed, pairs
 from diffi2i.errors import UserError
+from tests.listed import make, names
 
 CONF = compose.conf_dir() / "dataset"
 DATASETS = sorted(CONF.rglob("*.yaml"))
@@ -118,18 +117,6 @@ LISTS = {
         "nyudepthv2_test_files_with_gt.txt": "bath/rgb_2.jpg bath/sync_depth_2.png 518.8579\n",
     },
 }
-
-
-def make(root: Path, *names: str) -> Path:
-    for i, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(path)
-    return root
-
-
-def names(items: list[Item]) -> list[str]:
-    return [item.name for item in items]
 
 
 def read(file: Path, root: Path | str = "somewhere") -> DictConfig:

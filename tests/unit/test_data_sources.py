@@ -2,26 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from diffi2i.data.images import read_size
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.sources import PHOTOS, Item, folder, pairs, photos
 from diffi2i.errors import UserError
-
-
-def make(root: Path, *names: str) -> Path:
-    for i, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(path)
-    return root
-
-
-def names(items: list[Item]) -> list[str]:
-    return [item.name for item in items]
+from tests.listed import make, names
 
 
 def test_photos_are_all_there_and_split() -> None:

@@ -311,7 +311,9 @@ def test_respacing_keeps_alpha_bar_at_the_visited_steps(chain: tuple[int, list[i
 
 def test_variance_noise_is_off_unless_asked_for():
     x, schedule = tensor(normal(0, (2, 6))), schedule_of(4)
-    ancestral(lambda x, t: x.sin(), x, schedule, never)
+    found = ancestral(lambda x, t: x.sin(), x, schedule, never)
+    assert torch.equal(found, ancestral(lambda x, t: x.sin(), x, schedule, never, variance_noise=False))
+    assert not torch.equal(found, ancestral(lambda x, t: x.sin(), x, schedule, draws((2, 6)), variance_noise=True))
 
 
 # --- all samplers ----------------------------------------------------------------------------------------------------
@@ -419,7 +421,10 @@ def test_ddim_with_eta_1_draws_from_ancestrals_distribution(chain: tuple[int, li
 
 
 def test_ddim_without_eta_draws_nothing():
-    ddim(lambda x, t: x.sin(), tensor(normal(0, (2, 6))), schedule_of(4), never)
+    x, schedule = tensor(normal(0, (2, 6))), schedule_of(4)
+    found = ddim(lambda x, t: x.sin(), x, schedule, never)
+    assert torch.equal(found, ddim(lambda x, t: x.sin(), x, schedule, never, eta=0.0))
+    assert not torch.equal(found, ddim(lambda x, t: x.sin(), x, schedule, draws((2, 6)), eta=1.0))
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5])

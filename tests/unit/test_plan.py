@@ -12,7 +12,7 @@ from diffi2i.run import plan as planning
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import Run, lineage, planned
 from diffi2i.tables.experiment import load
-from diffi2i.tables.plan import Cell, in_order, plan, quoted
+from diffi2i.tables.plan import Cell, in_order, plan
 from tests.own_tables import SETTINGS, own_conf, row, tables, write_table
 
 pytestmark = pytest.mark.slow  # each composes several configurations
@@ -252,7 +252,7 @@ columns:
     "path", ["/plain", "/with space", "/RealSR(V3)", "/it's", "/a=b,c{d}[e]", r"/back\slash", "/it\\'s\\"]
 )
 def test_folders_of_any_name_reach_the_evaluation(path: str) -> None:
-    composed = compose.composition(EvalConfig, "eval", ["run=r", "dataset=set14", f"root={quoted(path)}"])
+    composed = compose.composition(EvalConfig, "eval", ["run=r", "dataset=set14", f"root={compose.quoted(path)}"])
     assert composed.root == path
 
 

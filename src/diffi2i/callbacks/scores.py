@@ -1,4 +1,4 @@
-"""Scores the validation images, and measures whether the network uses its prior."""
+"""Scores the validation images, and by how much they are better than under a method's probes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -43,9 +43,6 @@ def as_scores(
 
 class ValidationScores(L.Callback):
     """Fills a score sheet from what a method's `validation_step` returns, and logs it as `val/<dataset>/<key>`.
-
-    `prior_dependence` is how much better the main metric is with each image's own Z than with another image's: zero
-    means that the network ignores its prior. What the prior is worth is another thing; see `tables.worth`.
 
     Args:
         task: the protocol, the scale and the main metric.

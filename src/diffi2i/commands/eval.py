@@ -47,7 +47,6 @@ def method_facts(method: Method, init: Init | None, settings: Sequence[str] = ()
 
 
 def score(
-    config: Config,
     method: Method,
     data: ImageDataModule,
     output: Path,
@@ -60,6 +59,7 @@ def score(
 
     `trained_on` is the hash of the training files; for `constant` see `Kind.naive`.
     """
+    config = method.config
     sheet = ValidationScores(
         config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
     )
@@ -188,6 +188,6 @@ def evaluate(config: EvalConfig) -> Path:
     facts = method_facts(method, trained.method.init if trained.method else None, config.set)
     on, constant = trained.data.train, trained.data.constant
     with working_on(output):
-        score(settings, method, data, output, facts, on, trained.training, constant).write(output / "result.json")
+        score(method, data, output, facts, on, trained.training, constant).write(output / "result.json")
     print_table([str(output)])
     return output

@@ -14,7 +14,7 @@ from diffi2i.config.schema import ScoreConfig
 from diffi2i.data.degrade import has_holes
 from diffi2i.data.images import IMAGE_SUFFIXES, read_image, require_equal_sizes
 from diffi2i.data.manifest import manifest_hash
-from diffi2i.data.resize import imresize
+from diffi2i.data.resize import enlarge
 from diffi2i.data.sources import Item, files_below
 from diffi2i.errors import UserError
 from diffi2i.kinds.kind import Scores, kind_of
@@ -184,7 +184,7 @@ def enlarged(image: Tensor, target: Tensor, file: Path, target_file: Path) -> Te
     factor = max(1, H // h)
     if (h * factor, w * factor) != (H, W):
         raise UserError(f"{file} is {w}x{h}, its target {target_file} {W}x{H}: a whole multiple is needed")
-    return image if factor == 1 else imresize(image, factor).clamp(0, 1)
+    return enlarge(image, factor)
 
 
 def report(record: Record, pairing: Pairing) -> list[str]:

@@ -26,6 +26,7 @@ from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check as check_method
 from diffi2i.metrics.spec import METRICS
+from diffi2i.run.ensure import without_slurm
 from diffi2i.run.plan import planned, value_of
 from diffi2i.run.record import Record
 from diffi2i.run.state import done
@@ -95,11 +96,10 @@ def run_one(_: DictConfig) -> float | None:
 def environment(variables: Mapping[str, str], slurm: bool) -> dict[str, str]:
     """A run's environment variables.
 
-    Several tasks that Slurm started for this run are its ranks. Elsewhere, as inside an allocation, Lightning would
-    wait for ranks that nobody starts: there it shall not see Slurm, and starts the run's processes itself.
+    Several tasks that Slurm started for this run are its ranks. Elsewhere Lightning starts the run's processes itself.
     """
     ranks = slurm and int(variables.get("SLURM_NTASKS", "1")) > 1
-    return {key: value for key, value in variables.items() if ranks or not key.startswith("SLURM_")}
+    return dict(variables) if ranks else without_slurm(variables)
 
 
 def objective(overrides: Sequence[str]) -> float:

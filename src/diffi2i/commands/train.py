@@ -88,7 +88,7 @@ def train(config: Config) -> Path:
     with tracking(config, run_dir) as logger:
         training = finish_training(config, method, data, run_dir, logger)
         facts = method_facts(method, origin["init"] and Init(**origin["init"]))
-        record = score(config, method, data, run_dir, facts, origin["train"], training, constant)
+        record = score(method, data, run_dir, facts, origin["train"], training, constant)
         if is_first_rank():
             record.write(run_dir / "result.json")
             log_result(logger, record, run_dir)

@@ -69,7 +69,7 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
 
 
 def quoted(text: str) -> str:
-    """The text as a string of Hydra's grammar."""
+    """The text as a string that Hydra's grammar takes literally, whatever characters a path has."""
     return QuotedString(text, Quote.single).with_quotes()
 
 

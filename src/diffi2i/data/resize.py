@@ -44,6 +44,11 @@ def imresize(image: Tensor, scale: float) -> Tensor:
     return resized if image.ndim == 4 else resized.squeeze(0)
 
 
+def enlarge(image: Tensor, scale: int) -> Tensor:
+    """The baseline of a larger target: (B, C, h, w) in [0, 1] -> (B, C, h * scale, w * scale), bicubic, in [0, 1]."""
+    return image if scale == 1 else imresize(image, scale).clamp(0, 1)
+
+
 def _mirror(image: Tensor, dim: int, pad: int) -> Tensor:
     """Extend both ends of `dim` by `pad` pixels: .. 1 0 | 0 1 .. n-1 | n-1 n-2 .., however small n is."""
     n = image.shape[dim]

@@ -1,6 +1,6 @@
 """Depth in metres, (B, 1, H, W), 0 where it was not measured, which `valid` says too."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from diffi2i.data.seen import DepthSeen, impossible, suspicious, unit_of, unit_o
 from diffi2i.data.sources import Item
 from diffi2i.data.targets import Depth, read_npy
 from diffi2i.errors import UserError
-from diffi2i.kinds.kind import Pairs
+from diffi2i.kinds.kind import Pairs, mean
 from diffi2i.metrics.depth import DepthScores
 
 suffixes = IMAGE_SUFFIXES | {".npy"}
 samples = scene_samples
+average = mean
 
 # Viridis, by Stéfan van der Walt, Nathaniel Smith and Eric Firing (CC0, github.com/BIDS/colormap, matplotlib's
 # default): every 17th of its 256 colours. Equal steps look equal, and its darkest end is still far from black.
@@ -74,11 +75,6 @@ def naive(batch: Mapping[str, Any], task: TaskConfig, constant: float | None) ->
 
 def final(output: Tensor, batch: Mapping[str, Any]) -> Tensor:
     return output
-
-
-def average(outputs: Iterable[Tensor], count: int) -> Tensor:
-    """The mean."""
-    return sum((output / count for output in outputs), torch.zeros(()))
 
 
 def sheet(task: TaskConfig, protocol: ProtocolConfig, statistics: Path | None = None) -> DepthScores:

@@ -1,6 +1,6 @@
 """An image (B, 3, H, W), RGB in [0, 1], `task.scale` times as large as the input: restoration."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,14 +12,15 @@ from diffi2i.config.build import build
 from diffi2i.config.schema import Config, ProtocolConfig, ScoreConfig, TaskConfig
 from diffi2i.data.dataset import Augment, EvalImages, TrainImages, check_image, degrade_batch, degrades_on_device
 from diffi2i.data.images import IMAGE_SUFFIXES, as_picture, read_image, require_equal_sizes
-from diffi2i.data.resize import imresize
+from diffi2i.data.resize import enlarge
 from diffi2i.data.skip import OnError
 from diffi2i.data.sources import Item
 from diffi2i.errors import UserError
-from diffi2i.kinds.kind import Pairs
+from diffi2i.kinds.kind import Pairs, mean
 from diffi2i.metrics.image import ImageScores
 
 suffixes = IMAGE_SUFFIXES
+average = mean
 
 
 def samples(config: Config) -> dict[str, Any]:
@@ -59,8 +60,7 @@ def constant(items: Sequence[Item], config: Config) -> None:
 
 def naive(batch: Mapping[str, Any], task: TaskConfig, constant: float | None) -> Tensor:
     """The input itself, enlarged bicubically where the target is larger."""
-    image: Tensor = batch["input"]
-    return image if task.scale == 1 else imresize(image, task.scale).clamp(0, 1)
+    return enlarge(batch["input"], task.scale)
 
 
 def final(output: Tensor, batch: Mapping[str, Any]) -> Tensor:
@@ -71,11 +71,6 @@ def final(output: Tensor, batch: Mapping[str, Any]) -> Tensor:
     if "mask" in batch:
         output = torch.where(batch["mask"] > 0, output, batch["input"])
     return output.clamp(0, 1)
-
-
-def average(outputs: Iterable[Tensor], count: int) -> Tensor:
-    """The mean."""
-    return sum((output / count for output in outputs), torch.zeros(()))
 
 
 def sheet(task: TaskConfig, protocol: ProtocolConfig, statistics: Path | None = None) -> ImageScores:

@@ -86,6 +86,11 @@ class Kind(Protocol):
         """A ground truth to time methods on, which some of them see: a batch of one, `size` pixels a side."""
 
 
+def mean(outputs: Iterable[Tensor], count: int) -> Tensor:
+    """That of `count` outputs of one size, which need not be held together."""
+    return sum((output / count for output in outputs), torch.zeros(()))
+
+
 def kind_of(task: TaskConfig) -> Kind:
     """What the task predicts."""
     return cast(Kind, import_module(f"diffi2i.kinds.{task.kind}"))

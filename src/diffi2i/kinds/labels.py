@@ -20,7 +20,7 @@ from diffi2i.data.scenes import read_targets, scene_samples
 from diffi2i.data.sources import Item
 from diffi2i.data.targets import Labels
 from diffi2i.errors import UserError
-from diffi2i.kinds.kind import Pairs
+from diffi2i.kinds.kind import Pairs, mean
 from diffi2i.kinds.spec import IGNORED
 from diffi2i.metrics.segmentation import SegmentationScores
 
@@ -58,7 +58,7 @@ def final(output: Tensor, batch: Mapping[str, Any]) -> Tensor:
 
 def average(outputs: Iterable[Tensor], count: int) -> Tensor:
     """The logits of the mean probabilities."""
-    return sum((output.softmax(1) / count for output in outputs), torch.zeros(())).log()
+    return mean((output.softmax(1) for output in outputs), count).log()
 
 
 def sheet(task: TaskConfig, protocol: ProtocolConfig, statistics: Path | None = None) -> SegmentationScores:

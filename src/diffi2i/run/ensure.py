@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -129,13 +129,13 @@ def start(run: Run, jobs: int) -> Started:
 
 
 def environment() -> dict[str, str]:
-    """A run's environment variables.
+    """A run's environment variables; unbuffered, so that the log's last lines are what was printed last."""
+    return without_slurm(os.environ) | {"PYTHONUNBUFFERED": "1"}
 
-    Unbuffered, so that the log's last lines are what was printed last; and without Slurm's, since inside an allocation
-    Lightning would wait for ranks that nobody starts.
-    """
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-    return kept | {"PYTHONUNBUFFERED": "1"}
+
+def without_slurm(variables: Mapping[str, str]) -> dict[str, str]:
+    """For a run that is not Slurm's own: inside an allocation Lightning would wait for ranks that nobody starts."""
+    return {key: value for key, value in variables.items() if not key.startswith("SLURM_")}
 
 
 def outcome(started: Started, progress: "Progress") -> str:

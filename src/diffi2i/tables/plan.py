@@ -1,10 +1,10 @@
 """From an experiment to the runs that fill its table."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffi2i.config.compose import quoted
 from diffi2i.errors import UserError
 from diffi2i.run.plan import Run, evaluation, lineage, planned, value_of
 from diffi2i.tables.experiment import ALL_TASKS, Experiment, Row
@@ -104,12 +104,6 @@ def columns_of(experiment: Experiment, row: Row) -> list[str]:
 def setting(settings: Sequence[str]) -> list[str]:
     """The override of `diffi2i eval` that sets them."""
     return [f"set=[{','.join(map(quoted, settings))}]"] if settings else []
-
-
-def quoted(text: str) -> str:
-    """A value that Hydra's grammar takes literally, whatever characters a path has."""
-    # A backslash escapes only before a quote, the closing one included.
-    return "'" + re.sub(r"(\\*)(?:(')|$)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), text) + "'"
 
 
 def in_order(cells: Iterable[Cell]) -> list[Run]:

@@ -75,10 +75,8 @@ def print_table(run_dirs: Sequence[str]) -> None:
     """`diffi2i table <run> ...`.
 
     Raises:
-        UserError: no run named, one is unfinished, or they do not compare.
+        UserError: one is no run directory, or unfinished, or they do not compare.
     """
-    if not run_dirs:
-        raise UserError("table needs run directories: diffi2i table <run> <run> ...")
     if absent := [run_dir for run_dir in run_dirs if not Path(run_dir).exists()]:
         near = get_close_matches(absent[0], table_names(), n=1)
         choice = f"did you mean {near[0]}?" if near else f"the tables are {', '.join(table_names())}"

@@ -26,7 +26,8 @@ from diffi2i.run.directory import origin_of
 from diffi2i.run.hardware import new_trainer
 from diffi2i.run.plan import place
 from tests.conftest import QUICK, SMALL_ENCODER, Make
-from tests.integration.test_resume import record, stop_before_step, stop_while_scoring, weights
+from tests.integration.test_resume import record, stop_while_scoring, weights
+from tests.interruption import InterruptedRunError, stop_before_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -43,7 +44,7 @@ def begin(config: Config, monkeypatch: pytest.MonkeyPatch, step: int = 3) -> Non
     """Trains up to this step, in the second epoch of two steps, and is interrupted there."""
     with monkeypatch.context() as patch:
         stop_before_step(step, patch)
-        with pytest.raises(Exception, match=r"^$"):
+        with pytest.raises(InterruptedRunError):
             train.train(config)
 
 
@@ -257,7 +258,7 @@ def test_nothing_changes_once_it_is_trained(
     with monkeypatch.context() as patch:
         if not finished:
             stop_while_scoring(patch)
-            with pytest.raises(Exception, match=r"^$"):
+            with pytest.raises(InterruptedRunError):
                 train.train(config)
         else:
             train.train(config)

@@ -17,31 +17,13 @@ from omegaconf import OmegaConf
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.commands import train
 from diffi2i.config.schema import Config
-from diffi2i.methods.method import Method
 from diffi2i.run.record import Record
 from tests.conftest import Make
 from tests.integration.test_step import gan
+from tests.interruption import InterruptedRunError, stop, stop_before_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 AVERAGED = ("train.ema_decay=0.99", "train.steps=6")
-
-
-class InterruptedRunError(Exception):
-    pass
-
-
-def stop(*_: Any, **__: Any) -> Any:
-    raise InterruptedRunError
-
-
-def stop_before_step(step: int, patch: Any) -> None:
-    """Training raises at the first batch of this optimiser step."""
-    go_on: Any = Method.training_step
-
-    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
-        return stop() if self.global_step == step else go_on(self, batch, batch_idx)
-
-    patch.setattr(Method, "training_step", interrupted)
 
 
 def stop_after_training(patch: Any) -> None:

@@ -17,6 +17,7 @@ from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.optimisation import rate_factor
 from tests.conftest import Make
+from tests.interruption import InterruptedRunError, stop_before_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -169,25 +170,14 @@ def test_bf16_keeps_losses_and_weights_in_float32(make: Make, task: str, autocas
     assert all(value.isfinite().all() for value in state.values())
 
 
-class InterruptedRunError(Exception):
-    pass
-
-
 # With 0.5 the discriminator joins after the checkpoint.
 @pytest.mark.parametrize(("task", "joins"), [("sisr", 0.0), ("sisr", 0.5), ("inpainting", 0.0)])
 def test_interrupted_and_resumed_equals_uninterrupted(make: Make, monkeypatch: Any, task: str, joins: float) -> None:
     settings = (*gan(task), "train.steps=6", f"train.adversarial_from={joins}", "trainer.device_batch=1")
     whole = train.train(make("whole", *settings))
-    step = DiffI2IS1.training_step
-
-    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == 3:
-            raise InterruptedRunError
-        return step(self, batch, batch_idx)
-
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        patch.setattr(DiffI2IS1, "training_step", interrupted)
+        stop_before_step(3, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     assert checkpoint(config.run_dir)["global_step"] == 2

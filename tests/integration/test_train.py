@@ -29,6 +29,7 @@ from diffi2i.run.plan import place
 from diffi2i.run.provenance import git_commit
 from diffi2i.run.record import Record
 from tests.conftest import Make
+from tests.interruption import InterruptedRunError, stop_before_step
 from tests.records import INIT
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -54,17 +55,13 @@ def stage1(make: Make) -> Path:
     return train.train(make("stage1"))
 
 
-class InterruptedRunError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("number", [1, 2])
 def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, number: int) -> None:
     extra = [] if number == 1 else ["method=diffi2i_s2", f"method.init={stage1}"]
     whole = train.train(make("whole", *extra, "train.steps=6"))
     config = make("broken", *extra, "train.steps=6")
     with monkeypatch.context() as patch:
-        interrupt_at(3, patch)  # in the middle of the second epoch
+        stop_before_step(3, patch)  # in the middle of the second epoch
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
@@ -73,18 +70,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, 
     train.train(config)
     assert same(whole, run_dir)
     assert result(whole).scores == result(run_dir).scores
-
-
-def interrupt_at(step: int, patch: Any) -> None:
-    """Makes training raise InterruptedRunError at a step."""
-    go_on = Method.training_step
-
-    def interrupted(self: Any, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == step:
-            raise InterruptedRunError
-        return go_on(self, batch, batch_idx)
-
-    patch.setattr(Method, "training_step", interrupted)
 
 
 def test_processor_seconds_add_up_over_interruptions(make: Make, monkeypatch: Any) -> None:
@@ -99,7 +84,7 @@ def test_processor_seconds_add_up_over_interruptions(make: Make, monkeypatch: An
     monkeypatch.setattr(Method, "training_step", slow)
     config = make("broken", "train.steps=6")
     with monkeypatch.context() as patch:
-        interrupt_at(3, patch)
+        stop_before_step(3, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     busy[0] = 7.0  # as in a new process
@@ -130,7 +115,7 @@ def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
 
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(5, patch)
+        stop_before_step(5, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     run_dir = Path(str(config.run_dir))
@@ -146,7 +131,7 @@ def test_the_other_tasks_resume_bit_for_bit_too(make: Make, task: str, monkeypat
     whole = train.train(make("whole", *settings))
     config = make("broken", *settings)
     with monkeypatch.context() as patch:
-        interrupt_at(3, patch)
+        stop_before_step(3, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)

@@ -19,12 +19,12 @@ from diffi2i.commands import train
 from diffi2i.config.compose import load
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
-from diffi2i.methods.method import Method
 from diffi2i.run import tracking
 from diffi2i.run.provenance import git_commit
 from diffi2i.run.record import Record
 from tests import wandb_files
 from tests.conftest import Make, small
+from tests.interruption import InterruptedRunError, stop_before_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 SISR = ("psnr", "psnr_y", "ssim", "ssim_y")
@@ -179,19 +179,10 @@ def test_tracking_changes_no_weight(stages: dict[str, Path]) -> None:
 
 
 def test_a_resumed_run_goes_on_under_its_id_and_steps(make: Make, monkeypatch: Any, capsys: Any) -> None:
-    class InterruptedRunError(Exception):
-        pass
-
     config = make("broken", "train.steps=6", "logger=wandb", "logger.panels=0")
-    run_dir, step = Path(str(config.run_dir)), Method.training_step
-
-    def interrupted(self: Any, *arguments: Any) -> Any:
-        if self.global_step == 3:
-            raise InterruptedRunError
-        return step(self, *arguments)
-
+    run_dir = Path(str(config.run_dir))
     with monkeypatch.context() as patch:
-        patch.setattr(Method, "training_step", interrupted)
+        stop_before_step(3, patch)
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)

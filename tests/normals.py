@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from torchmetrics.aggregation import MeanMetric
 
 from diffi2i.config.build import build
-from diffi2i.config.schema import Config, ProtocolConfig, ScoreConfig, TaskConfig
+from diffi2i.config.commands import ScoreConfig
+from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
 from diffi2i.data.dataset import Draw, ImageCache, Sample
 from diffi2i.data.images import IMAGE_SUFFIXES, as_picture, read_rgb, require_equal_sizes, to_tensor
 from diffi2i.data.scenes import SceneCache, read_targets, scene_samples

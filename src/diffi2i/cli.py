@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 from typing import NamedTuple, get_origin, get_type_hints
 
 from diffi2i import __version__
-from diffi2i.config import schema
+from diffi2i.config import commands, schema
 from diffi2i.errors import UserError
 
 
@@ -28,15 +28,15 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command(schema.Config, "commands.train:train", "train a method; -m: a sweep of runs"),
-    "eval": Command(schema.EvalConfig, "commands.eval:evaluate", "score a finished run again"),
-    "predict": Command(schema.PredictConfig, "commands.predict:predict", "restore images with a finished run"),
-    "score": Command(schema.ScoreConfig, "commands.score:score_folders", "score a folder of any method's outputs"),
-    "bench": Command(schema.BenchConfig, "commands.bench:bench", "size and speed of a method"),
-    "data": Command(schema.DataConfig, "commands.data:data", "check the files of a dataset", "action"),
-    "table": Command(schema.TableConfig, "commands.table:table", "runs, or the paper's tables", "names", "overrides"),
-    "compare": Command(schema.CompareConfig, "commands.compare:compare", "two runs image by image", "runs"),
-    "report": Command(schema.ReportConfig, "commands.report:report", "all tables as one HTML file"),
-    "dashboard": Command(schema.DashboardConfig, "commands.dashboard:dashboard", "views and a report on W&B"),
+    "eval": Command(commands.EvalConfig, "commands.eval:evaluate", "score a finished run again"),
+    "predict": Command(commands.PredictConfig, "commands.predict:predict", "restore images with a finished run"),
+    "score": Command(commands.ScoreConfig, "commands.score:score_folders", "score a folder of any method's outputs"),
+    "bench": Command(commands.BenchConfig, "commands.bench:bench", "size and speed of a method"),
+    "data": Command(commands.DataConfig, "commands.data:data", "check the files of a dataset", "action"),
+    "table": Command(commands.TableConfig, "commands.table:table", "runs, or the paper's tables", "names", "overrides"),
+    "compare": Command(commands.CompareConfig, "commands.compare:compare", "two runs image by image", "runs"),
+    "report": Command(commands.ReportConfig, "commands.report:report", "all tables as one HTML file"),
+    "dashboard": Command(commands.DashboardConfig, "commands.dashboard:dashboard", "views and a report on W&B"),
 }
 
 HELP = ("-h", "--help")

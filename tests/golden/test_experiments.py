@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from diffi2i.config import compose
+from diffi2i.config.commands import EvalConfig
 from diffi2i.config.compose import typed_options
-from diffi2i.config.schema import Config, EvalConfig
+from diffi2i.config.schema import Config
 from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.methods.build import build_method, method_class

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from diffi2i import __version__, cli
+from diffi2i.config.commands import CompareConfig, TableConfig
 from diffi2i.config.compose import conf_dir, load
-from diffi2i.config.schema import CompareConfig, Config, TableConfig
+from diffi2i.config.schema import Config
 from diffi2i.run.record import Record
 from tests.conftest import SMALL
 

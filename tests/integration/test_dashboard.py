@@ -13,8 +13,9 @@ from wandb_workspaces.workspaces import Workspace
 
 from diffi2i import cli
 from diffi2i.commands import dashboard, train
+from diffi2i.config.commands import DashboardConfig
 from diffi2i.config.compose import conf_dir, load
-from diffi2i.config.schema import Config, DashboardConfig
+from diffi2i.config.schema import Config
 from diffi2i.run.rows import table_names
 from diffi2i.tables import experiment
 from tests import wandb_files

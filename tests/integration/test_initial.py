@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from diffi2i.commands import train
+from diffi2i.config.commands import BenchConfig
 from diffi2i.config.compose import conf_dir, load
-from diffi2i.config.schema import BenchConfig, Config, CpenConfig, ModelConfig, TaskConfig
+from diffi2i.config.schema import Config, CpenConfig, ModelConfig, TaskConfig
 from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.data.images import read_rgb, to_tensor

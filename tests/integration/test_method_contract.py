@@ -22,8 +22,9 @@ from diffi2i.commands import train
 from diffi2i.commands.bench import bench
 from diffi2i.commands.eval import evaluate
 from diffi2i.commands.predict import predict
+from diffi2i.config.commands import BenchConfig, EvalConfig, PredictConfig
 from diffi2i.config.compose import conf_dir, load
-from diffi2i.config.schema import BenchConfig, Config, EvalConfig, PredictConfig, TrainerConfig
+from diffi2i.config.schema import Config, TrainerConfig
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.build import build_method, check, new_method

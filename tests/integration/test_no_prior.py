@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from diffi2i.commands import train
 from diffi2i.commands.predict import predict
 from diffi2i.config import compose
-from diffi2i.config.schema import Config, PredictConfig
+from diffi2i.config.commands import PredictConfig
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1

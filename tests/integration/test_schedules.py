@@ -10,9 +10,10 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 from diffi2i.commands import train
+from diffi2i.config.commands import BenchConfig, ScoreConfig
 from diffi2i.config.compose import load
 from diffi2i.config.run import read_run_config
-from diffi2i.config.schema import BenchConfig, Config, ScoreConfig, TrainConfig
+from diffi2i.config.schema import Config, TrainConfig
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1

@@ -17,7 +17,8 @@ from diffi2i.commands import eval as evaluation
 from diffi2i.commands import train
 from diffi2i.commands.predict import predict
 from diffi2i.config import compose
-from diffi2i.config.schema import Config, EvalConfig, PredictConfig, TrainerConfig
+from diffi2i.config.commands import EvalConfig, PredictConfig
+from diffi2i.config.schema import Config, TrainerConfig
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
 from diffi2i.methods.build import method_class

@@ -14,9 +14,10 @@ from diffi2i import cli
 from diffi2i.commands import sweep, train
 from diffi2i.config import compose
 from diffi2i.config.build import build
+from diffi2i.config.commands import BenchConfig
 from diffi2i.config.compose import conf_dir
 from diffi2i.config.run import read_run_config
-from diffi2i.config.schema import BenchConfig, Config, DatasetConfig, ProtocolConfig
+from diffi2i.config.schema import Config, DatasetConfig, ProtocolConfig
 from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
 from diffi2i.errors import UserError

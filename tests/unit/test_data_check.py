@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from diffi2i.commands.data import data
-from diffi2i.config.schema import DataConfig, DatasetConfig
+from diffi2i.config.commands import DataConfig
+from diffi2i.config.schema import DatasetConfig
 from diffi2i.data.check import SHOWN, check_dataset, write_manifest
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.sources import Item, Split, folder, layout, pairs

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffi2i.config import compose
-from diffi2i.config.schema import EvalConfig
+from diffi2i.config.commands import EvalConfig
 from diffi2i.data.images import read_size
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.sources import IncompleteError, Split, layout, listed, pairs

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from diffi2i.config import compose
-from diffi2i.config.schema import Config, EvalConfig
+from diffi2i.config.commands import EvalConfig
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.run import plan as planning
 from diffi2i.run.identity import config_hash

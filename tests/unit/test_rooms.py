@@ -91,7 +91,16 @@ def test_no_circles() -> None:
     assert set(order) == set(MODULES)
 
 
-LIGHT = ("cli", "config.compose", "config.checks", "config.run", "config.schema", "metrics.spec", "run.record")
+LIGHT = (
+    "cli",
+    "config.compose",
+    "config.checks",
+    "config.commands",
+    "config.run",
+    "config.schema",
+    "metrics.spec",
+    "run.record",
+)
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffi2i.config.schema import BenchConfig
+from diffi2i.config.commands import BenchConfig
 from diffi2i.data.degrade import has_holes
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.batch import Batch

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from diffi2i.config.schema import CompareConfig
+from diffi2i.config.commands import CompareConfig
 from diffi2i.errors import UserError
 from diffi2i.run.files import write_json
 from diffi2i.run.record import Record

@@ -14,7 +14,8 @@ import wandb
 
 from diffi2i.callbacks.showcase import KEY as PICTURES
 from diffi2i.config import compose
-from diffi2i.config.schema import Config, DashboardConfig, TaskConfig
+from diffi2i.config.commands import DashboardConfig
+from diffi2i.config.schema import Config, TaskConfig
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, METRICS, of_kind
 from diffi2i.run.files import write_json

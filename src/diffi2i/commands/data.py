@@ -5,7 +5,8 @@ from pathlib import Path
 
 from diffi2i.config.build import build
 from diffi2i.config.checks import check_source
-from diffi2i.config.schema import DataConfig, DatasetConfig
+from diffi2i.config.commands import DataConfig
+from diffi2i.config.schema import DatasetConfig
 from diffi2i.data.check import check_dataset, write_manifest
 from diffi2i.data.sources import Split
 

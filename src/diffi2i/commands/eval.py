@@ -11,8 +11,9 @@ from torch import nn
 from diffi2i.callbacks.scores import ValidationScores, as_scores
 from diffi2i.callbacks.targets import TargetsSeen
 from diffi2i.config.checks import check_held, check_source
+from diffi2i.config.commands import EvalConfig
 from diffi2i.config.compose import METHOD_KEYS
-from diffi2i.config.schema import Config, EvalConfig
+from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
-from diffi2i.config.schema import PredictConfig
+from diffi2i.config.commands import PredictConfig
 from diffi2i.data.degrade import has_holes
 from diffi2i.data.images import read_image, require_equal_sizes
 from diffi2i.data.scenes import network_size

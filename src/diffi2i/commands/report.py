@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffi2i.config.schema import ReportConfig
+from diffi2i.config.commands import ReportConfig
 from diffi2i.errors import UserError
 from diffi2i.tables.report import page, sections_of
 from diffi2i.tables.write import TABLES

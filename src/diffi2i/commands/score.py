@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffi2i.callbacks.scores import as_scores
-from diffi2i.config.schema import ScoreConfig
+from diffi2i.config.commands import ScoreConfig
 from diffi2i.data.degrade import has_holes
 from diffi2i.data.images import IMAGE_SUFFIXES, read_image, require_equal_sizes
 from diffi2i.data.manifest import manifest_hash

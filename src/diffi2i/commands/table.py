@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffi2i.config.schema import TableConfig
+from diffi2i.config.commands import TableConfig
 from diffi2i.errors import UserError
 from diffi2i.run.ensure import PROGRAM, Durations, duration, ensure, say, total_duration
 from diffi2i.run.plan import RUNS, Run, value_of

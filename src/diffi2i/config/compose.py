@@ -1,7 +1,7 @@
 """From Hydra overrides to a checked configuration.
 
-Hydra composes `conf/`; `load` turns the composition into the dataclasses of `schema`, or raises `UserError` with one
-line that says what to write instead. Nothing heavy is imported here.
+Hydra composes `conf/`; `load` turns the composition into the dataclasses of `schema` and `commands`, or raises
+`UserError` with one line that says what to write instead. Nothing heavy is imported here.
 """
 
 import difflib
@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.config.checks import check, check_budget, check_dataset
-from diffi2i.config.schema import Config, ScoreConfig
+from diffi2i.config.commands import ScoreConfig
+from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffi2i.config.build import build
-from diffi2i.config.schema import Config, ProtocolConfig, ScoreConfig, TaskConfig
+from diffi2i.config.commands import ScoreConfig
+from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
 from diffi2i.data.images import IMAGE_SUFFIXES, require_equal_sizes
 from diffi2i.data.scenes import read_targets, scene_samples
 from diffi2i.data.seen import DepthSeen, impossible, suspicious, unit_of, unit_of_predictions

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from diffi2i.config.build import build
-from diffi2i.config.schema import Config, ProtocolConfig, ScoreConfig, TaskConfig
+from diffi2i.config.commands import ScoreConfig
+from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
 from diffi2i.data.dataset import Augment, EvalImages, TrainImages, check_image, degrade_batch, degrades_on_device
 from diffi2i.data.images import IMAGE_SUFFIXES, as_picture, read_image, require_equal_sizes
 from diffi2i.data.resize import enlarge

@@ -9,7 +9,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from diffi2i.config.schema import Config, ProtocolConfig, ScoreConfig, TaskConfig
+from diffi2i.config.commands import ScoreConfig
+from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
 from diffi2i.data.sources import Item
 
 

@@ -152,6 +152,15 @@ def own_hashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, an empty torch.hub folder and no fetching."""
+    monkeypatch.setenv("DIFFI2I_OFFLINE", "1")
+    monkeypatch.setenv("DIFFI2I_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path
+
+
+@pytest.fixture
 def autocast_losses(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The losses of all steps of stage 1 in this test, each of which must run under autocast."""
     losses = []

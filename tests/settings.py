@@ -1,8 +1,12 @@
-"""Parts of a configuration for tests that need some of their values."""
+"""Parts of a configuration for tests that need some of their values, and the tasks that there are."""
 
 from typing import Any
 
-from diffi2i.config.schema import ProtocolConfig, TaskConfig, TrainConfig
+from diffi2i.config.compose import conf_dir
+from diffi2i.config.schema import ProtocolConfig, TaskConfig, TrainConfig, TrainerConfig
+
+TASKS = sorted(file.stem for file in (conf_dir() / "task").glob("*.yaml"))
+CPU = TrainerConfig(accelerator="cpu", precision="fp32", progress=False)
 
 
 def task_config(**values: Any) -> TaskConfig:

@@ -1,10 +1,11 @@
-"""Reads what W&B keeps on disk of an offline run.
+"""W&B without a key, and what it keeps on disk of an offline run.
 
-The file is a log as LevelDB has it: after a header of 7 bytes, blocks of 32 KiB with pieces of records, each behind its
-checksum (4 bytes), length (2) and kind (1): whole, first, middle or last.
+The file of a run is a log as LevelDB has it: after a header of 7 bytes, blocks of 32 KiB with pieces of records, each
+behind its checksum (4 bytes), length (2) and kind (1): whole, first, middle or last.
 """
 
 import json
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -27,6 +28,14 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+
+
+def forget_key(patch: Any, home: Path) -> None:
+    """As on a machine that has never heard of W&B."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        patch.delenv(name)
+    patch.setenv("NETRC", str(home / "netrc"))
+    patch.setenv("WANDB_CONFIG_DIR", str(home / "wandb"))
 
 
 def parts(run_dir: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from diffi2i.tables import experiment
 from diffi2i.tables.experiment import Experiment, Row
 from tests.own_tables import own_conf, tables, write_table
 from tests.own_tables import row as row_text
+from tests.refusals import refusal
 
 __all__ = ["own_conf", "tables"]
 
@@ -526,9 +527,6 @@ def test_a_bad_folder_is_refused_in_one_line(old: str, new: str, words: list[str
     settings, paper = f"{GOOD}claim_column: 0\n" if "claim_column" in old else GOOD, PAPER
     assert settings.count(old) + paper.count(old) == 1
     write_table(tables, "good", ROWS, paper.replace(old, new) or "\n", settings.replace(old, new))
-    with pytest.raises(UserError) as caught:
-        experiment.load("good")
-    message = str(caught.value)
-    assert "\n" not in message
+    message = refusal(experiment.load, "good")
     assert message.startswith(str(tables / "good"))
     assert all(word in message for word in words), message

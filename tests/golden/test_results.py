@@ -14,9 +14,9 @@ from diffi2i.tables.experiment import load
 from diffi2i.tables.frame import Found
 from diffi2i.tables.table import Table, table_of
 from diffi2i.tables.write import write
+from tests.places import ROOT
 
 RESULTS = experiments_dir() / "results"
-README = Path(__file__).parents[2] / "README.md"
 GOLDEN = Path(__file__).parents[1] / "data" / "table7_of_0.1.csv"
 TABLES = sorted(RESULTS.glob("*/*.json"))
 
@@ -83,4 +83,4 @@ def test_the_readme_shows_the_small_scale_tables() -> None:
     shown: str = module.summary()
     assert (RESULTS / "demo" / "summary.md").read_text() == shown
     for table in shown.strip().split("\n\n"):
-        assert table in README.read_text()
+        assert table in (ROOT / "README.md").read_text()

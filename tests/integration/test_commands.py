@@ -17,8 +17,8 @@ from diffi2i.config.build import build
 from diffi2i.config.compose import conf_dir, load
 from diffi2i.config.schema import Config
 from diffi2i.run.rows import table_names
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(rf"(?:^|\s|`)(diffi2i (?:{'|'.join(cli.COMMANDS)})\b.*)")
 TASKS = ("sisr", "realsr", "deblur", "inpainting", "segmentation", "depth")
 

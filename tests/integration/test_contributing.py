@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from diffi2i.run.record import Record
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "CONTRIBUTING.md"
 # A file's name, perhaps where in it, then its text.
 BLOCK = re.compile(r"^`([^`\n]+)`(?:, ([^\n]+))?\n\n```\w+\n(.*?)^```$", re.M | re.S)

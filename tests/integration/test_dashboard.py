@@ -1,7 +1,6 @@
 """The dashboards' specifications show what runs really log, and are written also where nothing can be sent."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from wandb_workspaces.workspaces import Workspace
 from diffi2i import cli
 from diffi2i.commands import dashboard, train
 from diffi2i.config.commands import DashboardConfig
-from diffi2i.config.compose import conf_dir, load
+from diffi2i.config.compose import load
 from diffi2i.config.schema import Config
 from diffi2i.run.rows import table_names
 from diffi2i.tables import experiment
 from tests import wandb_files
 from tests.conftest import small
+from tests.settings import TASKS
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-TASKS = sorted(file.stem for file in (conf_dir() / "task").glob("*.yaml"))
 # They need weights that may be missing, or a look at more images than two.
 DEAR = {"lpips_alex", "lpips_vgg", "dists", "fid", "kid", "fd_lite0"}
 
@@ -30,9 +28,7 @@ DEAR = {"lpips_alex", "lpips_vgg", "dists", "fid", "kid", "fd_lite0"}
 @pytest.fixture(scope="module", autouse=True)
 def no_key(tmp_path_factory: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            patch.delenv(name)
-        patch.setenv("NETRC", str(tmp_path_factory.mktemp("home") / "netrc"))
+        wandb_files.forget_key(patch, tmp_path_factory.mktemp("home"))
         yield
 
 

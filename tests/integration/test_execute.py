@@ -48,6 +48,8 @@ from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Cell
 from tests.conftest import small
 from tests.integration.test_cli import diffi2i
+from tests.places import ROOT
+from tests.refusals import command_refusal
 from tests.settings import task_config, train_config
 from tests.table_records import record
 
@@ -541,11 +543,7 @@ def test_a_request_that_cannot_be_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(["table", *arguments])
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1
+    assert words in command_refusal(["table", *arguments], capsys)
 
 
 @pytest.fixture
@@ -619,8 +617,7 @@ def test_a_real_table_is_made_once_and_a_sweep_over_its_rows_finds_it(tmp_path: 
     ],
 )
 def test_make_has_a_target_for_each_table(arguments: list[str], expected: str) -> None:
-    root = Path(__file__).parents[2]
     answer = subprocess.run(
-        ["make", "-n", "--no-print-directory", *arguments], cwd=root, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert answer.stdout.splitlines()[-1].split()[1:] == expected.split()

@@ -19,25 +19,15 @@ from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import hash_of_manifest, read_manifests
-from diffi2i.errors import UserError
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.optimisation import rate_factor
 from diffi2i.run.directory import origin_of
 from diffi2i.run.hardware import new_trainer
 from diffi2i.run.plan import place
 from tests.conftest import QUICK, SMALL_ENCODER, Make
-from tests.integration.test_resume import record, stop_while_scoring, weights
-from tests.interruption import InterruptedRunError, stop_before_step
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-
-
-def refused(config: Config) -> str:
-    """The one line by which a training is refused."""
-    with pytest.raises(UserError) as error:
-        train.train(config)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+from tests.interruption import InterruptedRunError, stop_before_step, stop_while_scoring
+from tests.refusals import refusal
+from tests.runs import repeatable, result, weight_bytes
 
 
 def begin(config: Config, monkeypatch: pytest.MonkeyPatch, step: int = 3) -> None:
@@ -72,8 +62,8 @@ def test_data_at_another_path_is_gone_on_with(
     begin(make("run", *at(data)), monkeypatch)
     data.rename(tmp_path / "elsewhere")
     config = make("run", f"root={tmp_path}/elsewhere/train/", f"dataset.source.val_root={tmp_path}/elsewhere/./val/")
-    assert weights(train.train(config)) == weights(whole)
-    assert record(tmp_path / "run") == record(whole)
+    assert weight_bytes(train.train(config)) == weight_bytes(whole)
+    assert repeatable(tmp_path / "run") == repeatable(whole)
     train.train(make("whole", *at(tmp_path / "elsewhere")))  # finished: nothing to do, and no other run
 
 
@@ -97,10 +87,10 @@ def test_a_moved_stage_1_and_a_moved_run_are_gone_on_with(
     stage1.rename(tmp_path / "moved1")
     (tmp_path / "run").rename(tmp_path / "moved2")
     moved = train.train(make("moved2", "method=diffi2i_s2", f"method.init={tmp_path / 'moved1'}"))
-    assert weights(moved) == weights(whole)
-    assert record(moved) == record(whole)
-    assert record(whole).method.init.network_steps == 4
-    assert record(whole).training.network_steps == 8
+    assert weight_bytes(moved) == weight_bytes(whole)
+    assert repeatable(moved) == repeatable(whole)
+    assert result(whole).method.init.network_steps == 4
+    assert result(whole).training.network_steps == 8
 
 
 # --- what is there --------------------
@@ -147,7 +137,7 @@ def test_other_data_is_refused_by_name(
     begin(config, monkeypatch)
     kept = (Path(str(config.run_dir)) / "checkpoints" / "last.ckpt").read_bytes()
     done(data)
-    said = refused(config)
+    said = refusal(train.train, config)
     assert f"holds a run on other data ({words})" in said
     assert (Path(str(config.run_dir)) / "checkpoints" / "last.ckpt").read_bytes() == kept
 
@@ -157,7 +147,7 @@ def test_of_many_changes_a_few_are_named(make: Make, data: Path, monkeypatch: py
     begin(config, monkeypatch)
     for file in sorted((data / "train").iterdir())[:5]:
         file.rename(file.with_name(f"x{file.name}"))
-    assert "gone: image04; and 7 more)".replace("; and", " and") in refused(config)
+    assert "gone: image04; and 7 more)".replace("; and", " and") in refusal(train.train, config)
 
 
 def test_other_weights_of_stage_1_under_the_same_path_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +159,7 @@ def test_other_weights_of_stage_1_under_the_same_path_are_refused(make: Make, mo
     state = load_file(file)
     state["di2iformer.embed.bias"] = state["di2iformer.embed.bias"] + 1e-6
     save_file(state, file)
-    assert "started from other weights than method.init=" in refused(config)
+    assert "started from other weights than method.init=" in refusal(train.train, config)
     file.write_bytes(kept)
     train.train(config)
 
@@ -200,7 +190,7 @@ def test_the_rate_may_be_lowered_on_the_way(make: Make, monkeypatch: pytest.Monk
         step: pytest.approx((1e-3 if step < 4 else 1e-4) * rate_factor(step, config.train)) for step in range(8)
     }
     changed = {
-        change["key"]: (change["step"], change["from"], change["to"]) for change in record(run_dir).training.changed
+        change["key"]: (change["step"], change["from"], change["to"]) for change in result(run_dir).training.changed
     }
     assert changed == {
         "train.lr": (4, 1e-3, 1e-4),
@@ -228,12 +218,12 @@ def test_the_new_clip_is_the_one_in_use(make: Make, monkeypatch: pytest.MonkeyPa
 
 def test_a_training_may_become_longer_or_shorter_on_the_way(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(make("run", "train.steps=6"), monkeypatch, 5)
-    said = refused(make("run", "train.steps=3"))
+    said = refusal(train.train, make("run", "train.steps=3"))
     assert "has made 4 steps: write train.steps=4 or more" in said
     begin(make("run", "train.steps=12"), monkeypatch, 7)
     run_dir = train.train(make("run", "train.steps=8"))
-    assert record(run_dir).training.steps == 8
-    assert [(change["step"], change["from"], change["to"]) for change in record(run_dir).training.changed] == [
+    assert result(run_dir).training.steps == 8
+    assert [(change["step"], change["from"], change["to"]) for change in result(run_dir).training.changed] == [
         (4, 6, 12),
         (6, 12, 8),
     ]
@@ -245,7 +235,7 @@ def test_all_else_is_refused_on_the_way(make: Make, monkeypatch: pytest.MonkeyPa
     key, _, now = override.partition("=")
     assert re.search(
         rf"holds a run with {re.escape(key)}=\S+, this one has {now}: name",
-        refused(make("run", "train.steps=6", override)),
+        refusal(train.train, make("run", "train.steps=6", override)),
     )
 
 
@@ -263,7 +253,7 @@ def test_nothing_changes_once_it_is_trained(
         else:
             train.train(config)
     key = override.partition("=")[0]
-    said = refused(make("run", "train.steps=2", override))
+    said = refusal(train.train, make("run", "train.steps=2", override))
     assert re.search(rf"has been trained with {re.escape(key)}=\S+, not \S+: name another run_dir", said)
     train.train(config)
 
@@ -277,24 +267,25 @@ def test_a_diverged_run_goes_on_with_a_lower_rate(make: Make, monkeypatch: pytes
         return loss * float("nan") if self.global_step == 3 and self.config.train.lr > 1e-2 else loss
 
     monkeypatch.setattr(DiffI2IS1, "training_step", diverges)
-    said = refused(make("run", "train.steps=6", "train.lr=0.1"))
+    said = refusal(train.train, make("run", "train.steps=6", "train.lr=0.1"))
     assert "the loss is nan at step 4" in said
     assert "lower train.lr or train.clip, to go on from the last checkpoint" in said
     assert "intact" not in said
     run_dir = train.train(make("run", "train.steps=6", "train.lr=1e-3"))
-    assert [(change["key"], change["step"]) for change in record(run_dir).training.changed] == [("train.lr", 2)]
+    assert [(change["key"], change["step"]) for change in result(run_dir).training.changed] == [("train.lr", 2)]
 
 
 @pytest.mark.parametrize(("every", "words"), [(1, "the prediction for image00 has NaN"), (5, "the loss is nan")])
 def test_weights_that_have_diverged_are_said_to_need_a_run_of_their_own(make: Make, every: int, words: str) -> None:
     settings = ("train.steps=6", "train.warmup=0", "train.epoch_steps=1", f"validation.every_epochs={every}")
-    said = refused(make("run", *settings, "train.lr=1e30"))
+    said = refusal(train.train, make("run", *settings, "train.lr=1e30"))
     assert words in said
     assert "to go on from the last checkpoint, or where that is too late name another run_dir" in said
     if every == 1:  # nothing of it reached a checkpoint
         train.train(make("run", *settings, "train.lr=1e-3"))
     else:
-        assert "where that is too late name another run_dir" in refused(make("run", *settings, "train.lr=1e-3"))
+        said = refusal(train.train, make("run", *settings, "train.lr=1e-3"))
+        assert "where that is too late name another run_dir" in said
 
 
 # --- files that go --------------------
@@ -313,7 +304,7 @@ def test_a_training_file_that_goes_unread_does_not_stop_a_run_that_skips(
 
     monkeypatch.setattr(ImageDataModule, "check", gone)
     run_dir = train.train(make("run", *at(data), "dataset.on_error=skip"))
-    assert len(record(run_dir).data.train) == 64
+    assert len(result(run_dir).data.train) == 64
 
 
 def scenes(root: Path) -> tuple[str, ...]:
@@ -340,7 +331,7 @@ def test_files_that_go_during_training_do_not_lose_the_record(tmp_path: Path, mo
         shutil.rmtree(tmp_path / "d" / "labels" / "train")
 
     monkeypatch.setattr(train, "fit", then_gone)
-    found = record(train.train(config))
+    found = result(train.train(config))
     assert (found.data.train, found.data.val) == (before["train"], before["val"])
     assert found.data.constant is not None
 
@@ -349,7 +340,7 @@ def test_unreadable_labels_are_left_out_of_the_baseline_where_training_skips_the
     settings = (*scenes(tmp_path / "d"), "train.patch=64", f"run_dir={tmp_path / 'run'}")
     (tmp_path / "d" / "labels" / "train" / "train0.png").write_bytes(b"no image")
     run_dir = train.train(compose.load(Config, "train", (*settings, "dataset.on_error=skip")))
-    assert record(run_dir).data.constant == 1
+    assert result(run_dir).data.constant == 1
 
 
 def test_pictures_in_both_splits_are_told_when_training_starts(make: Make, data: Path, capsys: Any) -> None:
@@ -366,4 +357,4 @@ def test_the_files_behind_the_hashes_are_kept(make: Make, data: Path) -> None:
     origin = json.loads((run_dir / "origin.json").read_text())
     for split, count in (("train", 10), ("val", 2)):
         assert len(kept[split]) == count
-        assert hash_of_manifest(kept[split]) == origin[split] == getattr(record(run_dir).data, split)
+        assert hash_of_manifest(kept[split]) == origin[split] == getattr(result(run_dir).data, split)

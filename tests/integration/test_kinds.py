@@ -25,11 +25,10 @@ from diffi2i.metrics.spec import METRICS, of_kind
 from diffi2i.run.record import Record
 from tests import normals
 from tests.conftest import random_batch
-from tests.settings import task_config
+from tests.settings import TASKS, task_config
 
 PACKAGE = Path(diffi2i.__file__).parent
 CONF = compose.conf_dir()
-TASKS = sorted(file.stem for file in (CONF / "task").glob("*.yaml"))
 # Their signatures are held by the type checker.
 FILES: dict[str, Kind] = {"image": image, "labels": labels, "depth": depth, "normals": normals}
 MEMBERS = sorted(name for name in vars(Kind) if not name.startswith("_"))

@@ -17,6 +17,7 @@ from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
+from tests.processes import joined
 
 CLASSES = 4
 COUNTS = (2, 7, 8, 101)
@@ -64,17 +65,10 @@ def scores_of(indices: range) -> list[dict[str, Any]]:
     return found
 
 
-def join(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-
-
 def one_of(rank: int, world: int, folder: str) -> None:
-    join(rank, world, folder)
-    try:
-        torch.save([scores_of(range(n)[rank::world]) for n in COUNTS], f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    with joined(rank, world, folder):
+        found = [scores_of(range(n)[rank::world]) for n in COUNTS]
+    torch.save(found, f"{folder}/{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +94,10 @@ def test_several_processes_give_the_scores_of_one(world: int, alone: Any, tmp_pa
 
 
 def dies_or_computes(rank: int, folder: str) -> None:
-    join(rank, 2, folder)
-    if rank == 1:
-        os._exit(3)
-    scores_of(range(2))
+    with joined(rank, 2, folder):
+        if rank == 1:
+            os._exit(3)
+        scores_of(range(2))
 
 
 def test_a_killed_process_ends_the_others_with_an_error(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,43 +13,20 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.commands import train
 from diffi2i.config.schema import Config
-from diffi2i.run.record import Record
+from tests.adversaries import gan
 from tests.conftest import Make
-from tests.integration.test_step import gan
-from tests.interruption import InterruptedRunError, stop, stop_before_step
+from tests.interruption import (
+    InterruptedRunError,
+    stop_after_training,
+    stop_before_step,
+    stop_while_saving,
+    stop_while_scoring,
+)
+from tests.runs import repeatable, weight_bytes
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 AVERAGED = ("train.ema_decay=0.99", "train.steps=6")
-
-
-def stop_after_training(patch: Any) -> None:
-    """After the last step's checkpoint, before anything is made of it."""
-    fit = train.fit
-
-    def interrupted(*arguments: Any) -> None:
-        fit(*arguments)
-        stop()
-
-    patch.setattr(train, "fit", interrupted)
-
-
-def stop_while_saving(patch: Any) -> None:
-    patch.setattr(train, "save_weights", stop)
-
-
-def stop_while_scoring(patch: Any) -> None:
-    """At the second image of the final evaluation."""
-    go_on = ValidationScores.on_validation_batch_end
-
-    def interrupted(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, *more: Any) -> None:
-        if self.pictures and batch_idx == 1:
-            stop()
-        go_on(self, trainer, module, outputs, batch, batch_idx, *more)
-
-    patch.setattr(ValidationScores, "on_validation_batch_end", interrupted)
 
 
 PLACES: dict[str, list[Callable[[Any], None]]] = {
@@ -86,21 +62,6 @@ def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeyp
     return train.train(config)
 
 
-def record(run_dir: Path) -> Any:
-    """The run's `Record`, without what no two runs share."""
-    found: Any = Record.read(run_dir)
-    return replace(
-        found,
-        cost=replace(found.cost, seconds_per_image=0, cpu_seconds=0, peak_memory_mb=0),
-        training=replace(found.training, seconds=0, cpu_seconds=0),
-        provenance=replace(found.provenance, date="", commit=None),
-    )
-
-
-def weights(run_dir: Path) -> bytes:
-    return (run_dir / "weights.safetensors").read_bytes()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     settings, places = (*KINDS[kind][0], *AVERAGED), KINDS[kind][1]
@@ -113,8 +74,8 @@ def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytes
     assert moved, "the average is the last weights: nothing would be tested"
     for name in places:
         broken = interrupted(make(name, *settings), PLACES[name], monkeypatch)
-        assert weights(broken) == weights(whole), name
-        assert record(broken) == record(whole), name
+        assert weight_bytes(broken) == weight_bytes(whole), name
+        assert repeatable(broken) == repeatable(whole), name
 
 
 def logged(run_dir: Path) -> list[tuple[str, int, int, str]]:
@@ -160,7 +121,7 @@ def test_curves_of_a_resumed_run_lie_on_the_uninterrupted_ones(
     for point in resumed:
         assert points.get(point[:2]) == point
     assert {point[:2] for point in resumed} == points.keys()
-    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+    assert weight_bytes(tmp_path / "broken") == weight_bytes(tmp_path / "whole")
 
 
 SCRIPT = """
@@ -205,5 +166,5 @@ def test_two_processes_go_on_where_scoring_was_interrupted(make: Make, tmp_path:
     assert done.returncode == 0, done.stderr[-3000:]
     whole = tmp_path / "whole"
     for name in ("scoring", "saving"):
-        assert weights(tmp_path / name) == weights(whole)
-        assert record(tmp_path / name) == record(whole)
+        assert weight_bytes(tmp_path / name) == weight_bytes(whole)
+        assert repeatable(tmp_path / name) == repeatable(whole)

@@ -21,6 +21,7 @@ from diffi2i.data.resize import imresize
 from diffi2i.run.record import Record
 from diffi2i.weights import lpips_trunk
 from tests.conftest import Make
+from tests.refusals import command_refusal
 
 PLAIN = ("task=deblur", "task.protocol.metrics=[psnr,psnr_y,ssim,ssim_y]", "trainer=cpu")
 LABELS = ("task=segmentation", "trainer=cpu")
@@ -58,11 +59,15 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def command(root: Path, *arguments: str) -> list[str]:
+    output = root / "out" / "scores.json"
+    return ["score", f"pred={root / 'pred'}", f"target={root / 'target'}", f"output={output}", *arguments]
+
+
 def score(root: Path, *arguments: str) -> Any:
     """The `Record` that is written."""
-    output = root / "out" / "scores.json"
-    cli.main(["score", f"pred={root / 'pred'}", f"target={root / 'target'}", f"output={output}", *arguments])
-    return Record.read(output)
+    cli.main(command(root, *arguments))
+    return Record.read(root / "out" / "scores.json")
 
 
 @pytest.fixture
@@ -70,11 +75,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """`refused(root, ...)` gives the one line on stderr."""
 
     def run(root: Path, *arguments: str) -> str:
-        with pytest.raises(SystemExit) as caught:
-            score(root, *arguments)
-        assert caught.value.code == 2
-        line = capsys.readouterr().err
-        assert line.count("\n") == 1
+        line = command_refusal(command(root, *arguments), capsys)
         assert not (root / "out" / "scores.json").exists()
         return line
 

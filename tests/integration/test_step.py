@@ -9,30 +9,16 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
 
 from diffi2i.commands import train
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.optimisation import rate_factor
+from tests.adversaries import ADVERSARIES, PATCH, UNET, gan
 from tests.conftest import Make
 from tests.interruption import InterruptedRunError, stop_before_step
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-
-L1 = "terms: {l1: {_target_: diffi2i.losses.pixel.L1}}"
-UNET = "{_target_: diffi2i.models.discriminator.UNetDiscriminator, width: 2}"
-PATCH = "{_target_: diffi2i.models.discriminator.PatchDiscriminator, width: 2, layers: 2}"
-ADVERSARIES = {
-    "sisr": f"{{_target_: diffi2i.losses.adversarial.RealESRGANAdversary, discriminator: {UNET}, lr_factor: 0.5}}",
-    "inpainting": f"{{_target_: diffi2i.losses.adversarial.LamaAdversary, discriminator: {PATCH}}}",
-}
-
-
-def gan(task: str, adversary: str | None = None) -> tuple[str, ...]:
-    node = f"{{_target_: diffi2i.losses.task.TaskLoss, {L1}, adversary: {adversary or ADVERSARIES[task]}}}"
-    return (f"task={task}", f"+task.losses.gan={node}", "train.loss=gan")
+from tests.runs import weights
 
 
 def checkpoint(run_dir: Path | str | None) -> dict[str, Any]:
@@ -70,7 +56,7 @@ def test_both_networks_move_and_only_the_generators_steps_are_counted(make: Make
     moved = {key for key, value in last["current_model_state"].items() if not torch.equal(value, before[key])}
     assert any(key.startswith("di2iformer") for key in moved)
     assert any(key.startswith("task_loss.") for key in moved)
-    assert not any(key.startswith("task_loss") for key in load_file(run_dir / "weights.safetensors"))
+    assert not any(key.startswith("task_loss") for key in weights(run_dir))
 
 
 def test_the_discriminator_rests_until_it_joins(make: Make, monkeypatch: Any) -> None:
@@ -155,7 +141,7 @@ def test_saved_weights_are_the_averaged_ones(make: Make, monkeypatch: Any) -> No
     average = path[0]
     for state in path[1:]:
         average = {key: 0.7 * average[key] + 0.3 * value for key, value in state.items()}
-    saved = load_file(run_dir / "weights.safetensors")
+    saved = weights(run_dir)
     for key, value in saved.items():
         torch.testing.assert_close(value, average[key], rtol=1e-5, atol=1e-7)
     assert not torch.equal(saved["di2iformer.embed.weight"], path[-1]["di2iformer.embed.weight"])
@@ -199,13 +185,13 @@ def test_stage_2_goes_on_from_stage_2_under_another_loss(make: Make) -> None:
     stage1 = train.train(make("s1"))
     stage2 = train.train(make("s2", "method=diffi2i_s2", f"method.init={stage1}"))
     further = make("s2-gan", *gan("sisr"), "method=diffi2i_s2", f"method.init={stage2}", "trainer.precision=bf16")
-    weights = load_file(train.train(further) / "weights.safetensors")
-    before = load_file(stage2 / "weights.safetensors")
-    assert weights.keys() == before.keys()
-    frozen = [key for key in weights if key.startswith("cpen_s1")]
+    after = weights(train.train(further))
+    before = weights(stage2)
+    assert after.keys() == before.keys()
+    frozen = [key for key in after if key.startswith("cpen_s1")]
     assert frozen
-    assert all(torch.equal(weights[key], before[key]) for key in frozen)
-    assert all(value.isfinite().all() for value in weights.values())
+    assert all(torch.equal(after[key], before[key]) for key in frozen)
+    assert all(value.isfinite().all() for value in after.values())
 
 
 def test_two_processes_train_as_one_does(make: Make, tmp_path: Path) -> None:

@@ -13,28 +13,22 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from diffi2i import cli
-from diffi2i.config.compose import conf_dir
 from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data
 from diffi2i.kinds import depth, labels
 from diffi2i.kinds.kind import Kind
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.run.directory import load_method, save_weights
-from diffi2i.run.record import Record
 from diffi2i.weights import cache_dir
 from tests.conftest import small
+from tests.refusals import command_refusal
+from tests.runs import result
+from tests.settings import TASKS
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-TASKS = sorted(file.stem for file in (conf_dir() / "task").glob("*.yaml"))
 KINDS = {"segmentation": "labels", "depth": "depth"}
-CPU = ("trainer=cpu", "trainer.precision=fp32")
+ON_CPU = ("trainer=cpu", "trainer.precision=fp32")
 MORE = {"realsr": ("train.loss=l1",)}  # the weights of its own loss may be missing
 Runs = Callable[[str], tuple[Path, Path]]
-
-
-def result(run_dir: Path) -> Any:
-    """The run's `Record`."""
-    return Record.read(run_dir)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +67,7 @@ def telling(runs: Runs, tmp_path: Path) -> Path:
         method.train().predict(batch, method.noise(batch))
         method.state_dict()["di2iformer.head.3.weight"].normal_()
     save_weights(method, run_dir / "weights.safetensors")
-    cli.main(["eval", f"run={run_dir}", *CPU, f"output={run_dir}"])
+    cli.main(["eval", f"run={run_dir}", *ON_CPU, f"output={run_dir}"])
     return run_dir
 
 
@@ -86,7 +80,7 @@ def test_both_stages_train_and_eval_scores_them_again(runs: Runs, task: str, tmp
         assert record.scores[record.main_metric].n
         assert (run_dir / "panel.png").is_file()
         assert len(list((run_dir / "images").iterdir())) == 3 * len(record.images)
-        cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / method}"])
+        cli.main(["eval", f"run={run_dir}", *ON_CPU, f"output={tmp_path / method}"])
         again = result(tmp_path / method)
         assert (again.scores, again.data) == (record.scores, record.data)
         assert (record.data.constant is None) == (task not in KINDS)
@@ -110,7 +104,7 @@ def test_the_main_metric_is_scored(runs: Runs, task: str) -> None:
 def test_eval_can_average_over_flips_and_sizes(runs: Runs, telling: Path, task: str, tmp_path: Path) -> None:
     run_dir = telling if task == "segmentation" else runs(task)[1]
     views = "set=[task.protocol.flip=true,task.protocol.sizes=[0.5,1]]"
-    cli.main(["eval", f"run={run_dir}", views, *CPU, f"output={tmp_path / 'averaged'}"])
+    cli.main(["eval", f"run={run_dir}", views, *ON_CPU, f"output={tmp_path / 'averaged'}"])
     plain, averaged = result(run_dir), result(tmp_path / "averaged")
     assert averaged.images != plain.images
     assert averaged.baseline_images == plain.baseline_images
@@ -118,24 +112,15 @@ def test_eval_can_average_over_flips_and_sizes(runs: Runs, telling: Path, task: 
     assert (plain.data.protocol["flip"], plain.data.protocol["sizes"]) == (False, [1.0])
 
 
-def refusal(arguments: list[str], capsys: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
-    said: str = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
-
-
 def test_eval_refuses_what_does_not_fit_the_run(runs: Runs, capsys: Any) -> None:
     labels, deblur = f"run={runs('segmentation')[1]}", f"run={runs('deblur')[1]}"
     for views in ("set=[task.protocol.flip=true]", "set=[task.protocol.sizes=[0.5,1]]"):
-        assert "flip and sizes belong to labels and depth" in refusal(["eval", deblur, views], capsys)
-    assert "factors above 0" in refusal(["eval", labels, "set=[task.protocol.sizes=[0,1]]"], capsys)
-    assert "holds no labels" in refusal(["eval", labels, "dataset=photos"], capsys)
-    assert "holds no labels" in refusal(["eval", labels, "dataset=motorcycle"], capsys)
-    assert "holds no image" in refusal(["eval", deblur, "dataset=shapes"], capsys)
-    assert "has 11 classes, the run 6" in refusal(["eval", labels, "dataset=camvid", "root=."], capsys)
+        assert "flip and sizes belong to labels and depth" in command_refusal(["eval", deblur, views], capsys)
+    assert "factors above 0" in command_refusal(["eval", labels, "set=[task.protocol.sizes=[0,1]]"], capsys)
+    assert "holds no labels" in command_refusal(["eval", labels, "dataset=photos"], capsys)
+    assert "holds no labels" in command_refusal(["eval", labels, "dataset=motorcycle"], capsys)
+    assert "holds no image" in command_refusal(["eval", deblur, "dataset=shapes"], capsys)
+    assert "has 11 classes, the run 6" in command_refusal(["eval", labels, "dataset=camvid", "root=."], capsys)
 
 
 def odd_photos(folder: Path) -> dict[str, tuple[int, int]]:
@@ -148,7 +133,7 @@ def odd_photos(folder: Path) -> dict[str, tuple[int, int]]:
 
 def test_predicted_labels_are_class_numbers_in_a_palette(telling: Path, tmp_path: Path) -> None:
     sizes = odd_photos(tmp_path / "in")
-    cli.main(["predict", f"run={telling}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *CPU])
+    cli.main(["predict", f"run={telling}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *ON_CPU])
     seen = set()
     for name, (height, width) in sizes.items():
         with Image.open(tmp_path / "out" / f"{name}.png") as image:
@@ -167,7 +152,7 @@ def test_predicted_labels_are_those_of_the_evaluation(telling: Path, tmp_path: P
     item = build_data(read_run_config(telling)).val_items[0]
     assert item.input is not None
     assert item.input.stem == item.name  # from which the noise at inference comes
-    cli.main(["predict", f"run={telling}", f"input={item.input}", f"output={tmp_path / 'out'}", *CPU])
+    cli.main(["predict", f"run={telling}", f"input={item.input}", f"output={tmp_path / 'out'}", *ON_CPU])
     labels = np.asarray(Image.open(tmp_path / "out" / f"{item.name}.png"))
     accuracy = float((labels == np.asarray(Image.open(item.target))).mean())
     scored = next(image for image in result(telling).images if image["name"] == item.name)
@@ -178,7 +163,7 @@ def test_predicted_labels_are_those_of_the_evaluation(telling: Path, tmp_path: P
 def test_predicted_depth_is_in_millimetres(runs: Runs, tmp_path: Path) -> None:
     sizes = odd_photos(tmp_path / "in")
     run_dir = runs("depth")[1]
-    cli.main(["predict", f"run={run_dir}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *CPU])
+    cli.main(["predict", f"run={run_dir}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *ON_CPU])
     for name, (height, width) in sizes.items():
         with Image.open(tmp_path / "out" / f"{name}.png") as image:
             assert image.mode.startswith("I")
@@ -210,12 +195,12 @@ def test_predict_and_eval_show_the_network_the_runs_short_side(telling: Path, tm
 
     monkeypatch.setattr(DiffI2IS2, "restore", watched)
     sizes = odd_photos(tmp_path / "in")
-    cli.main(["predict", f"run={run_dir}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *CPU])
+    cli.main(["predict", f"run={run_dir}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *ON_CPU])
     assert set(seen) == {(24, 39), (2, 60), (35, 24)}
     for name, (height, width) in sizes.items():
         assert Image.open(tmp_path / "out" / f"{name}.png").size == (width, height)
     seen.clear()
-    cli.main(["eval", f"run={run_dir}", *CPU, f"output={tmp_path / 'scores'}"])
+    cli.main(["eval", f"run={run_dir}", *ON_CPU, f"output={tmp_path / 'scores'}"])
     assert set(seen) == {(24, 24)}
     assert result(tmp_path / "scores").scores.keys() == result(telling).scores.keys()
 

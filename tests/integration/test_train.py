@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from diffi2i.callbacks import timers
 from diffi2i.commands import eval as evaluation
@@ -18,7 +18,7 @@ from diffi2i.commands import train
 from diffi2i.commands.predict import predict
 from diffi2i.config import compose
 from diffi2i.config.commands import EvalConfig, PredictConfig
-from diffi2i.config.schema import Config, TrainerConfig
+from diffi2i.config.schema import Config
 from diffi2i.data.dataset import Draw, TrainImages
 from diffi2i.errors import UserError
 from diffi2i.methods.build import method_class
@@ -28,27 +28,11 @@ from diffi2i.models.di2iformer import DynamicLayer
 from diffi2i.run import directory
 from diffi2i.run.plan import place
 from diffi2i.run.provenance import git_commit
-from diffi2i.run.record import Record
 from tests.conftest import Make
 from tests.interruption import InterruptedRunError, stop_before_step
 from tests.records import INIT
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-CPU = TrainerConfig(accelerator="cpu", precision="fp32", progress=False)
-
-
-def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    return load_file(run_dir / "weights.safetensors")
-
-
-def same(first: Path, second: Path) -> bool:
-    one, two = weights(first), weights(second)
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-
-
-def result(run_dir: Path) -> Any:
-    """The run's `Record`."""
-    return Record.read(run_dir)
+from tests.runs import result, weight_bytes, weights
+from tests.settings import CPU
 
 
 @pytest.fixture
@@ -69,7 +53,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, 
     assert not (run_dir / "result.json").exists()
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     train.train(config)
-    assert same(whole, run_dir)
+    assert weight_bytes(run_dir) == weight_bytes(whole)
     assert result(whole).scores == result(run_dir).scores
 
 
@@ -122,7 +106,7 @@ def test_interrupted_inside_a_later_phase_and_resumed_equals_uninterrupted(
     run_dir = Path(str(config.run_dir))
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     train.train(config)
-    assert same(whole, run_dir)
+    assert weight_bytes(run_dir) == weight_bytes(whole)
     assert result(whole).scores == result(run_dir).scores
 
 
@@ -136,13 +120,13 @@ def test_the_other_tasks_resume_bit_for_bit_too(make: Make, task: str, monkeypat
         with pytest.raises(InterruptedRunError):
             train.train(config)
     train.train(config)
-    assert same(whole, Path(str(config.run_dir)))
+    assert weight_bytes(Path(str(config.run_dir))) == weight_bytes(whole)
 
 
 def test_the_seed_decides_the_weights_and_the_workers_do_not(make: Make) -> None:
     first = train.train(make("first"))
-    assert same(first, train.train(make("again", "dataset.workers=1")))
-    assert not same(first, train.train(make("other", "seed=1")))
+    assert weight_bytes(train.train(make("again", "dataset.workers=1"))) == weight_bytes(first)
+    assert weight_bytes(train.train(make("other", "seed=1"))) != weight_bytes(first)
 
 
 def test_a_finished_run_says_so_and_does_nothing(make: Make, stage1: Path, capsys: Any) -> None:
@@ -325,7 +309,7 @@ def test_accumulated_batches_equal_one_batch(make: Make) -> None:
 def test_bf16_is_one_switch(make: Make, stage1: Path, autocast_losses: list[torch.Tensor]) -> None:
     run_dir = train.train(make("bf16", "trainer.precision=bf16"))
     assert {loss.dtype for loss in autocast_losses} == {torch.float32}
-    assert not same(run_dir, stage1)
+    assert weight_bytes(run_dir) != weight_bytes(stage1)
 
 
 def test_saved_weights_are_the_averaged_ones(make: Make, monkeypatch: Any) -> None:
@@ -421,8 +405,8 @@ def test_a_run_without_a_name_is_named_by_its_settings(make: Make, tmp_path: Pat
     assert len(places) == 2
     init = tmp_path / "init"
     init.mkdir()
-    for weights in (b"one", b"other"):
-        (init / "weights.safetensors").write_bytes(weights)
+    for content in (b"one", b"other"):
+        (init / "weights.safetensors").write_bytes(content)
         places.add(place(make("x", f"method.init={init}")))
     assert len(places) == 4
     assert all(re.fullmatch(r"outputs/runs/smoke/sisr-diffi2i_s1-[0-9a-f]{8}", each.as_posix()) for each in places)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import wandb
 from PIL import Image
-from safetensors.torch import load_file
 
 from diffi2i.callbacks.panels import GAP, HEADER, thumbnail
 from diffi2i.callbacks.showcase import Showcase, chosen_images
@@ -21,31 +20,21 @@ from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.run import tracking
 from diffi2i.run.provenance import git_commit
-from diffi2i.run.record import Record
 from tests import wandb_files
 from tests.conftest import Make, small
 from tests.interruption import InterruptedRunError, stop_before_step
+from tests.runs import result, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 SISR = ("psnr", "psnr_y", "ssim", "ssim_y")
 
 
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch: Any, tmp_path: Path) -> None:
-    """As on a machine that has never heard of W&B."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb"))
+    wandb_files.forget_key(monkeypatch, tmp_path)
 
 
 def parts(run_dir: Path) -> list[wandb_files.Run]:
     return [wandb_files.read(folder) for folder in wandb_files.parts(run_dir)]
-
-
-def result(run_dir: Path) -> Any:
-    """The run's `Record`."""
-    return Record.read(run_dir)
 
 
 def media(run_dir: Path, row: dict[str, Any], key: str) -> list[Path]:
@@ -69,9 +58,7 @@ def stages(images: Path, tmp_path_factory: Any) -> dict[str, Path]:
         return train.train(load(Config, "train", settings))
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            patch.delenv(name)
-        patch.setenv("NETRC", str(folder / "netrc"))
+        wandb_files.forget_key(patch, folder)
         stage1 = run("stage1", "logger=wandb", "logger.panels=[image09]")
         joint = ("method=diffi2i_s2", f"method.init={stage1}", "logger.group=table7", "logger.job_type=v3")
         return {"stage1": stage1, "stage2": run("stage2", "logger=wandb", *joint), "plain": run("plain")}
@@ -173,7 +160,7 @@ def test_a_run_ends_with_its_scores(stages: dict[str, Path]) -> None:
 
 
 def test_tracking_changes_no_weight(stages: dict[str, Path]) -> None:
-    tracked, plain = (load_file(stages[name] / "weights.safetensors") for name in ("stage1", "plain"))
+    tracked, plain = (weights(stages[name]) for name in ("stage1", "plain"))
     assert tracked.keys() == plain.keys()
     assert all(bool((tracked[key] == plain[key]).all()) for key in tracked)
 

@@ -28,6 +28,7 @@ from diffi2i.methods.method import Method
 from diffi2i.metrics.cost import multiply_accumulates, parameters
 from diffi2i.models.diffi2i import build_cpen
 from tests.conftest import SMALL, Make
+from tests.refusals import refusal
 from tests.settings import task_config, train_config
 
 # Hydra's own groups configure the sweep, not the run: test_launchers.py.
@@ -81,7 +82,7 @@ def pairs_of(group: str) -> list[tuple[str, str]]:
     return [(task, name) for task in options("task") for name in fitting(group, task)]
 
 
-def refusal(*overrides: str, root: str = "train") -> str:
+def refused(*overrides: str, root: str = "train") -> str:
     """What `diffi2i train`, or another command, says before it starts."""
 
     def start() -> None:
@@ -89,11 +90,7 @@ def refusal(*overrides: str, root: str = "train") -> str:
         if isinstance(loaded, Config):
             check(loaded)
 
-    with pytest.raises(UserError) as caught:
-        start()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return refusal(start)
 
 
 def phases(*rows: tuple[int, int, int]) -> str:
@@ -358,17 +355,17 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(overrides: list[str], words: str) -> None:
-    assert words in refusal(*overrides)
+    assert words in refused(*overrides)
 
 
 def test_a_missing_value_is_named() -> None:
-    assert "write run=<value>" in refusal(root="eval")
-    assert "size=31" in refusal("task=sisr", "size=31", root="bench")
+    assert "write run=<value>" in refused(root="eval")
+    assert "size=31" in refused("task=sisr", "size=31", root="bench")
 
 
 def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "is a file" in refusal(f"run_dir={tmp_path / 'file'}")
+    assert "is a file" in refused(f"run_dir={tmp_path / 'file'}")
 
 
 @pytest.mark.slow
@@ -376,22 +373,22 @@ def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, i
     first = train.train(make("first"))
     second_of = [*SMALL, f"root={images}", "method=diffi2i_s2", f"method.init={first}"]
     second = train.train(compose.load(Config, "train", [*second_of, f"run_dir={tmp_path / 'second'}"]))
-    assert "write task=sisr" in refusal(*second_of, "task=inpainting", "model=tiny")
-    said = refusal(*second_of, "model.network.width=6")
+    assert "write task=sisr" in refused(*second_of, "task=inpainting", "model=tiny")
+    said = refused(*second_of, "model.network.width=6")
     assert "has model.network.width=4, this run 6: write model.network.width=4" in said
-    assert "has model.cpen.channels=4, this run 8" in refusal(*second_of, "model.cpen.channels=8")
+    assert "has model.cpen.channels=4, this run 8" in refused(*second_of, "model.cpen.channels=8")
     check(compose.load(Config, "train", [*second_of, "model.denoiser_layers=2"]))  # stage 1 has none
-    assert "is a stage 1, method.role=adversarial" in refusal(*second_of, "method.role=adversarial")
-    assert "goes on from a finished run" in refusal("budget=smoke", "method.role=adversarial")
+    assert "is a stage 1, method.role=adversarial" in refused(*second_of, "method.role=adversarial")
+    assert "goes on from a finished run" in refused("budget=smoke", "method.role=adversarial")
 
     # A finished stage 2 can be gone on with.
     onward = [*second_of[:-1], f"method.init={second}"]
     assert compose.load(Config, "train", onward).init == second
     check(compose.load(Config, "train", [*onward, "method.role=adversarial", "train.loss=l1"]))
-    assert "has model.denoiser_layers=1, this run 2" in refusal(*onward, "model.denoiser_layers=2")
+    assert "has model.denoiser_layers=1, this run 2" in refused(*onward, "model.denoiser_layers=2")
 
     (first / "result.json").unlink()
-    assert "unfinished" in refusal(*second_of)
+    assert "unfinished" in refused(*second_of)
 
 
 @pytest.mark.parametrize(
@@ -414,10 +411,7 @@ def test_scoring_under_other_settings_is_checked_like_a_configuration(
     OmegaConf.save(OmegaConf.structured(make("run")), tmp_path / "config.yaml")
     assert read_run_config(tmp_path) == make("run")
     assert read_run_config(tmp_path, ["task.protocol.seed=3", "train.val_crop=16"]).task.protocol.seed == 3
-    with pytest.raises(UserError) as caught:
-        read_run_config(tmp_path, [change])
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert words in refusal(read_run_config, tmp_path, [change])
 
 
 def test_parts_refuse_what_cannot_be_wherever_they_are_made() -> None:
@@ -447,12 +441,10 @@ def test_a_sweep_is_expanded_as_hydra_will_run_it() -> None:
 
 
 def test_a_sweep_that_cannot_be_read_is_refused_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"cannot read 'train\.steps=\[1'") as caught:
-        sweep.combinations(["seed=0,1", "train.steps=[1"])
-    assert "\n" not in str(caught.value)
+    assert "cannot read 'train.steps=[1'" in refusal(sweep.combinations, ["seed=0,1", "train.steps=[1"])
 
 
 def test_a_sweep_refuses_a_bad_combination() -> None:
     good, bad = sweep.combinations(["budget=smoke,huge"])
     assert compose.load(Config, "train", good).budget == "smoke"
-    assert "choose one of" in refusal(*bad)
+    assert "choose one of" in refused(*bad)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diffi2i.models.cpen import CPEN
 from diffi2i.models.denoiser import Denoiser
 from tests import reference as ref
 from tests.conftest import awake
+from tests.networks import arrays, pictures64
 
 CHANNELS = 2
 
@@ -18,18 +19,10 @@ def cpen(gt: bool, scale: int = 1, in_channels: int = 3, blocks: int = 1) -> CPE
     return awake(CPEN(in_channels, 3 if gt else 0, CHANNELS, blocks, scale)).double()
 
 
-def pictures(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def arrays(module: nn.Module) -> ref.Weights:
-    return {name: value.numpy() for name, value in module.state_dict().items()}
-
-
 @pytest.mark.parametrize(("in_channels", "blocks"), [(3, 0), (3, 2), (4, 1)])
 def test_s1_unshuffles_the_joined_truth_and_input(in_channels: int, blocks: int):
     net = cpen(gt=True, in_channels=in_channels, blocks=blocks)
-    image, gt = pictures(2, in_channels, 8, 12), pictures(2, 3, 8, 12, seed=1)
+    image, gt = pictures64(2, in_channels, 8, 12), pictures64(2, 3, 8, 12, seed=1)
     joined = [ref.pixel_unshuffle(np.concatenate([gt[i], image[i]]), 4) for i in range(2)]
     expected = [ref.cpen(x, arrays(net), blocks) for x in joined]
     np.testing.assert_allclose(net(image, gt).detach(), expected, rtol=1e-9)
@@ -40,16 +33,16 @@ def test_s1_unshuffles_the_joined_truth_and_input(in_channels: int, blocks: int)
 def test_s1_may_see_the_truth_alone(scale: int):
     torch.manual_seed(0)
     net = awake(CPEN(0, 3, CHANNELS, blocks=1, scale=scale)).double()
-    gt = pictures(1, 3, 8, 12)
+    gt = pictures64(1, 3, 8, 12)
     expected = ref.cpen(ref.pixel_unshuffle(gt[0].numpy(), 4), arrays(net), blocks=1)
     for seed in (1, 2):
-        image = pictures(1, 3, 8 // scale, 12 // scale, seed=seed)
+        image = pictures64(1, 3, 8 // scale, 12 // scale, seed=seed)
         np.testing.assert_allclose(net(image, gt)[0].detach(), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("in_channels", [3, 4])
 def test_s2_unshuffles_the_input_alone(in_channels: int):
-    net, image = cpen(gt=False, in_channels=in_channels), pictures(1, in_channels, 8, 4)
+    net, image = cpen(gt=False, in_channels=in_channels), pictures64(1, in_channels, 8, 4)
     expected = ref.cpen(ref.pixel_unshuffle(image[0].numpy(), 4), arrays(net), blocks=1)
     np.testing.assert_allclose(net(image)[0].detach(), expected, rtol=1e-9)
     assert net.features[0].in_channels == in_channels * 16
@@ -58,7 +51,7 @@ def test_s2_unshuffles_the_input_alone(in_channels: int):
 @pytest.mark.parametrize(("scale", "channels"), [(4, 48 + 3), (2, 48 + 12)])
 def test_super_resolution_joins_the_unshuffled_truth_to_the_small_input(scale: int, channels: int):
     net = cpen(gt=True, scale=scale)
-    image, gt = pictures(1, 3, 4, 2), pictures(1, 3, 4 * scale, 2 * scale, seed=1)
+    image, gt = pictures64(1, 3, 4, 2), pictures64(1, 3, 4 * scale, 2 * scale, seed=1)
     small = ref.pixel_unshuffle(image[0].numpy(), 4 // scale)
     joined = np.concatenate([ref.pixel_unshuffle(gt[0].numpy(), 4), small])
     assert joined.shape[0] == net.features[0].in_channels == channels
@@ -66,7 +59,7 @@ def test_super_resolution_joins_the_unshuffled_truth_to_the_small_input(scale: i
 
 
 def test_super_resolution_s2_reads_the_input_as_it_is():
-    net, image = cpen(gt=False, scale=4), pictures(1, 3, 3, 5)
+    net, image = cpen(gt=False, scale=4), pictures64(1, 3, 3, 5)
     assert net.features[0].in_channels == 3
     np.testing.assert_allclose(net(image)[0].detach(), ref.cpen(image[0].numpy(), arrays(net), blocks=1), rtol=1e-9)
 
@@ -81,7 +74,7 @@ def test_s1_and_s2_differ_in_the_first_convolution_alone():
 
 
 def test_s1_requires_the_truth_and_s2_refuses_it():
-    image = pictures(1, 3, 4, 4)
+    image = pictures64(1, 3, 4, 4)
     for net, gt in ((cpen(gt=True), None), (cpen(gt=False), image)):
         with pytest.raises(ValueError, match="CPEN_S1 needs the ground truth and CPEN_S2 must not see it"):
             net(image, gt)
@@ -95,19 +88,19 @@ def test_scale_that_does_not_divide_four_is_refused():
 @pytest.mark.parametrize("scale", [1, 4])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (6, 1), (7, 10), (16, 4)])
 def test_prior_has_four_times_the_channels_for_any_size(size: tuple[int, int], scale: int):
-    image, gt = pictures(2, 3, *size), pictures(2, 3, size[0] * scale, size[1] * scale)
+    image, gt = pictures64(2, 3, *size), pictures64(2, 3, size[0] * scale, size[1] * scale)
     assert cpen(gt=True, scale=scale)(image, gt).shape == (2, 4 * CHANNELS)
     assert cpen(gt=False, scale=scale)(image).shape == (2, 4 * CHANNELS)
 
 
 def test_prior_of_an_odd_image_is_that_of_its_reflection():
-    net, image, gt = cpen(gt=True), pictures(1, 3, 7, 6), pictures(1, 3, 7, 6, seed=1)
+    net, image, gt = cpen(gt=True), pictures64(1, 3, 7, 6), pictures64(1, 3, 7, 6, seed=1)
     padded = [torch.from_numpy(np.pad(x, [(0, 0), (0, 0), (0, 1), (0, 2)], mode="reflect")) for x in (image, gt)]
     torch.testing.assert_close(net(image, gt), net(*padded))
 
 
 def test_prior_of_an_image_does_not_depend_on_its_batch():
-    net, images, gt = cpen(gt=True), pictures(3, 3, 8, 8), pictures(3, 3, 8, 8, seed=1)
+    net, images, gt = cpen(gt=True), pictures64(3, 3, 8, 8), pictures64(3, 3, 8, 8, seed=1)
     alone = torch.cat([net(images[i : i + 1], gt[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(net(images, gt), alone)
     torch.testing.assert_close(net(images.flip(0), gt.flip(0)), alone.flip(0))
@@ -117,7 +110,7 @@ def test_prior_of_an_image_does_not_depend_on_its_batch():
 def test_gradient_reaches_every_parameter_and_both_images(scale: int):
     torch.manual_seed(0)
     net = CPEN(3, 3, CHANNELS, 2, scale).double()
-    image, gt = pictures(2, 3, 8, 8).requires_grad_(), pictures(2, 3, 8 * scale, 8 * scale).requires_grad_()
+    image, gt = pictures64(2, 3, 8, 8).requires_grad_(), pictures64(2, 3, 8 * scale, 8 * scale).requires_grad_()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     net(image, gt).square().sum().backward()
     optimizer.step()  # a block starts as the identity: what lies before its zeros moves from the second step on
@@ -135,7 +128,7 @@ def test_gradient_reaches_every_parameter_and_both_images(scale: int):
 def test_denoiser_reads_prior_time_and_condition_in_this_order(hidden: int):
     torch.manual_seed(0)
     net = awake(Denoiser(6, hidden)).double()
-    z, D, time = pictures(2, 6), pictures(2, 6, seed=1), torch.tensor([0.25, 1.0], dtype=torch.float64)
+    z, D, time = pictures64(2, 6), pictures64(2, 6, seed=1), torch.tensor([0.25, 1.0], dtype=torch.float64)
     expected = [ref.denoiser(z[i].numpy(), time[i].item(), D[i].numpy(), arrays(net), hidden) for i in range(2)]
     np.testing.assert_allclose(net(z, time, D).detach(), expected, rtol=1e-9)
 
@@ -149,7 +142,7 @@ def test_denoiser_of_the_paper_has_513_inputs_and_256_outputs():
 def test_denoiser_is_the_same_for_each_vector_of_a_batch():
     torch.manual_seed(0)
     net = awake(Denoiser(6, 2)).double()
-    z, D, time = pictures(3, 6), pictures(3, 6, seed=1), pictures(3, seed=2)
+    z, D, time = pictures64(3, 6), pictures64(3, 6, seed=1), pictures64(3, seed=2)
     torch.testing.assert_close(net(z, time, D)[1:2], net(z[1:2], time[1:2], D[1:2]))
 
 
@@ -157,7 +150,7 @@ def test_denoiser_is_the_same_for_each_vector_of_a_batch():
 def test_blocks_start_as_the_identity(blocks: int):
     torch.manual_seed(0)
     net = CPEN(3, 0, 8, blocks, 1)
-    image = pictures(1, 3, 8, 8).float()
+    image = pictures64(1, 3, 8, 8).float()
     without = nn.Sequential(net.features[0], *net.features[1 + blocks :])
     unshuffled = nn.functional.pixel_unshuffle(image, 4)
     torch.testing.assert_close(net.features(unshuffled), without(unshuffled))
@@ -166,4 +159,4 @@ def test_blocks_start_as_the_identity(blocks: int):
 def test_the_denoiser_starts_at_zero():
     torch.manual_seed(0)
     net = Denoiser(6, 2)
-    assert not net(pictures(2, 6).float(), torch.tensor([0.25, 1.0]), pictures(2, 6, seed=1).float()).any()
+    assert not net(pictures64(2, 6).float(), torch.tensor([0.25, 1.0]), pictures64(2, 6, seed=1).float()).any()

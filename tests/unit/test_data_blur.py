@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.random import default_rng
 from PIL import Image
 
 from diffi2i.data.blur import CameraShake, convolve, rasterize, trajectory
@@ -18,13 +19,9 @@ from diffi2i.data.resize import quantize
 from diffi2i.errors import UserError
 
 
-def generator(seed: int) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
 @pytest.mark.parametrize("size", [(9, 12), (4, 3), (2, 5), (1, 1)])
 def test_convolution_one_tap_at_a_time(size: tuple[int, int]) -> None:
-    rng = generator(0)
+    rng = default_rng(0)
     image, kernel = rng.random((2, *size)), rng.random((7, 7))
     mirrored = np.pad(image, ((0, 0), (3, 3), (3, 3)), mode="reflect")
     expected = np.zeros_like(image)
@@ -43,17 +40,17 @@ def centroid(kernel: np.ndarray) -> tuple[float, float]:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_kernels_have_energy_one_and_lie_centred(seed: int) -> None:
-    kernel = CameraShake(length=(0.5, 50)).kernel(generator(seed))
+    kernel = CameraShake(length=(0.5, 50)).kernel(default_rng(seed))
     assert kernel.shape[0] == kernel.shape[1]
     assert len(kernel) % 2 == 1
     assert kernel.min() >= 0
     assert kernel.sum() == pytest.approx(1, abs=1e-12)
     assert centroid(kernel) == pytest.approx((0, 0), abs=1e-9)
-    np.testing.assert_array_equal(kernel, CameraShake(length=(0.5, 50)).kernel(generator(seed)))
+    np.testing.assert_array_equal(kernel, CameraShake(length=(0.5, 50)).kernel(default_rng(seed)))
 
 
 def test_paths_have_the_length_asked_for() -> None:
-    rng = generator(1)
+    rng = default_rng(1)
     for length in (0.5, 10, 60):
         path = trajectory(length, 500, 0.005, 5, 0.5, 0.1, rng)
         assert len(path) == 500
@@ -67,7 +64,7 @@ def test_paths_have_the_length_asked_for() -> None:
 
 def test_each_shake_does_what_its_name_says() -> None:
     def extents(anxiety: float, gaussian: float, centripetal: float, impulse: float) -> list[float]:
-        paths = [trajectory(40, 2000, anxiety, gaussian, centripetal, impulse, generator(seed)) for seed in range(20)]
+        paths = [trajectory(40, 2000, anxiety, gaussian, centripetal, impulse, default_rng(seed)) for seed in range(20)]
         return [float(np.abs(path - path[0]).max()) for path in paths]
 
     assert extents(0, 10, 0.7, 0.2) == pytest.approx([40] * 20)  # no anxiety: a straight line of the full length
@@ -79,7 +76,7 @@ def test_each_shake_does_what_its_name_says() -> None:
 
 
 def test_an_impulse_nearly_turns_the_path_round() -> None:
-    path = trajectory(40, 2000, 0.005, 0, 0, 0.4, generator(1))
+    path = trajectory(40, 2000, 0.005, 0, 0, 0.4, default_rng(1))
     directions = np.angle(np.diff(path))
     turns = np.abs(np.angle(np.exp(1j * np.diff(directions))))
     turns = turns[turns > 1e-6]
@@ -107,7 +104,7 @@ def test_the_input_is_not_shifted_against_the_target(gamma: float) -> None:
     degrade = still(length=(10, 25))
     degrade.gamma = gamma
     for seed in range(10):
-        light = degrade(target, generator(seed))["input"][0].numpy() ** gamma
+        light = degrade(target, default_rng(seed))["input"][0].numpy() ** gamma
         light[light < 0.002] = 0
         assert (light * x).sum() / light.sum() == pytest.approx(45.3, abs=0.15)
         assert (light * y).sum() / light.sum() == pytest.approx(50.8, abs=0.15)
@@ -120,7 +117,7 @@ def test_a_blurred_edge_stays_on_average_where_it_was() -> None:
     degrade.gamma = 1.0
     for seed in range(10):
         # The sum along a row is the light to the right of the edge, whatever the blur.
-        row = degrade(target, generator(seed))["input"][0, 32]
+        row = degrade(target, default_rng(seed))["input"][0, 32]
         assert row.sum().item() == pytest.approx(64, abs=0.1)
 
 
@@ -129,29 +126,29 @@ def test_blur_adds_light_not_pixel_values() -> None:
     target[:, :, 32] = 1
     # A straight horizontal path of length n spreads a line of light over n pixels.
     for seed in range(20):
-        bright = still(length=(20, 20), anxiety=(0, 0))(target, generator(seed))["input"].max().item()
-        dull = CameraShake(length=(20, 20), anxiety=(0, 0), noise=(0, 0), gamma=1)(target, generator(seed))["input"]
+        bright = still(length=(20, 20), anxiety=(0, 0))(target, default_rng(seed))["input"].max().item()
+        dull = CameraShake(length=(20, 20), anxiety=(0, 0), noise=(0, 0), gamma=1)(target, default_rng(seed))["input"]
         assert bright == pytest.approx(dull.max().item() ** (1 / 2.2), abs=0.02)
 
 
 def test_flat_and_black_images_stay_as_they_are() -> None:
     for value in (0.0, 100 / 255, 1.0):
         flat = torch.full((3, 40, 40), value)
-        assert torch.equal(still()(flat, generator(0))["input"], quantize(flat))
+        assert torch.equal(still()(flat, default_rng(0))["input"], quantize(flat))
     # Rounding in the Fourier transform does not lift black, however bright the rest is.
     half = torch.zeros(3, 200, 200)
     half[:, :, 150:] = 1
-    assert not still(length=(6, 20))(half, generator(0))["input"][:, :, :100].any()
+    assert not still(length=(6, 20))(half, default_rng(0))["input"][:, :, :100].any()
 
 
 def test_noise_has_its_deviation_before_rounding() -> None:
     grey = 128 / 255
     flat = torch.full((3, 200, 200), grey)
-    noise = (CameraShake(noise=(4, 4))(flat, generator(0))["input"] - grey) * 255
+    noise = (CameraShake(noise=(4, 4))(flat, default_rng(0))["input"] - grey) * 255
     n = noise.numel()
     # Rounding to whole grey levels adds a variance of 1/12.
     assert noise.std().item() == pytest.approx(math.sqrt(16 + 1 / 12), abs=5 * 4 / math.sqrt(2 * n))
-    deviations = [(CameraShake()(flat, generator(s))["input"] - grey).std().item() * 255 for s in range(30)]
+    deviations = [(CameraShake()(flat, default_rng(s))["input"] - grey).std().item() * 255 for s in range(30)]
     assert max(deviations) < 2.1
     assert min(deviations) < 0.5
 
@@ -160,19 +157,19 @@ def test_noise_has_its_deviation_before_rounding() -> None:
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 2**32))
 def test_any_size_gives_an_eight_bit_image_that_the_seed_determines(height: int, width: int, seed: int) -> None:
     target = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
-    got = CameraShake()(target, generator(seed))["input"]
+    got = CameraShake()(target, default_rng(seed))["input"]
     assert got.shape == target.shape
     assert got.dtype == torch.float32
     assert torch.equal(got, quantize(got))
-    assert torch.equal(got, CameraShake()(target, generator(seed))["input"])
+    assert torch.equal(got, CameraShake()(target, default_rng(seed))["input"])
 
 
 def test_a_batch_is_its_samples_and_autocast_changes_nothing() -> None:
     degrade, target = CameraShake(), torch.rand(4, 3, 48, 40)
-    expected = torch.stack([degrade(x, generator(i))["input"] for i, x in enumerate(target)])
-    assert torch.equal(degrade.batch(target, [generator(i) for i in range(4)])["input"], expected)
+    expected = torch.stack([degrade(x, default_rng(i))["input"] for i, x in enumerate(target)])
+    assert torch.equal(degrade.batch(target, [default_rng(i) for i in range(4)])["input"], expected)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(degrade.batch(target, [generator(i) for i in range(4)])["input"], expected)
+        assert torch.equal(degrade.batch(target, [default_rng(i) for i in range(4)])["input"], expected)
     assert degrade.scale == 1
     assert degrade.on_device
 
@@ -181,7 +178,7 @@ def test_a_batch_is_its_samples_and_autocast_changes_nothing() -> None:
 
 
 def frames(count: int, side: int = 6) -> list[np.ndarray]:
-    return list(generator(0).integers(0, 256, (count, side, side + 1, 3), dtype=np.uint8))
+    return list(default_rng(0).integers(0, 256, (count, side, side + 1, 3), dtype=np.uint8))
 
 
 def test_frames_are_averaged_as_light() -> None:

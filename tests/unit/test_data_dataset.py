@@ -32,6 +32,7 @@ from diffi2i.data.masks import narrow, wide
 from diffi2i.data.resize import imresize, quantize
 from diffi2i.data.sources import Item, folder, pairs
 from diffi2i.errors import UserError
+from tests.samples import same
 
 SIZES = [(40, 61), (37, 33), (5, 90), (1, 1)]
 
@@ -65,12 +66,6 @@ def train_set(items: list[Item], degrade: Degradation, seed: int = 3, **options:
 
 def some_draws(n: int, patch: int = 32) -> list[Draw]:
     return [Draw(i // 4, i % 4, patch) for i in range(n)]
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(
-        torch.equal(a[key], b[key]) if isinstance(a[key], torch.Tensor) else a[key] == b[key] for key in a
-    )
 
 
 @pytest.mark.parametrize("degrade", [Bicubic(4), Inpaint([narrow(), wide()])])

@@ -9,6 +9,7 @@ import skimage
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from diffi2i.config.compose import conf_dir
 from diffi2i.data import generated, motorcycle
 from diffi2i.data.generated import SHAPES, made_once, shapes
 from diffi2i.data.images import read_rgb
@@ -18,7 +19,7 @@ from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
 from diffi2i.kinds.spec import KINDS
 
-CONF = Path(__file__).parents[2] / "conf" / "dataset"
+CONF = conf_dir() / "dataset"
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.sources import IncompleteError, Split, layout, listed, pairs
 from diffi2i.errors import UserError
 from tests.listed import make, names
+from tests.places import DATA
 
 CONF = compose.conf_dir() / "dataset"
 DATASETS = sorted(CONF.rglob("*.yaml"))
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 EVALUATION_ONLY = {
     "aim2019_track2",
     "div2k100",
@@ -126,9 +126,9 @@ def read(file: Path, root: Path | str = "somewhere") -> DictConfig:
 
 
 def shared(name: str) -> Path:
-    if not (SHARED / name).is_dir():
+    if not (DATA / name).is_dir():
         pytest.skip(f"needs the real data in shared/data/{name}")
-    return SHARED / name
+    return DATA / name
 
 
 @pytest.mark.parametrize("file", DATASETS, ids=lambda file: file.stem)

@@ -1,7 +1,6 @@
 """`imresize` against MATLAB's own output and against a plain-loop account of MATLAB's algorithm."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,9 @@ import torch
 
 from diffi2i.data.images import read_rgb, to_tensor
 from diffi2i.data.resize import imresize, quantize, to_uint8
+from tests.places import DATA
 
-MATLAB = Path(__file__).parents[3] / "shared" / "data" / "bicubic_matlab_x4"
+MATLAB = DATA / "bicubic_matlab_x4"
 
 
 def cubic(x: float) -> float:

@@ -27,8 +27,9 @@ from diffi2i.data.sources import Item, pairs
 from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
 from diffi2i.kinds.spec import IGNORED
+from tests.places import DATA
+from tests.samples import same
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 SIZES = [(40, 60), (52, 44), (9, 70)]
 DRAWS = [Draw(step, index, 16) for step in range(6) for index in range(5)]
 
@@ -53,12 +54,6 @@ def scenes(folder: Path, target: str, sizes: Sequence[tuple[int, int]] = SIZES) 
 
 def labelled(folder: Path, sizes: Sequence[tuple[int, int]] = SIZES, **options: Any) -> TrainScenes:
     return TrainScenes(scenes(folder, "labels", sizes), Labels(100), 3, ImageCache(10), **options)
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(
-        torch.equal(a[key], b[key]) if isinstance(a[key], torch.Tensor) else a[key] == b[key] for key in a
-    )
 
 
 def test_label_samples_keep_the_contract(tmp_path: Path) -> None:

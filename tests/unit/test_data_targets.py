@@ -10,8 +10,8 @@ from PIL import Image
 from diffi2i.data.targets import Depth, Labels
 from diffi2i.errors import UserError
 from diffi2i.kinds.spec import IGNORED
+from tests.places import DATA
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 STORED = np.array([[0, 1, 2], [11, 4, 0]], np.uint8)
 
 

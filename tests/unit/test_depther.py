@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diffi2i.models.axial import SeaEncoder
 from diffi2i.models.depther import Depther, bin_centres
 from diffi2i.models.encoders import TimmEncoder
+from tests.networks import pictures
 
 PRIOR = 5
 NEAR, FAR = 0.5, 8.0
@@ -30,10 +31,6 @@ ENCODERS: dict[str, Any] = {
     "lite0": partial(TimmEncoder, "tf_efficientnet_lite0"),
     "swin": partial(TimmEncoder, "swin_tiny_patch4_window7_224"),
 }
-
-
-def pictures(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def depther(encoder: str = "sea", **kwargs: Any) -> Depther:

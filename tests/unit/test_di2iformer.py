@@ -1,12 +1,12 @@
 """DynamicLayer and DI2Iformer against the numpy loops, every image size, and the arrangement of the U-shape."""
 
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -14,34 +14,16 @@ from diffi2i.data.resize import imresize
 from diffi2i.models.di2iformer import DI2Iformer, DynamicBlock, DynamicLayer, Projection, local_mean
 from diffi2i.models.padding import pad_to_multiple, reflect_index
 from tests import reference as ref
+from tests.examples import quick
+from tests.networks import arrays, pictures64, randomise
 
 PROJECTIONS: list[Projection] = ["depthwise", "pointwise"]
 PRIOR = 5
-quick = settings(deadline=None, max_examples=30)
-
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def randomise(module: Module, seed: int = 0) -> Module:
-    """Every parameter at random, so that none stays at a neutral value such as a norm's ones."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5 if parameter.ndim < 2 else parameter[0].numel() ** -0.5, generator=generator)
-    return module
 
 
 def former(scale: int = 1, in_channels: int = 3, projection: Projection = "depthwise", **kwargs: Any) -> DI2Iformer:
     sizes: dict[str, Any] = {"width": 2, "blocks": [1, 2, 1, 1], "refinement": 1, "prior_dim": PRIOR, "expansion": 1.0}
     return randomise(DI2Iformer(in_channels, **(sizes | kwargs), projection=projection, scale=scale)).double()
-
-
-def arrays(module: nn.Module) -> ref.Weights:
-    return {name: value.numpy() for name, value in module.state_dict().items()}
-
-
-def pictures(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def silence(module: nn.Module) -> None:
@@ -60,14 +42,14 @@ def difference(net: DI2Iformer, image: Tensor, z: Tensor) -> Tensor:
 @pytest.mark.parametrize(("projection", "expansion"), [("depthwise", 1.0), ("pointwise", 1.0), ("pointwise", 1.5)])
 def test_dynamic_layer_equals_the_equations(projection: Projection, expansion: float, attention: bool):
     layer = randomise(DynamicLayer(4, PRIOR, expansion, projection, attention)).double()
-    x, z = pictures(2, 4, 5, 3), pictures(2, PRIOR, seed=1)
+    x, z = pictures64(2, 4, 5, 3), pictures64(2, PRIOR, seed=1)
     expected = [ref.dynamic_layer(x[i].numpy(), z[i].numpy(), arrays(layer), attention) for i in range(2)]
     np.testing.assert_allclose(layer(x, z).detach(), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_block_is_dynamic_attention_then_dynamic_feed_forward():
     block = randomise(DynamicBlock(4, PRIOR, 1.0, "depthwise")).double()
-    x, z = pictures(1, 4, 3, 4), pictures(1, PRIOR, seed=1)
+    x, z = pictures64(1, 4, 3, 4), pictures64(1, PRIOR, seed=1)
     weights = {f"0.{name}": value for name, value in arrays(block).items()}
     np.testing.assert_allclose(block(x, z)[0].detach(), ref.stack(x[0].numpy(), z[0].numpy(), weights), rtol=1e-10)
     assert block.attention.attention
@@ -77,7 +59,7 @@ def test_block_is_dynamic_attention_then_dynamic_feed_forward():
 @pytest.mark.parametrize("attention", [True, False])
 def test_prior_reaches_each_channel_equally_at_all_pixels(attention: bool):
     layer = randomise(DynamicLayer(4, PRIOR, 1.0, "depthwise", attention)).double()
-    x, z = pictures(1, 4, 5, 6), pictures(2, PRIOR, seed=1)
+    x, z = pictures64(1, 4, 5, 6), pictures64(2, PRIOR, seed=1)
     moved = layer(x, z[:1]) - layer(x, z[1:])
     assert layer.W_l is not None
     torch.testing.assert_close(moved, (layer.W_l(z[:1] - z[1:]))[..., None, None].expand_as(moved))
@@ -92,7 +74,7 @@ def test_depthwise_projection_refuses_to_expand():
 @pytest.mark.parametrize(("scale", "in_channels"), [(1, 3), (1, 4), (2, 3), (4, 3)])
 def test_whole_network_equals_the_loops(scale: int, in_channels: int, projection: Projection):
     net = former(scale, in_channels, projection)
-    image, z = pictures(1, in_channels, 8, 16), pictures(1, PRIOR, seed=1)
+    image, z = pictures64(1, in_channels, 8, 16), pictures64(1, PRIOR, seed=1)
     expected = ref.di2iformer(image[0].numpy(), z[0].numpy(), arrays(net), scale)
     np.testing.assert_allclose(difference(net, image, z)[0].detach(), expected, rtol=1e-5, atol=1e-6)
 
@@ -100,7 +82,7 @@ def test_whole_network_equals_the_loops(scale: int, in_channels: int, projection
 @pytest.mark.parametrize("scale", [1, 4])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (2, 3), (8, 8), (11, 13), (17, 8)])
 def test_any_size_keeps_its_shape_times_the_scale(size: tuple[int, int], scale: int):
-    output = former(scale)(pictures(2, 3, *size), pictures(2, PRIOR))
+    output = former(scale)(pictures64(2, 3, *size), pictures64(2, PRIOR))
     assert output.shape == (2, 3, size[0] * scale, size[1] * scale)
     assert output.isfinite().all()
 
@@ -108,7 +90,7 @@ def test_any_size_keeps_its_shape_times_the_scale(size: tuple[int, int], scale: 
 @pytest.mark.parametrize("scale", [1, 4])
 @pytest.mark.parametrize("size", [(9, 11), (5, 16), (8, 13)])
 def test_network_adds_to_an_odd_image_what_it_adds_to_the_reflected_one(size: tuple[int, int], scale: int):
-    net, image, z = former(scale), pictures(1, 3, *size), pictures(1, PRIOR, seed=1)
+    net, image, z = former(scale), pictures64(1, 3, *size), pictures64(1, PRIOR, seed=1)
     padded = np.pad(image, [(0, 0), (0, 0), *((0, -side % 8) for side in size)], mode="reflect")
     whole = difference(net, torch.from_numpy(padded), z)[..., : size[0] * scale, : size[1] * scale]
     torch.testing.assert_close(difference(net, image, z), whole, rtol=1e-5, atol=1e-6)
@@ -116,22 +98,22 @@ def test_network_adds_to_an_odd_image_what_it_adds_to_the_reflected_one(size: tu
 
 @pytest.mark.parametrize("scale", [1, 4])
 def test_another_prior_gives_another_output(scale: int):
-    net, image = former(scale), pictures(1, 3, 9, 9)
-    assert (net(image, pictures(1, PRIOR, seed=1)) - net(image, pictures(1, PRIOR, seed=2))).abs().max() > 1e-3
+    net, image = former(scale), pictures64(1, 3, 9, 9)
+    assert (net(image, pictures64(1, PRIOR, seed=1)) - net(image, pictures64(1, PRIOR, seed=2))).abs().max() > 1e-3
 
 
 def test_each_image_of_a_batch_is_guided_by_its_own_prior():
-    net, images, z = former(), pictures(3, 3, 9, 7), pictures(3, PRIOR, seed=1)
+    net, images, z = former(), pictures64(3, 3, 9, 7), pictures64(3, PRIOR, seed=1)
     alone = torch.cat([net(images[i : i + 1], z[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(net(images, z), alone, rtol=1e-5, atol=1e-6)
 
 
 def test_every_layer_is_guided_by_the_same_attached_prior():
-    net, z, priors = former(), pictures(1, PRIOR).requires_grad_(), []
+    net, z, priors = former(), pictures64(1, PRIOR).requires_grad_(), []
     for layer in net.modules():
         if isinstance(layer, DynamicLayer):
             layer.register_forward_hook(lambda _, inputs, __: priors.append(inputs[1]))
-    net(pictures(1, 3, 8, 8), z)
+    net(pictures64(1, 3, 8, 8), z)
     assert len(priors) == 2 * (1 + 2 + 1 + 1 + 1 + 2 + 1 + 1)  # DA and DFFN of encoder, bottom, decoder, refinement
     assert all(prior is z for prior in priors)
 
@@ -139,8 +121,8 @@ def test_every_layer_is_guided_by_the_same_attached_prior():
 @pytest.mark.parametrize("projection", PROJECTIONS)
 @pytest.mark.parametrize(("scale", "in_channels"), [(1, 4), (4, 3)])
 def test_every_parameter_and_the_prior_get_a_gradient(scale: int, in_channels: int, projection: Projection):
-    net, z = former(scale, in_channels, projection), pictures(2, PRIOR).requires_grad_()
-    net(pictures(2, in_channels, 16, 16), z).square().mean().backward()
+    net, z = former(scale, in_channels, projection), pictures64(2, PRIOR).requires_grad_()
+    net(pictures64(2, in_channels, 16, 16), z).square().mean().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert z.grad is not None
     assert (z.grad != 0).all()
@@ -148,23 +130,23 @@ def test_every_parameter_and_the_prior_get_a_gradient(scale: int, in_channels: i
 
 @pytest.mark.parametrize("in_channels", [3, 4])
 def test_zero_tail_leaves_the_input_image_without_its_mask(in_channels: int):
-    net, image = former(1, in_channels), pictures(2, in_channels, 9, 5)
+    net, image = former(1, in_channels), pictures64(2, in_channels, 9, 5)
     silence(net.tail)
-    assert torch.equal(net(image, pictures(2, PRIOR)), image[:, :3].float())
+    assert torch.equal(net(image, pictures64(2, PRIOR)), image[:, :3].float())
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_zero_tail_leaves_the_bicubic_image(scale: int):
-    net, image = former(scale), pictures(2, 3, 9, 5)
+    net, image = former(scale), pictures64(2, 3, 9, 5)
     silence(net.tail)
-    assert torch.equal(net(image, pictures(2, PRIOR)), imresize(image.float(), scale))
+    assert torch.equal(net(image, pictures64(2, PRIOR)), imresize(image.float(), scale))
 
 
 def test_output_is_float32_under_bfloat16_autocast_and_keeps_the_image_exact():
-    net, image = former().float(), pictures(1, 3, 8, 8).float()
+    net, image = former().float(), pictures64(1, 3, 8, 8).float()
     silence(net.tail)
     with torch.autocast("cpu", torch.bfloat16):
-        output = net(image, pictures(1, PRIOR).float())
+        output = net(image, pictures64(1, PRIOR).float())
     assert output.dtype == torch.float32
     assert torch.equal(output, image)
 
@@ -175,7 +157,7 @@ def test_levels_have_one_two_four_eight_widths_and_halve_the_sides():
         stack.register_forward_hook(
             lambda _, inputs, output: seen.append((tuple(inputs[0].shape), tuple(output.shape)))
         )
-    net(pictures(1, 3, 16, 24), pictures(1, PRIOR))
+    net(pictures64(1, 3, 16, 24), pictures64(1, PRIOR))
     levels = [(1, 4, 16, 24), (1, 8, 8, 12), (1, 16, 4, 6), (1, 32, 2, 3)]
     assert [before for before, _ in seen] == [*levels, *levels[2::-1], levels[0]]
     assert all(before == after for before, after in seen)
@@ -189,7 +171,7 @@ def test_each_join_gets_the_upsampled_features_and_the_skip_of_its_level():
         up.register_forward_hook(lambda _, __, output: raised.append(output))
     for join in net.join:
         join.register_forward_hook(lambda _, inputs, __: joined.append(inputs[0]))
-    net(pictures(1, 3, 8, 8), pictures(1, PRIOR))
+    net(pictures64(1, 3, 8, 8), pictures64(1, PRIOR))
     for features, skip, both in zip(raised, reversed(kept), joined, strict=True):
         assert torch.equal(both, torch.cat([features, skip], dim=1))
     assert [both.shape[1] for both in joined] == [16, 8, 4]
@@ -204,7 +186,7 @@ def test_block_counts_are_mirrored_by_the_decoder():
 
 
 def test_zero_blocks_at_a_level_are_allowed():
-    assert former(blocks=[0, 0, 0, 0], refinement=0)(pictures(1, 3, 5, 5), pictures(1, PRIOR)).shape == (1, 3, 5, 5)
+    assert former(blocks=[0, 0, 0, 0], refinement=0)(pictures64(1, 3, 5, 5), pictures64(1, PRIOR)).shape == (1, 3, 5, 5)
 
 
 def test_other_than_four_levels_are_refused():
@@ -215,7 +197,7 @@ def test_other_than_four_levels_are_refused():
 @given(height=st.integers(2, 20), width=st.integers(2, 20), multiple=st.sampled_from([1, 2, 4, 8]))
 @quick
 def test_padding_equals_numpys_reflection(height: int, width: int, multiple: int):
-    image = pictures(1, 2, height, width)
+    image = pictures64(1, 2, height, width)
     spare = [(0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple)]
     np.testing.assert_array_equal(pad_to_multiple(image, multiple), np.pad(image, spare, mode="reflect"))
 
@@ -223,7 +205,7 @@ def test_padding_equals_numpys_reflection(height: int, width: int, multiple: int
 @given(height=st.integers(1, 9), width=st.integers(1, 9), multiple=st.sampled_from([4, 8]))
 @quick
 def test_padding_keeps_the_image_and_adds_less_than_a_multiple(height: int, width: int, multiple: int):
-    image = pictures(1, 1, height, width)
+    image = pictures64(1, 1, height, width)
     padded = pad_to_multiple(image, multiple)
     assert torch.equal(padded[..., :height, :width], image)
     assert all(side % multiple == 0 for side in padded.shape[-2:])
@@ -234,7 +216,7 @@ def test_padding_keeps_the_image_and_adds_less_than_a_multiple(height: int, widt
 @given(side=st.integers(1, 9), multiple=st.sampled_from([4, 8]))
 @quick
 def test_one_pixel_side_is_repeated(side: int, multiple: int):
-    image = pictures(1, 2, 1, side)
+    image = pictures64(1, 2, 1, side)
     rows = pad_to_multiple(image, multiple)
     assert torch.equal(rows, rows[..., :1, :].expand_as(rows))
     assert torch.equal(pad_to_multiple(image.mT, multiple), rows.mT)
@@ -261,7 +243,7 @@ def mean_at(picture: ref.Array, row: int, column: int, side: int) -> float:
 
 @pytest.mark.parametrize("side", [1, 2, 3, 6, 7, 100])
 def test_local_means_are_those_of_a_window_around_each_pixel(side: int) -> None:
-    x = pictures(2, 1, 6, 9)
+    x = pictures64(2, 1, 6, 9)
     expected = [[[mean_at(image[0], i, j, side) for j in range(9)] for i in range(6)] for image in x.numpy()]
     np.testing.assert_allclose(local_mean(x, side)[:, 0], expected, rtol=1e-12)
 
@@ -273,7 +255,7 @@ def test_local_means_of_a_large_bright_image_keep_their_digits() -> None:
 
 
 def test_tlc_pools_over_the_same_part_of_the_image_at_every_level() -> None:
-    net, image, z = former(), pictures(1, 3, 32, 48), pictures(1, PRIOR)
+    net, image, z = former(), pictures64(1, 3, 32, 48), pictures64(1, PRIOR)
     plain = net(image, z)
     net.use_tlc(16)
     layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, DynamicLayer)}
@@ -294,5 +276,5 @@ def test_without_a_prior_it_is_the_network_under_z_of_zeros(scale: int, projecti
     weights = {name: value for name, value in guided.state_dict().items() if "W_l" not in name}
     assert len(weights) < len(guided.state_dict())
     plain.load_state_dict(weights)
-    image = pictures(1, 3, 9, 14)
+    image = pictures64(1, 3, 9, 14)
     assert torch.equal(plain(image), guided(image, torch.zeros(1, PRIOR, dtype=torch.float64)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from diffi2i.diffusion.samplers import Noise, Sampler, ancestral, ddim, dpm_solver, visited
 from diffi2i.diffusion.schedule import Prediction, Schedule, cosine, linear, sqrt_linear
 from tests import reference as ref
+from tests.examples import quick, seeds
 
 KINDS: tuple[Prediction, ...] = get_args(Prediction)
 SHAPES = {"vector": (2, 6), "latent": (2, 4, 3, 2), "pixels": (1, 3, 5, 4)}
@@ -27,11 +28,9 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim, eta": partial(ddim, eta=0.7),
     "dpm_solver": dpm_solver,
 }
-quick = settings(deadline=None, max_examples=25)
 chains = st.integers(2, 12).flatmap(
     lambda T: st.tuples(st.just(T), st.sets(st.integers(1, T - 1)).map(lambda early: [*sorted(early), T]))
 )
-seeds = st.integers(0, 2**31)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)

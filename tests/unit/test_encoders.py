@@ -8,21 +8,18 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diffi2i import weights
 from diffi2i.errors import WeightsUnavailableError
 from diffi2i.models.cpen import CPEN
 from diffi2i.models.encoders import TimmEncoder
 from diffi2i.models.gt import DepthEmbedding, LabelEmbedding
+from tests.networks import pictures
 
 PRIOR = 6
 LITE0, SWIN = "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"
 NAMES = [LITE0, "resnet18", "mobilenetv3_small_050", SWIN]
-
-
-def pictures(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def built(name: str, **kwargs: Any) -> TimmEncoder:

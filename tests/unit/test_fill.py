@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from diffi2i.methods.batch import network_input
 from diffi2i.models.fill import pull_push
-
-Array = NDArray[np.float64]
+from tests.reference import Array
 
 
 def enlarged(coarse: Array, y: int, x: int) -> float:

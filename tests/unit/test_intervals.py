@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from diffi2i.metrics.intervals import ImageRecord, bootstrap_interval, image_intervals, of_all_ranks, paired_difference
+from tests.processes import joined
 
 
 def sample(n: int, seed: int = 0) -> list[float]:
@@ -130,14 +131,10 @@ def test_one_process_sorts_its_own_records() -> None:
 
 
 def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    try:
+    with joined(rank, world, folder):
         # Uneven shares, then a rank without images.
         found = [of_all_ranks(shares[rank]) for shares in ([RECORDS[:3], RECORDS[3:]], [[], RECORDS])]
-        torch.save(found, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    torch.save(found, f"{folder}/rank{rank}.pt")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")

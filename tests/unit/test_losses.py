@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import nn
@@ -16,9 +16,7 @@ from diffi2i.losses.adversarial import RealESRGANAdversary
 from diffi2i.losses.dense import CrossEntropy, SILog
 from diffi2i.losses.pixel import L1, HolePSNR, KnownL1
 from diffi2i.losses.task import TaskLoss
-
-quick = settings(deadline=None, max_examples=25)
-seeds = st.integers(0, 2**31)
+from tests.examples import quick, seeds
 
 
 def images(seed: int = 0, size: tuple[int, ...] = (2, 3, 6, 5)) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from diffi2i import weights
 from diffi2i.errors import WeightsUnavailableError
 from diffi2i.metrics import distribution
 from diffi2i.metrics.distribution import DistributionScores, frechet_distance, kernel_distance
+from tests.processes import joined
 
 KEYS = ("fid", "kid", "fd_lite0")
 
@@ -244,15 +245,6 @@ def test_one_image_has_no_score(tiny: Tiny, count: int) -> None:
     }
 
 
-@pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, an empty torch.hub folder and no fetching."""
-    monkeypatch.setenv("DIFFI2I_OFFLINE", "1")
-    monkeypatch.setenv("DIFFI2I_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path
-
-
 def test_without_weights_there_is_a_reason_and_no_score(nowhere: Path) -> None:
     scores = fill(DistributionScores(["fid", "kid"]), pictures(3))
     assert scores.compute() == {"fid": None, "kid": None}
@@ -361,14 +353,9 @@ CASES = {
 
 
 def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    try:
-        torch.save(
-            [_scored(rank, case, Path(folder) / str(i)) for i, case in enumerate(CASES[world])], f"{folder}/{rank}.pt"
-        )
-    finally:
-        dist.destroy_process_group()
+    with joined(rank, world, folder):
+        found = [_scored(rank, case, Path(folder) / str(i)) for i, case in enumerate(CASES[world])]
+    torch.save(found, f"{folder}/{rank}.pt")
 
 
 def _scored(rank: int, case: Case, statistics: Path) -> tuple[dict[str, float | None], dict[str, int], dict[str, str]]:

@@ -16,8 +16,8 @@ from diffi2i.errors import UserError, WeightsUnavailableError
 from diffi2i.metrics import image as image_metrics
 from diffi2i.metrics.distribution import DistributionScores
 from diffi2i.metrics.image import ImageScores, rgb_to_y
+from tests.places import DATA
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "psnr_hole"]
 NETWORKS = ["lpips_alex", "lpips_vgg", "dists"]
 

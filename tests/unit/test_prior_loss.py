@@ -5,11 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffi2i.losses.prior import PriorLoss, prior_loss
 from tests import reference as ref
+from tests.examples import quick, seeds
 
 EQUATIONS: dict[PriorLoss, Callable[[ref.Array, ref.Array], float]] = {
     "l1": ref.prior_l1,
@@ -18,8 +19,6 @@ EQUATIONS: dict[PriorLoss, Callable[[ref.Array, ref.Array], float]] = {
 }
 KINDS: list[PriorLoss] = ["l1", "l2", "kl"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
-quick = settings(deadline=None, max_examples=30)
-seeds = st.integers(0, 2**31)
 
 
 def pair(seed: int, batch: int = 3, size: int = 8, spread: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:

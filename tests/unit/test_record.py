@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from diffi2i.errors import UserError
 from diffi2i.run.record import Record, Score
 from tests.records import kept, of_folders, record, scored
+from tests.refusals import refusal
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
@@ -56,13 +56,6 @@ def test_other_programs_find_the_keys_that_the_design_names(tmp_path: Path) -> N
     assert found["method"]["name"] == "diffi2i_s2"
 
 
-def refused(place: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        Record.read(place)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def written(folder: Path, text: str) -> Path:
     (folder / "result.json").write_text(text)
     return folder
@@ -70,27 +63,27 @@ def written(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("text", ["", "{", '{"task": ', "\x00"])
 def test_damaged_json_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
-    said = refused(written(tmp_path, text))
+    said = refusal(Record.read, written(tmp_path, text))
     assert said.startswith(f"{tmp_path / 'result.json'} is damaged (")
     assert said.endswith(": delete it and give its command again")
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"task"', "{}", '{"a": 1}'])
 def test_a_json_file_of_something_else_is_no_record(tmp_path: Path, text: str) -> None:
-    assert "result.json is no record: name a run, an eval folder or a JSON of diffi2i score" in refused(
-        written(tmp_path, text)
+    assert "result.json is no record: name a run, an eval folder or a JSON of diffi2i score" in refusal(
+        Record.read, written(tmp_path, text)
     )
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(b"\xff\xfe{}")
-    assert "is damaged ('utf-8' codec" in refused(tmp_path)
+    assert "is damaged ('utf-8' codec" in refusal(Record.read, tmp_path)
 
 
 @pytest.mark.parametrize("place", ["nothing", "nothing/result.json", "folder", "scores.json"])
 def test_where_there_is_none_it_is_said(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
-    assert "it is no finished run" in refused(tmp_path / place)
+    assert "it is no finished run" in refusal(Record.read, tmp_path / place)
 
 
 @pytest.mark.parametrize(("version", "named"), [(None, "0.1"), (2, "2"), (4, "4"), ("3", "3")])
@@ -99,7 +92,7 @@ def test_another_version_says_to_train_anew(tmp_path: Path, version: Any, named:
     of_then = json.loads((place / "result.json").read_text()) | {"version": version}
     if version is None:
         del of_then["version"]
-    said = refused(written(place, json.dumps(of_then)))
+    said = refusal(Record.read, written(place, json.dumps(of_then)))
     assert f"{place / 'result.json'} is a record of version {named}, not 3" in said
     assert "train the run anew, in another run_dir" in said
 
@@ -109,7 +102,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     (place,) = kept(tmp_path, record())
     found = json.loads((place / "result.json").read_text())
     del found[key]
-    assert f"is damaged ({key}: Field required)" in refused(written(place, json.dumps(found)))
+    assert f"is damaged ({key}: Field required)" in refusal(Record.read, written(place, json.dumps(found)))
 
 
 @pytest.mark.parametrize(
@@ -136,12 +129,12 @@ def test_a_mistyped_key_is_named(tmp_path: Path, path: tuple[str | int, ...], va
     for key in path[:-1]:
         node = node[key]
     node[path[-1]] = value
-    assert f"is damaged ({'.'.join(map(str, path))}: " in refused(written(place, json.dumps(found)))
+    assert f"is damaged ({'.'.join(map(str, path))}: " in refusal(Record.read, written(place, json.dumps(found)))
 
 
 def test_a_score_of_an_image_is_a_number(tmp_path: Path) -> None:
     (place,) = kept(tmp_path, record(images=[{"name": "a", "psnr": "high"}]))
-    assert "is damaged (could not convert string to float: 'high')" in refused(place)
+    assert "is damaged (could not convert string to float: 'high')" in refusal(Record.read, place)
 
 
 def protocol(**changes: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.segmentation import SegmentationScores
 from diffi2i.metrics.spec import of_kind
+from tests.networks import pictures
 from tests.settings import task_config
 
 PLAIN = ["psnr", "psnr_y", "ssim", "ssim_y", "ssim_3d", "psnr_hole"]
@@ -49,19 +50,15 @@ def validate(scores: ValidationScores, *batches: tuple[dict[str, Tensor], dict[s
     return logged
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def image_batch(**more: Tensor) -> dict[str, Any]:
-    return {"target": random(1, 3, 16, 20), "input": random(1, 3, 16, 20, seed=1), "name": ["a"], **more}
+    return {"target": pictures(1, 3, 16, 20), "input": pictures(1, 3, 16, 20, seed=1), "name": ["a"], **more}
 
 
 def label_batch() -> dict[str, Any]:
     target = torch.zeros(1, 8, 10, dtype=torch.int64)
     target[:, :, 5:] = 1
     target[:, 0] = 255
-    return {"target": target, "input": random(1, 3, 4, 5), "name": ["a"]}
+    return {"target": target, "input": pictures(1, 3, 4, 5), "name": ["a"]}
 
 
 def logits(target: Tensor, classes: int = 3) -> Tensor:
@@ -69,9 +66,9 @@ def logits(target: Tensor, classes: int = 3) -> Tensor:
 
 
 def depth_batch() -> dict[str, Any]:
-    target = 1 + 4 * random(1, 1, 8, 10)
+    target = 1 + 4 * pictures(1, 1, 8, 10)
     target[..., 0, :] = 0
-    return {"target": target, "valid": (target > 0).float(), "input": random(1, 3, 4, 5), "name": ["a"]}
+    return {"target": target, "valid": (target > 0).float(), "input": pictures(1, 3, 4, 5), "name": ["a"]}
 
 
 @pytest.mark.parametrize(("task", "kind"), [(IMAGE, ImageScores), (LABELS, SegmentationScores), (DEPTH, DepthScores)])
@@ -235,6 +232,6 @@ def test_a_scene_without_any_depth_has_a_picture_too() -> None:
 @pytest.mark.parametrize("task", [LABELS, DEPTH])
 def test_outputs_of_another_size_are_brought_to_the_targets(task: TaskConfig) -> None:
     batch = label_batch() if task is LABELS else depth_batch()
-    output = random(1, 3 if task is LABELS else 1, 4, 5) + 1
+    output = pictures(1, 3 if task is LABELS else 1, 4, 5) + 1
     assert all(shown.shape == (3, 8, 10) for shown in kind_of(task).pictures(output, batch, task))
     assert validate(ValidationScores(task, "set"), ({"output": output}, batch))

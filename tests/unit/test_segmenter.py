@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -18,8 +17,8 @@ from diffi2i.models.denoiser import Denoiser
 from diffi2i.models.encoders import TimmEncoder
 from diffi2i.models.segmenter import Fusion, Segmenter
 from tests import reference as ref
+from tests.networks import pictures64, randomise
 
-Array = npt.NDArray[np.float64]
 PRIOR = 5
 TINY: dict[str, Any] = {
     "widths": [4, 4, 8, 8, 12],
@@ -50,21 +49,6 @@ LARGE: dict[str, Any] = {
 }
 
 
-def pictures(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def randomise(module: nn.Module, seed: int = 0) -> Any:
-    """Every weight and every running statistic at random, in evaluation mode and float64."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5 if parameter.ndim < 2 else parameter[0].numel() ** -0.5, generator=generator)
-    for name, buffer in module.named_buffers():
-        if "running" in name:
-            buffer.uniform_(0.5, 1.5, generator=generator)
-    return module.double().eval()
-
-
 def network(encoder: str = "sea", prior_dim: int | None = PRIOR) -> Segmenter:
     torch.manual_seed(0)
     make = partial(SeaEncoder, **TINY) if encoder == "sea" else partial(TimmEncoder, "tf_efficientnet_lite0")
@@ -74,7 +58,7 @@ def network(encoder: str = "sea", prior_dim: int | None = PRIOR) -> Segmenter:
 # --- the attention in loops ------------------------------------------------------------------------------------------
 
 
-def weights_of(module: nn.Module, path: str) -> dict[str, Array]:
+def weights_of(module: nn.Module, path: str) -> dict[str, ref.Array]:
     found = {
         k.removeprefix(path + "."): v.double().numpy() for k, v in module.state_dict().items() if k.startswith(path)
     }
@@ -82,7 +66,7 @@ def weights_of(module: nn.Module, path: str) -> dict[str, Array]:
     return found
 
 
-def conv_norm(x: Array, w: dict[str, Array], pad: int = 0) -> Array:
+def conv_norm(x: ref.Array, w: dict[str, ref.Array], pad: int = 0) -> ref.Array:
     """Convolution (dense 1x1, or depth-wise 3x3) of (C, H, W), then batch normalisation with the stored statistics."""
     kernel = w["0.weight"]
     if pad:
@@ -99,14 +83,14 @@ def conv_norm(x: Array, w: dict[str, Array], pad: int = 0) -> Array:
     return np.asarray((y - mean) / np.sqrt(variance + 1e-5) * scale + shift)
 
 
-def stretch(position: Array, length: int) -> Array:
+def stretch(position: ref.Array, length: int) -> ref.Array:
     """Linear interpolation between the centres of equal cells; beyond the outermost centres the value stays."""
     cells = position.shape[-1]
     at = (np.arange(length) + 0.5) * cells / length - 0.5
     return np.stack([np.interp(at, np.arange(cells), row) for row in position[0]])
 
 
-def axis_attention(q: Array, k: Array, v: Array, w: dict[str, Array], heads: int) -> Array:
+def axis_attention(q: ref.Array, k: ref.Array, v: ref.Array, w: dict[str, ref.Array], heads: int) -> ref.Array:
     length = q.shape[1]
     q, k = q + stretch(w["position_q"], length), k + stretch(w["position_k"], length)
     d, e = len(q) // heads, len(v) // heads
@@ -122,7 +106,7 @@ def axis_attention(q: Array, k: Array, v: Array, w: dict[str, Array], heads: int
     return conv_norm(np.clip(out, 0, 6)[:, :, None], projection)[:, :, 0]
 
 
-def sea(x: Array, module: nn.Module, heads: int) -> Array:
+def sea(x: ref.Array, module: nn.Module, heads: int) -> ref.Array:
     q, k, v = (conv_norm(x, weights_of(module, name)) for name in "qkv")
     rows = axis_attention(q.mean(2), k.mean(2), v.mean(2), weights_of(module, "rows"), heads)
     columns = axis_attention(q.mean(1), k.mean(1), v.mean(1), weights_of(module, "columns"), heads)
@@ -132,7 +116,7 @@ def sea(x: Array, module: nn.Module, heads: int) -> Array:
     return np.asarray(gate * conv_norm(detail, weights_of(module, "detail.2")))
 
 
-def layer_norm(x: Array, w: dict[str, Array]) -> Array:
+def layer_norm(x: ref.Array, w: dict[str, ref.Array]) -> ref.Array:
     centred = x - x.mean(0)
     scaled = centred / np.sqrt((centred**2).mean(0) + 1e-5)
     return np.asarray(scaled * w["weight"][:, None, None] + w["bias"][:, None, None])
@@ -140,15 +124,15 @@ def layer_norm(x: Array, w: dict[str, Array]) -> Array:
 
 @pytest.mark.parametrize("size", [(4, 3), (1, 1), (5, 20)])
 def test_squeeze_axial_attention_equals_the_loops(size: tuple[int, int]):
-    module = randomise(SqueezeAxialAttention(6, heads=2, key_dim=3))
-    x = pictures(2, 6, *size)
+    module = randomise(SqueezeAxialAttention(6, heads=2, key_dim=3)).double().eval()
+    x = pictures64(2, 6, *size)
     expected = [sea(x[i].numpy(), module, heads=2) for i in range(2)]
     np.testing.assert_allclose(module(x).detach(), expected, rtol=1e-9, atol=1e-11)
 
 
 def test_axial_layer_is_eq_8_with_axial_attention():
-    layer = randomise(AxialLayer(6, PRIOR, heads=2, key_dim=3))
-    x, z = pictures(1, 6, 4, 5), pictures(1, PRIOR, seed=1)
+    layer = randomise(AxialLayer(6, PRIOR, heads=2, key_dim=3)).double().eval()
+    x, z = pictures64(1, 6, 4, 5), pictures64(1, PRIOR, seed=1)
     attended = sea(layer_norm(x[0].numpy(), weights_of(layer, "norm")), layer.attention, heads=2)
     shift = weights_of(layer, "W_l")["weight"] @ z[0].numpy()
     np.testing.assert_allclose(
@@ -157,8 +141,8 @@ def test_axial_layer_is_eq_8_with_axial_attention():
 
 
 def test_block_is_axial_attention_then_eq_9():
-    block = randomise(AxialBlock(6, PRIOR, heads=2, key_dim=3, expansion=1.5))
-    x, z = pictures(1, 6, 4, 5), pictures(1, PRIOR, seed=1)
+    block = randomise(AxialBlock(6, PRIOR, heads=2, key_dim=3, expansion=1.5)).double().eval()
+    x, z = pictures64(1, 6, 4, 5), pictures64(1, PRIOR, seed=1)
     feed_forward = {name: value.numpy() for name, value in block.feed_forward.state_dict().items()}
     between = block.attention(x, z)[0].detach().numpy()
     expected = ref.dynamic_layer(between, z[0].numpy(), feed_forward, False)
@@ -175,8 +159,8 @@ def test_positions_are_interpolated_to_the_length_of_the_axis():
 
 
 def test_fusion_weights_the_fine_map_by_the_coarse_gate():
-    module = randomise(Fusion(3, 4, 5))
-    fine, coarse = pictures(1, 3, 4, 6), pictures(1, 4, 2, 3)
+    module = randomise(Fusion(3, 4, 5)).double().eval()
+    fine, coarse = pictures64(1, 3, 4, 6), pictures64(1, 4, 2, 3)
     gate = np.clip(conv_norm(coarse[0].numpy(), weights_of(module, "gate.0")) / 6 + 0.5, 0, 1)
     wide = np.stack([stretch(gate[:, row][None], 6) for row in range(2)], axis=1)
     tall = np.stack([stretch(wide[:, :, column][None], 4) for column in range(6)], axis=2)
@@ -189,21 +173,21 @@ def test_fusion_weights_the_fine_map_by_the_coarse_gate():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (31, 33), (32, 64), (65, 47)])
 def test_logits_have_the_size_of_the_image(size: tuple[int, int]):
-    logits = network()(pictures(2, 3, *size).float(), pictures(2, PRIOR).float())
+    logits = network()(pictures64(2, 3, *size).float(), pictures64(2, PRIOR).float())
     assert logits.shape == (2, 7, *size)
     assert logits.isfinite().all()
 
 
 def test_encoder_maps_halve_from_stride_4():
     encoder = SeaEncoder(**TINY, prior_dim=PRIOR).eval()
-    maps = encoder(pictures(1, 3, 64, 96).float(), pictures(1, PRIOR).float())
+    maps = encoder(pictures64(1, 3, 64, 96).float(), pictures64(1, PRIOR).float())
     assert [tuple(m.shape) for m in maps] == [(1, 4, 16, 24), (1, 8, 8, 12), (1, 8, 4, 6), (1, 12, 2, 3)]
     assert (encoder.channels, encoder.multiple) == ([4, 8, 8, 12], 32)
 
 
 def test_only_stages_with_attention_see_the_prior():
-    encoder, image = SeaEncoder(**TINY, prior_dim=PRIOR).eval(), pictures(1, 3, 64, 64).float()
-    one, two = (encoder(image, pictures(1, PRIOR, seed=seed).float()) for seed in (1, 2))
+    encoder, image = SeaEncoder(**TINY, prior_dim=PRIOR).eval(), pictures64(1, 3, 64, 64).float()
+    one, two = (encoder(image, pictures64(1, PRIOR, seed=seed).float()) for seed in (1, 2))
     assert [torch.equal(a, b) for a, b in zip(one, two, strict=True)] == [True, True, False, False]
 
 
@@ -223,16 +207,17 @@ def test_stages_that_disagree_are_refused():
 
 @pytest.mark.parametrize("encoder", ["sea", "timm"])
 def test_another_prior_gives_other_logits_and_the_same_one_the_same(encoder: str):
-    net, image, z = randomise(network(encoder)), pictures(1, 3, 40, 50), pictures(1, PRIOR, seed=1)
+    net = randomise(network(encoder)).double().eval()
+    image, z = pictures64(1, 3, 40, 50), pictures64(1, PRIOR, seed=1)
     assert (net(image, z) - net(image, -z)).abs().max() > 1e-3
     assert torch.equal(net(image, z), net(image, z))
 
 
 @pytest.mark.parametrize("encoder", ["sea", "timm"])
 def test_every_parameter_and_the_prior_get_a_gradient_from_the_start(encoder: str):
-    net, z = network(encoder).train(), pictures(3, PRIOR, seed=1).float().requires_grad_()
+    net, z = network(encoder).train(), pictures64(3, PRIOR, seed=1).float().requires_grad_()
     labels = torch.randint(7, (3, 64, 96), generator=torch.Generator().manual_seed(0))
-    loss = nn.functional.cross_entropy(net(pictures(3, 3, 64, 96).float(), z), labels)
+    loss = nn.functional.cross_entropy(net(pictures64(3, 3, 64, 96).float(), z), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert z.grad is not None
@@ -242,10 +227,10 @@ def test_every_parameter_and_the_prior_get_a_gradient_from_the_start(encoder: st
 def test_output_is_float32_under_bfloat16_autocast_in_channels_last():
     net = network().to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = net(pictures(1, 3, 40, 40).float(), pictures(1, PRIOR).float())
+        logits = net(pictures64(1, 3, 40, 40).float(), pictures64(1, PRIOR).float())
     assert logits.dtype == torch.float32
     torch.testing.assert_close(
-        logits, net(pictures(1, 3, 40, 40).float(), pictures(1, PRIOR).float()), atol=0.1, rtol=0.1
+        logits, net(pictures64(1, 3, 40, 40).float(), pictures64(1, PRIOR).float()), atol=0.1, rtol=0.1
     )
 
 
@@ -325,10 +310,10 @@ def test_drop_path_rises_within_each_stage_from_nothing() -> None:
 
 
 def test_a_dropped_path_leaves_the_map_and_zs_shift() -> None:
-    block = randomise(AxialBlock(8, PRIOR, 2, 3, 1.5, drop_path=0.5))
-    x, z = pictures(64, 8, 4, 4), pictures(64, PRIOR, seed=1)
+    block: Any = randomise(AxialBlock(8, PRIOR, 2, 3, 1.5, drop_path=0.5)).double().eval()
+    x, z = pictures64(64, 8, 4, 4), pictures64(64, PRIOR, seed=1)
     whole = block(x, z)  # evaluation: nothing is dropped
-    assert torch.equal(whole, randomise(AxialBlock(8, PRIOR, 2, 3, 1.5))(x, z))
+    assert torch.equal(whole, randomise(AxialBlock(8, PRIOR, 2, 3, 1.5)).double().eval()(x, z))
     shift = (block.attention.W_l(z) + block.feed_forward.W_l(z))[:, :, None, None]
     for module in block.modules():
         if isinstance(module, DropPath):

@@ -14,15 +14,6 @@ from diffi2i import weights
 from diffi2i.errors import WeightsUnavailableError
 
 
-@pytest.fixture
-def nowhere(tmp_path, monkeypatch):
-    """An empty cache, an empty torch.hub folder and no fetching."""
-    monkeypatch.setenv("DIFFI2I_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("DIFFI2I_OFFLINE", "1")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def alex():
     try:
@@ -51,7 +42,7 @@ def test_offline_message_says_what_where_and_why_on_one_line(nowhere):
         str(nowhere / "cache"),
         "DIFFI2I_CACHE",
         "alexnet-owt-7be5be79.pth",
-        str(nowhere / "hub"),
+        str(nowhere / "torch" / "hub"),
     ):
         assert part in message
 
@@ -110,7 +101,7 @@ def test_trunk_fits_torchvision(alex):
 
 
 def test_torchvision_checkpoint_is_used_and_checked(alex, nowhere):
-    path = nowhere / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    path = nowhere / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     path.parent.mkdir(parents=True)
     state = {f"features.{key}": value for key, value in alex.items()} | {"classifier.1.bias": torch.zeros(3)}
     torch.save(state, path)
@@ -127,7 +118,7 @@ def test_torchvision_checkpoint_is_used_and_checked(alex, nowhere):
 
 
 def test_checkpoint_with_code_is_not_run(nowhere):
-    path = nowhere / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    path = nowhere / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     path.parent.mkdir(parents=True)
     marker = nowhere / "ran"
     path.write_bytes(pickle.dumps(_Touch(marker), protocol=2))
@@ -236,7 +227,7 @@ def vgg19_file(value: float = 0.0) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def vgg19_path(nowhere):
-    path = nowhere / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth"
+    path = nowhere / "torch" / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth"
     path.parent.mkdir(parents=True)
     return path
 

@@ -66,6 +66,22 @@ SMALL_DENSE = {
     "depth": (*QUICK, *SMALL_ENCODER, "model.network.width=8", "model.network.bins=8"),
 }
 
+# The other methods' networks, in place of the task's.
+DENOISER = ("model.network.widths=[8,8]", "model.network.attention=[false,false]")
+CODES = ("model.autoencoder.widths=[8,8,8]", "model.autoencoder.channels=2")
+PROCESS = ("method.diffusion.steps=20", "method.sampler.steps=4")
+SMALL_PRIOR = ("model.cpen.channels=4", "model.cpen.blocks=1")
+DIRFORMER = ("model.network.width=8", "model.network.blocks=[1,0,0,1]", *SMALL_PRIOR)
+SMALL_METHODS = {
+    "diffir_s1": DIRFORMER,
+    "diffir_s2": DIRFORMER,
+    "pixel_diffusion": (*DENOISER, *PROCESS, "method.codec=unshuffled"),
+    "autoencoder": (*DENOISER, *CODES),
+    "ldm": (*DENOISER, *CODES, *PROCESS),
+    "resshift": DENOISER,
+    "repaint": (*DENOISER, "method.diffusion.steps=20", "method.steps=6", "method.jump=2", "method.resamplings=2"),
+}
+
 Make = Callable[..., Config]
 
 
@@ -81,13 +97,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def small(task: str, images: Path) -> tuple[str, ...]:
-    """The overrides that make any task small."""
+def small(task: str, images: Path, method: str = "diffi2i_s1") -> tuple[str, ...]:
+    """The overrides that make any task small, and the method, which they name."""
     if task in SMALL_DENSE:
-        return (*SMALL_DENSE[task], f"task={task}")
+        return (*SMALL_DENSE[task], f"task={task}", f"method={method}")
     # LPIPS is left out above: its weights may be missing.
     main = ("task.main_metric=psnr",) if task == "realsr" else ()
-    return (*SMALL, f"root={images}", f"task={task}", *main)
+    own = SMALL_METHODS.get(method)
+    settings = SMALL if own is None else (*(text for text in SMALL if not text.startswith("model.")), *own)
+    return (*settings, f"root={images}", f"task={task}", f"method={method}", *main)
 
 
 @pytest.fixture
@@ -96,8 +114,11 @@ def make(images: Path, tmp_path: Path) -> Make:
 
     def build(name: str, *overrides: str) -> Config:
         task = ([text.removeprefix("task=") for text in overrides if text.startswith("task=")] or ["sisr"])[-1]
-        others = [text for text in overrides if not text.startswith("task=")]
-        return compose.load(Config, "train", [*small(task, images), f"run_dir={tmp_path / name}", *others])
+        method = ([text.removeprefix("method=") for text in overrides if text.startswith("method=")] or ["diffi2i_s1"])[
+            -1
+        ]
+        others = [text for text in overrides if not text.startswith(("task=", "method="))]
+        return compose.load(Config, "train", [*small(task, images, method), f"run_dir={tmp_path / name}", *others])
 
     return build
 

@@ -29,9 +29,12 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(schema.Config, "commands.train:train", "train a method; -m: a sweep of runs"),
     "eval": Command(commands.EvalConfig, "commands.eval:evaluate", "score a finished run again"),
+    "import": Command(
+        commands.ImportConfig, "commands.imports:import_run", "other authors' weights as a run", "words", "overrides"
+    ),
     "predict": Command(commands.PredictConfig, "commands.predict:predict", "restore images with a finished run"),
     "score": Command(commands.ScoreConfig, "commands.score:score_folders", "score a folder of any method's outputs"),
-    "bench": Command(commands.BenchConfig, "commands.bench:bench", "size and speed of a method"),
+    "bench": Command(commands.BenchConfig, "commands.bench:bench", "size and speed of methods", rest="overrides"),
     "data": Command(commands.DataConfig, "commands.data:data", "check the files of a dataset", "action"),
     "table": Command(commands.TableConfig, "commands.table:table", "runs, or the paper's tables", "names", "overrides"),
     "compare": Command(commands.CompareConfig, "commands.compare:compare", "two runs image by image", "runs"),

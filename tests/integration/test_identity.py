@@ -157,7 +157,7 @@ def test_other_weights_of_stage_1_under_the_same_path_are_refused(make: Make, mo
     file = stage1 / "weights.safetensors"
     kept = file.read_bytes()
     state = load_file(file)
-    state["di2iformer.embed.bias"] = state["di2iformer.embed.bias"] + 1e-6
+    state["network.embed.bias"] = state["network.embed.bias"] + 1e-6
     save_file(state, file)
     assert "started from other weights than method.init=" in refusal(train.train, config)
     file.write_bytes(kept)

@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from diffi2i.commands import train
-from diffi2i.config.commands import BenchConfig
 from diffi2i.config.compose import conf_dir, load
 from diffi2i.config.schema import Config, CpenConfig, ModelConfig, TaskConfig
 from diffi2i.data.build import build_data
@@ -58,7 +57,7 @@ def inputs(task: TaskConfig) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("model", "task"), [(model, task) for model in MODELS for task in tasks_of(model)])
 @torch.no_grad()
 def test_z_has_one_size_in_every_network(model: str, task: str) -> None:
-    config = load(BenchConfig, "bench", [f"task={task}", f"model={model}"])
+    config = load(Config, "train", [f"task={task}", f"model={model}", "method=diffi2i_s2"])
     image, target = inputs(config.task)
     for gt in (True, False):
         sizes = []

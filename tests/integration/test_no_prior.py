@@ -27,7 +27,7 @@ def test_without_a_prior_nothing_of_the_target_is_seen(make: Make, task: str) ->
     torch.manual_seed(0)
     method = DiffI2IS1(make("x", f"task={task}", "method=no_prior")).eval()
     assert method.cpen_s1 is None
-    assert [name for name, _ in method.named_parameters() if not name.startswith("di2iformer.")] == []
+    assert [name for name, _ in method.named_parameters() if not name.startswith("network.")] == []
     batch = random_batch(method.config)
     other = batch | {"target": batch["target"].flip(-1)}
     assert torch.equal(method.prior(batch), torch.zeros(2, 16))
@@ -39,7 +39,7 @@ def test_without_a_prior_nothing_of_the_target_is_seen(make: Make, task: str) ->
 def test_it_starts_from_the_same_weights_as_stage_1(make: Make, task: str) -> None:
     def initial(name: str) -> dict[str, torch.Tensor]:
         torch.manual_seed(3)
-        return DiffI2IS1(make("x", f"task={task}", f"method={name}")).di2iformer.state_dict()
+        return DiffI2IS1(make("x", f"task={task}", f"method={name}")).network.state_dict()
 
     with_prior, without = initial("diffi2i_s1"), initial("no_prior")
     assert with_prior.keys() == without.keys()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 from diffi2i.commands import train
-from diffi2i.config.commands import BenchConfig, ScoreConfig
+from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.compose import load
 from diffi2i.config.run import read_run_config
 from diffi2i.config.schema import Config, TrainConfig
@@ -113,7 +113,7 @@ def test_below_the_papers_budget_the_schedules_are_the_tasks_own() -> None:
                 assert (settings.warmup, settings.lr_end) == (loaded.task.warmup, loaded.task.lr_end)
                 assert (settings.clip, settings.head_lr, settings.decay_norms) == (1.0, 1.0, True)
     assert settings_of("sisr", "demo", "continued", "task.schedule=constant").train.schedule == "constant"
-    assert load(BenchConfig, "bench", ["task=sisr", "budget=paper"]).train.schedule == "multistep"
+    assert load(Config, "train", ["task=sisr", "budget=paper"]).train.schedule == "multistep"
     for task in ("sisr", "segmentation", "depth"):  # scoring has no budget to look anything up by
         more = ["task.classes=3"] if task == "segmentation" else []
         assert load(ScoreConfig, "score", [f"task={task}", "pred=a", "target=b", *more]).task.name == task
@@ -175,7 +175,7 @@ def test_the_head_learns_faster_and_norms_and_positions_do_not_decay() -> None:
         rate |= dict.fromkeys(held(group), group["initial_lr"])
         decay |= dict.fromkeys(held(group), group["weight_decay"])
     named = {name: id(parameter) for name, parameter in method.named_parameters() if parameter.requires_grad}
-    network: Any = method.di2iformer
+    network: Any = method.network
     in_head = {id(p) for part in (network.fusions, network.head) for p in part.parameters()}
     kinds = (nn.BatchNorm2d, nn.LayerNorm)
     norms = {id(p) for m in method.modules() if isinstance(m, kinds) for p in m.parameters()}
@@ -185,7 +185,7 @@ def test_the_head_learns_faster_and_norms_and_positions_do_not_decay() -> None:
     for name, key in named.items():
         assert rate[key] == pytest.approx(1e-2 if key in in_head else 1e-3), name
         assert decay[key] == (0.0 if key in norms | positions else 0.01), name
-    assert decay[named["di2iformer.head.3.bias"]] == 0.01  # as in SeaFormer's settings
+    assert decay[named["network.head.3.bias"]] == 0.01  # as in SeaFormer's settings
 
     # The schedule acts on each group's own rate.
     scheduler, optimizer = configured[0]["lr_scheduler"]["scheduler"], configured[0]["optimizer"]

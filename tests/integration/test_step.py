@@ -144,7 +144,7 @@ def test_saved_weights_are_the_averaged_ones(make: Make, monkeypatch: Any) -> No
     saved = weights(run_dir)
     for key, value in saved.items():
         torch.testing.assert_close(value, average[key], rtol=1e-5, atol=1e-7)
-    assert not torch.equal(saved["di2iformer.embed.weight"], path[-1]["di2iformer.embed.weight"])
+    assert not torch.equal(saved["network.embed.weight"], path[-1]["network.embed.weight"])
 
 
 @pytest.mark.parametrize("task", ["sisr", "inpainting"])

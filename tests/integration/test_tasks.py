@@ -65,7 +65,7 @@ def telling(runs: Runs, tmp_path: Path) -> Path:
     with torch.no_grad():
         batch = default_collate([data.val_set[i] for i in range(3)])
         method.train().predict(batch, method.noise(batch))
-        method.state_dict()["di2iformer.head.3.weight"].normal_()
+        method.state_dict()["network.head.3.weight"].normal_()
     save_weights(method, run_dir / "weights.safetensors")
     cli.main(["eval", f"run={run_dir}", *ON_CPU, f"output={run_dir}"])
     return run_dir

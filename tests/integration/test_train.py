@@ -244,7 +244,7 @@ def test_what_the_targets_hold_is_printed_with_the_scores(
 def test_tlc_windows_follow_the_training_crops() -> None:
     def window(*overrides: str) -> int | None:
         method = DiffI2IS1(compose.load(Config, "train", ["method.tlc=true", "model=tiny", *overrides]))
-        return next(layer.window for layer in method.di2iformer.modules() if isinstance(layer, DynamicLayer))
+        return next(layer.window for layer in method.network.modules() if isinstance(layer, DynamicLayer))
 
     assert window("task=deblur", "train.patch=256") == 384
     assert window("task=deblur", "budget=paper") == 384  # of crops that grow to 384, as Restormer's
@@ -327,12 +327,12 @@ def test_saved_weights_are_the_averaged_ones(make: Make, monkeypatch: Any) -> No
         average = {key: 0.7 * average[key] + 0.3 * value for key, value in state.items()}
     for key, value in weights(run_dir).items():
         torch.testing.assert_close(value, average[key], rtol=1e-5, atol=1e-7)
-    assert not torch.equal(weights(run_dir)["di2iformer.embed.weight"], path[-1]["di2iformer.embed.weight"])
+    assert not torch.equal(weights(run_dir)["network.embed.weight"], path[-1]["network.embed.weight"])
 
 
 def test_weights_of_another_model_are_refused(make: Make, stage1: Path) -> None:
     state = weights(stage1)
-    state["di2iformer.embed.weight"] = torch.zeros(5, 3, 3, 3)
+    state["network.embed.weight"] = torch.zeros(5, 3, 3, 3)
     save_file(state, stage1 / "weights.safetensors")
     with pytest.raises(UserError, match="does not hold the model"):
         directory.load_method(stage1)

@@ -102,9 +102,9 @@ def test_a_prediction_is_algorithm_2():
     output = method.predict(data, noise)
     assert output.shape == (2, 3, 36, 24)
     z = loop(method, noise((DIM,)), method.cpen_s2(data["input"]), "x0")
-    expected = method.di2iformer(data["input"], torch.from_numpy(z).float())
+    expected = method.network(data["input"], torch.from_numpy(z).float())
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(output, method.di2iformer(data["input"], torch.zeros(2, DIM)))
+    assert not torch.equal(output, method.network(data["input"], torch.zeros(2, DIM)))
 
 
 @torch.no_grad()
@@ -170,6 +170,7 @@ def test_builders_size_the_networks_by_task_and_model():
     assert build_cpen(SISR, MODEL, gt=False).features[0].in_channels == 3
     assert build_cpen(INPAINTING, MODEL, gt=True).features[0].in_channels == 7 * 16
     assert build_cpen(INPAINTING, MODEL, gt=False).features[0].in_channels == 4 * 16
+    assert MODEL.cpen is not None
     only_gt = replace(MODEL, cpen=replace(MODEL.cpen, s1_sees_input=False))
     assert build_cpen(INPAINTING, only_gt, gt=True).features[0].in_channels == 3 * 16
     assert build_cpen(INPAINTING, only_gt, gt=False).features[0].in_channels == 4 * 16
@@ -218,13 +219,14 @@ def test_joint_training_step_is_algorithm_1(loss: str):
     hook = method.denoiser.register_forward_hook(lambda _, inputs, __: path.append(inputs[0]))
     total = method.training_step(data, 0)
     hook.remove()
+    assert method.cpen_s1 is not None
     with torch.no_grad():
         z = method.cpen_s1(data["input"], data["target"])
         noise = torch.randn(z.shape, generator=step_generator(method.config.seed, 0, 0))
         z_T = ref.diffuse(z.double().numpy(), noise.double().numpy(), 4, ref.linear_betas(4))
         np.testing.assert_allclose(path[0], z_T, rtol=1e-4, atol=1e-6)  # Eq. 10
         z_hat = loop(method, torch.from_numpy(z_T), method.cpen_s2(data["input"]), "x0")
-        output = method.di2iformer(data["input"], torch.from_numpy(z_hat).float())
+        output = method.network(data["input"], torch.from_numpy(z_hat).float())
     prior = {"l1": ref.prior_l1, "l2": ref.prior_l2, "kl": ref.prior_kl}[loss](z_hat, z.double().numpy())
     expected = np.abs((output - data["target"]).numpy()).mean() + prior
     np.testing.assert_allclose(total.item(), expected, rtol=1e-5)

@@ -51,7 +51,7 @@ def test_other_programs_find_the_keys_that_the_design_names(tmp_path: Path) -> N
     )
     assert found["version"] == 3
     assert set(found["scores"]["psnr"]) == {"value", "baseline", "n", "low", "high", "gains", "why_not"}
-    costs = "parameters macs calls seconds_per_image cpu_seconds peak_memory_mb measured_at"
+    costs = "parameters macs calls seconds_per_image cpu_seconds peak_memory_mb measured_at timed_calls"
     assert set(found["cost"]) == set(costs.split())
     assert found["method"]["name"] == "diffi2i_s2"
 

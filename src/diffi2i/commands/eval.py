@@ -1,12 +1,11 @@
 """Scoring a method: at the end of training, and by `diffi2i eval`."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 
 import torch
-from torch import nn
 
 from diffi2i.callbacks.scores import ValidationScores, as_scores
 from diffi2i.callbacks.targets import TargetsSeen
@@ -20,7 +19,7 @@ from diffi2i.errors import UserError
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
-from diffi2i.metrics.cost import latency, multiply_accumulates, parameters, peak_memory_mb
+from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, work
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import load_method
@@ -30,6 +29,9 @@ from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Train
 from diffi2i.run.state import working_on
 from diffi2i.tables.runs import print_table
 from diffi2i.weights import cache_dir
+
+TIMED_SECONDS = 20.0
+"""A prediction that takes longer is timed on some of its network's calls."""
 
 
 def method_facts(method: Method, init: Init | None, settings: Sequence[str] = ()) -> MethodFacts:
@@ -133,29 +135,20 @@ def cost(method: Method, data: ImageDataModule) -> Cost:
     def predict() -> torch.Tensor:
         return method.predict(batch, method.noise(batch))
 
-    macs, calls = multiply_accumulates(predict), most_calls(predict, parts)
+    counted = work(predict, parts)
     with autocast_of(trainer):
-        seconds, cpu_seconds = latency(predict, repeats=3)
+        real = real_calls(predict, parts, counted.calls, TIMED_SECONDS)
+        times = [timed(predict, parts, real) for _ in range(3 if real is None else 1)]
     return Cost(
         parameters=parameters(*parts.values()),
-        macs=macs,
-        calls=calls,
-        seconds_per_image=seconds,
-        cpu_seconds=cpu_seconds,
+        macs=counted.macs,
+        calls=counted.calls,
+        seconds_per_image=median(each.seconds for each in times),
+        cpu_seconds=median(each.cpu_seconds for each in times),
         peak_memory_mb=peak_memory_mb(),
         measured_at=list(sample["target"].shape),
+        timed_calls=times[0].calls,
     )
-
-
-@torch.no_grad()
-def most_calls(predict: Callable[[], object], parts: Mapping[str, nn.Module]) -> int:
-    """How often a prediction runs the part that it runs most: the network evaluations of a diffusion."""
-    calls: Counter[str] = Counter()
-    hooks = [part.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, part in parts.items()]
-    predict()
-    for hook in hooks:
-        hook.remove()
-    return max(calls.values(), default=0)
 
 
 def evaluate(config: EvalConfig) -> Path:

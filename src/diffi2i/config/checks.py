@@ -102,11 +102,12 @@ def check_kind(config: Config) -> None:
     """The network predicts what the task asks for, from what the task makes of the photos; no setting is of another."""
     task, kind = config.task.name, config.task.kind
     network = str(config.model.network["_target_"]).rpartition(".")[2]
-    predicted = next((name for name, spec in KINDS.items() if spec.network == network), kind)
+    # Of images there are many.
+    predicted = next((name for name, spec in KINDS.items() if spec.network == network), "image")
     if predicted != kind:
         raise UserError(
             f"model={config.model.name} predicts {predicted}, task={task} {kind}: leave out model, or name one whose "
-            f"network is a {KINDS[kind].network}"
+            f"network is a {KINDS[kind].network}, or a method that has no models of its own"
         )
     if not KINDS[kind].dense:
         if config.task.degrade is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from diffi2i.config.schema import Config, DatasetConfig, TaskConfig, TrainerConfig, above_zero
+from diffi2i.config.schema import DatasetConfig, TaskConfig, TrainerConfig, above_zero
 from diffi2i.errors import UserError
 
 
@@ -23,6 +23,24 @@ class EvalConfig:
 
 
 @dataclass(kw_only=True)
+class ImportConfig:
+    """`diffi2i import`: another author's checkpoint as a finished run.
+
+    `words` are the source, a module of `methods.imports`, and the file; `overrides` are as of `diffi2i train`.
+    """
+
+    words: list[str] = field(default_factory=list)
+    run_dir: str
+    overrides: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.words) != 2:
+            raise UserError(
+                "import needs a source and a file: diffi2i import diffir <file> task=<task> run_dir=<folder>"
+            )
+
+
+@dataclass(kw_only=True)
 class PredictConfig:
     """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole."""
 
@@ -35,15 +53,35 @@ class PredictConfig:
 
 
 @dataclass(kw_only=True)
-class BenchConfig(Config):
-    """`diffi2i bench`: `Config`'s network measured at a `size` x `size` output, median of `repeats` calls."""
+class BenchConfig:
+    """`diffi2i bench`: methods measured side by side, the first one as the reference.
 
-    size: int = 256
+    Each of `cases` is the overrides of a training, after `base` and `overrides`, which are the same for all, or
+    `run=<run directory>` with settings as `eval` has in `set`; none: `base` and `overrides` alone. `size` is that of
+    the output, `256` or `256x320`. There are `repeats` rounds, in each of which every case is timed once, one of more
+    than `limit` seconds on some of its network's calls.
+    """
+
+    cases: list[str] = field(default_factory=list)
+    base: list[str] = field(default_factory=list)
+    size: str = "256"
     repeats: int = 5
+    limit: float = 60.0
+    output: str = "outputs/bench"
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    overrides: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.size % self.task.scale or self.size <= 0 or self.repeats <= 0:
-            raise UserError(f"size={self.size} must be a multiple of {self.task.scale}, repeats={self.repeats} above 0")
+        above_zero(self, "", ("repeats", "limit"))
+        sides = self.size.split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+            raise UserError(f"size={self.size}: write the output's side, or its height and width: 256 or 256x320")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, _, width = self.size.partition("x")
+        return int(height), int(width or height)
 
 
 @dataclass(kw_only=True)

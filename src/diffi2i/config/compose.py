@@ -28,8 +28,8 @@ from diffi2i.errors import UserError
 T = TypeVar("T")
 
 QUOTES = ("'", '"')
-METHOD_KEYS = ("_target_", "name", "init", "role")
-"""What every method's node has; the rest are options of its own."""
+METHOD_KEYS = ("_target_", "name", "init", "role", "models")
+"""What every method's node has, the last where its models are not the task's; the rest are options of its own."""
 
 
 def conf_dir() -> Path:
@@ -58,15 +58,27 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
         UserError: see `load`.
     """
     overrides = [quoted_settings(override) for override in overrides]
-    composed = composition(schema, name, overrides)
     if not issubclass(schema, Config) or any(override.startswith("model=") for override in overrides):
-        return overrides, composed
+        return overrides, composition(schema, name, overrides)
+    # Without settings of the model, which are those of the model that is to be found.
+    others = [override for override in overrides if not override.lstrip("+~").startswith("model.")]
+    composed = composition(schema, name, others)
+    if model := usual_model(composed):
+        overrides = [*overrides, f"model={model}"]
+    return overrides, composed if overrides == others else composition(schema, name, overrides)
+
+
+def usual_model(composed: DictConfig) -> str | None:
+    """The model of the method at this budget, by task or for all, else the budget's own; None for the task's.
+
+    `method.models` has `default`, and of a budget one model or one for each task.
+    """
+    models: Any = OmegaConf.to_container(composed.method, resolve=False).get("models", {})  # type: ignore[union-attr]
+    own = models.get(composed.budget)
+    own = own.get(composed.task.name) if isinstance(own, dict) else own
     budgets: Any = OmegaConf.to_container(composed.task.budgets, resolve=False)
-    model = budgets.get(composed.budget, {}).get("model")
-    if model is None:
-        return overrides, composed
-    overrides = [*overrides, f"model={model}"]
-    return overrides, composition(schema, name, overrides)
+    found: str | None = own or models.get("default") or budgets.get(composed.budget, {}).get("model")
+    return found
 
 
 def quoted(text: str) -> str:
@@ -75,11 +87,12 @@ def quoted(text: str) -> str:
 
 
 def quoted_settings(override: str) -> str:
-    """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list."""
-    if not override.startswith("set=[") or not override.endswith("]"):
+    """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list. `cases` likewise."""
+    key = override.partition("=")[0]
+    if key not in ("set", "cases") or not override.startswith(f"{key}=[") or not override.endswith("]"):
         return override
     entries, depth, quote = [""], 0, ""
-    for letter in override.removeprefix("set=[")[:-1]:
+    for letter in override.removeprefix(f"{key}=[")[:-1]:
         if quote or letter in QUOTES:
             quote = "" if letter == quote else quote or letter
         depth += 0 if quote else (letter in "[{(") - (letter in "]})")
@@ -88,7 +101,7 @@ def quoted_settings(override: str) -> str:
         else:
             entries[-1] += letter
     bare = [entry.strip() for entry in entries if entry.strip()]
-    return f"set=[{','.join(entry if entry[0] in QUOTES else quoted(entry) for entry in bare)}]"
+    return f"{key}=[{','.join(entry if entry[0] in QUOTES else quoted(entry) for entry in bare)}]"
 
 
 def composition(schema: type, name: str, overrides: Sequence[str]) -> DictConfig:
@@ -110,6 +123,7 @@ def typed(schema: type[T], composed: DictConfig) -> T:
         plain: Any = OmegaConf.to_container(composed, resolve=False)
         if issubclass(schema, Config):
             check_budget(plain)
+            plain["method"].pop("models", None)  # the choice is made, the others say nothing of the run
         if issubclass(schema, (Config, ScoreConfig)):
             # Before `${dataset.target.classes}` is looked up in a dataset without.
             check_dataset(plain["task"], plain["dataset"])

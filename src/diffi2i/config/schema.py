@@ -275,16 +275,29 @@ class CpenConfig:
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """Sizes of the networks. `network` is the Hydra node of the one that Z guides (`DI2Iformer`, `Segmenter`, ...)."""
+    """Sizes of the networks. `network` is the Hydra node of the one that makes the prediction (`DI2Iformer`, ...).
+
+    `cpen` and `denoiser_layers` are for methods with an IPR. With `leaky_ends` CPEN and denoiser have the further
+    LeakyReLUs that they have in DiffIR. `autoencoder` is the Hydra node of the one whose codes a diffusion works in.
+    """
 
     name: str
     network: dict[str, Any]
-    cpen: CpenConfig
+    cpen: CpenConfig | None = None
     denoiser_layers: int = 4
+    leaky_ends: bool = False
+    autoencoder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.denoiser_layers < 0:
             raise UserError(f"model.denoiser_layers={self.denoiser_layers} must not be negative")
+
+    @property
+    def prior_dim(self) -> int:
+        """4C', how many numbers the IPR has. Raises `UserError`: the model has no CPEN."""
+        if self.cpen is None:
+            raise UserError(f"model={self.name} has no CPEN for a method with a prior: name another model")
+        return 4 * self.cpen.channels
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,7 @@ class Schedule:
         if prediction not in get_args(Prediction):
             raise ValueError(f"prediction is {prediction!r}; write one of {', '.join(get_args(Prediction))}")
         self.prediction = prediction
+        self.betas = list(betas)
         self.steps = len(betas)
         self.alpha_bar: list[float] = list(accumulate(betas, lambda product, beta: product * (1 - beta), initial=1.0))
         if not betas or not all(0 < beta < 1 for beta in betas) or self.alpha_bar[-1] == 0:

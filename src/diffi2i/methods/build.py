@@ -45,6 +45,16 @@ def check(config: Config) -> None:
     kind.check(config, options, init)
 
 
+def check_network(kind: type[Method], config: Config) -> None:
+    """Raises `UserError`: the model's network is none of those that the method has."""
+    network = str(config.model.network["_target_"]).rpartition(".")[2]
+    if kind.networks and network not in kind.networks:
+        raise UserError(
+            f"method={config.method['name']} has a {' or '.join(kind.networks)}, model={config.model.name} "
+            f"a {network}: leave out model"
+        )
+
+
 def without_pretrained(config: Config) -> Config:
     """The configuration with an encoder of random weights, as for one whose weights will be loaded or never used."""
     network = config.model.network
@@ -74,8 +84,10 @@ def read_init(config: Config, run_dir: Path) -> Config:
 
 def new_method(config: Config, init: Method | None = None) -> Method:
     """The method without L_task. Raises `UserError`: its class or its networks refuse a value."""
+    kind = method_class(config)
+    check_network(kind, config)
     try:
-        return method_class(config)(config, init)
+        return kind(config, init)
     except (InstantiationException, ValueError) as error:
         cause = error.__cause__ or error
         raise UserError(f"method={config.method['name']}: {str(cause).splitlines()[0]}") from error

@@ -35,17 +35,19 @@ class DiffI2IS1(Method):
     Options: ClassVar[type] = Stage1Options
     options: Stage1Options
     scored_under = ("tlc",)
+    family: ClassVar[str] = ""
+    """What `label` begins with."""
 
     def __init__(self, config: Config, init: "DiffI2IS1 | None" = None) -> None:
         super().__init__(config)
         # First, so that the network without a prior starts from the same weights.
-        self.di2iformer = build_network(config.model, prior=True)
+        self.network = build_network(config.model, prior=True)
         self.sees_target = self.options.prior == "truth"
         self.cpen_s1 = build_cpen(config.task, config.model, gt=True) if self.sees_target else None
         if init is not None:
             self.load_state_dict(init.state_dict())
         if self.options.tlc:
-            use_tlc(self.di2iformer, config)
+            use_tlc(self.network, config)
         self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -58,13 +60,13 @@ class DiffI2IS1(Method):
         """Z (B, 4C') from the input and the ground truth (Eq. 5), or zeros."""
         image = self.seen(batch)
         if self.cpen_s1 is None:
-            return image.new_zeros(len(image), 4 * self.config.model.cpen.channels)
+            return image.new_zeros(len(image), self.config.model.prior_dim)
         z: Tensor = self.cpen_s1(image, batch["target"])
         return z
 
     def restore(self, batch: Batch, z: Tensor) -> Tensor:
         """The prediction under Z (B, 4C')."""
-        output: Tensor = self.di2iformer(self.seen(batch), z)
+        output: Tensor = self.network(self.seen(batch), z)
         return output
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
@@ -79,9 +81,9 @@ class DiffI2IS1(Method):
         return {"prior_dependence": self.restore(batch, self.prior(batch["other"]))}
 
     def parts(self) -> dict[str, nn.Module]:
-        return ({} if self.cpen_s1 is None else {"CPEN_S1": self.cpen_s1}) | {"DI2Iformer": self.di2iformer}
+        return ({} if self.cpen_s1 is None else {"CPEN_S1": self.cpen_s1}) | {type(self.network).__name__: self.network}
 
     @property
     def label(self) -> str:
-        kind = "no prior" if self.cpen_s1 is None else "stage 1 (sees GT)"
+        kind = "no prior" if self.cpen_s1 is None else f"{self.family}stage 1 (sees GT)"
         return f"{kind}, trained on" if self.config.init else kind

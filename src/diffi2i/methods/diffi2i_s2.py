@@ -8,29 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.config.build import build
 from diffi2i.config.schema import Config
-from diffi2i.diffusion.samplers import Sampler
-from diffi2i.diffusion.schedule import Schedule, linear, sqrt_linear
 from diffi2i.errors import UserError
 from diffi2i.losses.prior import prior_loss
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
+from diffi2i.methods.process import Diffusion, sampler_of, schedule_of
 from diffi2i.models.denoiser import Denoiser
 from diffi2i.models.diffi2i import build_cpen, build_network, check_same_model, use_tlc
-
-
-@dataclass
-class Diffusion:
-    """`steps` is T; see `diffusion.schedule.Schedule`."""
-
-    steps: int = 4
-    beta_1: float = 0.1
-    beta_T: float = 0.99
-    schedule: str = "linear"
-    prediction: str = "x0"
+from diffi2i.models.precision import at_least_float32
 
 
 @dataclass
@@ -41,7 +29,8 @@ class Stage2Options:
     (no diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; V2).
     `prior_loss` is L_diff: l1 (Eq. 13), l2 (Eq. 14) or kl (Eq. 15). `prior_only` is the fraction of steps that train
     the prior alone before the DI2Iformer joins. `sampler` is a partial of a function of `diffusion.samplers`. `tlc` is
-    the DI2Iformer's test-time local converter.
+    the DI2Iformer's test-time local converter. Without `teacher` there is no CPEN_S1, as in weights that other authors
+    publish: the run can be used, but not trained on.
     """
 
     prior: str = "joint"
@@ -50,6 +39,7 @@ class Stage2Options:
     diffusion: Diffusion = field(default_factory=Diffusion)
     sampler: dict[str, Any] = field(default_factory=dict)
     tlc: bool = False
+    teacher: bool = True
 
     def __post_init__(self) -> None:
         for key, choices in (("prior", ("joint", "none", "traditional")), ("prior_loss", ("l1", "l2", "kl"))):
@@ -57,7 +47,7 @@ class Stage2Options:
                 raise UserError(f"method.{key}={getattr(self, key)}: choose one of {', '.join(choices)}")
         if not 0 <= self.prior_only < 1:
             raise UserError(f"method.prior_only={self.prior_only} is a fraction of the steps in [0, 1)")
-        sampler_of(self)
+        sampler_of(self.sampler, schedule_of(self.diffusion))
 
 
 class DiffI2IS2(Method):
@@ -70,29 +60,32 @@ class DiffI2IS2(Method):
     Options: ClassVar[type] = Stage2Options
     options: Stage2Options
     scored_under = ("sampler", "tlc")
+    family: ClassVar[str] = ""
+    """What `label` begins with."""
 
     def __init__(self, config: Config, init: "DiffI2IS1 | DiffI2IS2 | None" = None) -> None:
         super().__init__(config)
         options, model = self.options, config.model
         self.schedule = schedule_of(options.diffusion)
-        self.sampler = sampler_of(options)
-        self.cpen_s1 = build_cpen(config.task, model, gt=True)
-        self.cpen_s1.requires_grad_(False)
+        self.sampler = sampler_of(options.sampler, self.schedule)
+        self.cpen_s1 = build_cpen(config.task, model, gt=True).requires_grad_(False) if options.teacher else None
         # Before the rest, whose initial weights would be others.
-        denoiser = None if options.prior == "none" else Denoiser(4 * model.cpen.channels, model.denoiser_layers)
+        layers, leaky = model.denoiser_layers, model.leaky_ends
+        denoiser = None if options.prior == "none" else Denoiser(model.prior_dim, layers, leaky)
         self.cpen_s2 = build_cpen(config.task, model, gt=False)
         self.denoiser = denoiser
-        self.di2iformer = build_network(model, prior=True)
+        self.network = build_network(model, prior=True)
         if isinstance(init, DiffI2IS2):
             self.load_state_dict(init.state_dict())
         elif init is not None:
+            assert self.cpen_s1 is not None
             assert init.cpen_s1 is not None, "a run without a prior is refused before"
             self.cpen_s1.load_state_dict(init.cpen_s1.state_dict())
-            self.di2iformer.load_state_dict(init.di2iformer.state_dict())
+            self.network.load_state_dict(init.network.state_dict())
         if options.prior == "traditional":
-            self.di2iformer.requires_grad_(False)
+            self.network.requires_grad_(False)
         if options.tlc:
-            use_tlc(self.di2iformer, config)
+            use_tlc(self.network, config)
         self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -107,21 +100,24 @@ class DiffI2IS2(Method):
                 f"method.prior_only cannot be joined with the discriminator of train.loss={config.train.loss}: train "
                 "the prior with another loss first, then go on with method.prior_only=0 method.init=<that run>"
             )
+        name, first = config.method["name"], config.method["name"].replace("_s2", "_s1")
         if init is None:
-            raise UserError("method=diffi2i_s2 needs stage 1's weights: write method.init=<run of method=diffi2i_s1>")
+            raise UserError(f"method={name} needs stage 1's weights: write method.init=<run of method={first}>")
         theirs = init.method
-        if theirs["name"] == "diffi2i_s1" and config.method["role"] == "adversarial":
+        if theirs["name"] == first and config.method["role"] == "adversarial":
             raise UserError(f"method.init={config.init} is a stage 1, method.role=adversarial goes on from a stage 2")
-        if theirs["name"] == "diffi2i_s2":
+        if not options.teacher or not theirs.get("teacher", True):
+            raise UserError(f"method.init={config.init} has no CPEN_S1 to learn from: train or import stage 1")
+        if theirs["name"] == name:
             check_same_prior(config, theirs, options)
-        elif theirs["name"] != "diffi2i_s1" or theirs["prior"] == "zero":
-            raise UserError(f"method.init={config.init} has no prior to go on with: name a run of method=diffi2i_s1")
+        elif theirs["name"] != first or theirs["prior"] == "zero":
+            raise UserError(f"method.init={config.init} has no prior to go on with: name a run of method={first}")
         # The denoiser belongs to stage 2 alone.
-        check_same_model(config, init, () if theirs["name"] == "diffi2i_s2" else ("denoiser_layers",))
+        check_same_model(config, init, () if theirs["name"] == name else ("denoiser_layers",))
 
     def prior(self, batch: Batch, noise: Noise) -> Tensor:
         """Z-hat (B, 4C') from the input alone, starting from noise (Alg. 2)."""
-        dim = (4 * self.config.model.cpen.channels,)
+        dim = (self.config.model.prior_dim,)
         return self.estimate(self.seen(batch), noise(dim), lambda t: noise(dim, f"step {t}"))
 
     def estimate(self, image: Tensor, z_T: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
@@ -130,7 +126,7 @@ class DiffI2IS2(Method):
         `z_T` (B, 4C') is the noised IPR in training, standard normal at inference. Without diffusion D itself is Z-hat.
         """
         denoiser, T = self.denoiser, self.schedule.steps
-        condition: Tensor = self.cpen_s2(image).float()
+        condition = at_least_float32(self.cpen_s2(image))
         if denoiser is None:
             return condition
 
@@ -139,18 +135,19 @@ class DiffI2IS2(Method):
             return self.schedule.x0(z_t, t, denoiser(z_t, time, condition))
 
         with torch.autocast(condition.device.type, enabled=False):
-            z_hat: Tensor = self.sampler(denoise, z_T.float(), self.schedule, noise)
+            z_hat: Tensor = self.sampler(denoise, z_T.to(condition.dtype), self.schedule, noise)
         return z_hat
 
     def restore(self, batch: Batch, z: Tensor) -> Tensor:
         """The prediction under Z (B, 4C')."""
-        output: Tensor = self.di2iformer(self.seen(batch), z)
+        output: Tensor = self.network(self.seen(batch), z)
         return output
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None]:
         options, image = self.options, self.seen(batch)
+        assert self.cpen_s1 is not None, "refused before"
         with torch.no_grad():
-            z = self.cpen_s1(image, batch["target"]).float()  # (B, 4C')
+            z = at_least_float32(self.cpen_s1(image, batch["target"]))  # (B, 4C')
 
         def noise(_: int = 0) -> Tensor:
             return torch.randn(z.shape, generator=rng).to(z.device)
@@ -161,14 +158,14 @@ class DiffI2IS2(Method):
         terms = {"loss_prior": prior_loss(z_hat, z, options.prior_loss)}  # type: ignore[arg-type]
         if self.global_step < options.prior_only * self.config.train.steps:
             return terms, None
-        return terms, self.di2iformer(image, z_hat)
+        return terms, self.network(image, z_hat)
 
     def random_step_loss(self, image: Tensor, z: Tensor, noise: Tensor, rng: torch.Generator) -> Tensor:
         """The traditional objective (Eq. 4): the error of one prediction at one random t per image."""
         schedule, denoiser = self.schedule, self.denoiser
         assert denoiser is not None
         t = torch.randint(1, schedule.steps + 1, (len(z),), generator=rng).to(z.device)
-        condition = self.cpen_s2(image).float()
+        condition = at_least_float32(self.cpen_s2(image))
         with torch.autocast(z.device.type, enabled=False):
             predicted = denoiser(schedule.noised(z, t, noise), t / schedule.steps, condition)
             return F.mse_loss(predicted, schedule.target(z, noise, t))
@@ -184,7 +181,7 @@ class DiffI2IS2(Method):
 
     def parts(self) -> dict[str, nn.Module]:
         denoiser = {} if self.denoiser is None else {"denoiser": self.denoiser}
-        return {"CPEN_S2": self.cpen_s2, **denoiser, "DI2Iformer": self.di2iformer}
+        return {"CPEN_S2": self.cpen_s2, **denoiser, type(self.network).__name__: self.network}
 
     @property
     def unused_parameters(self) -> bool:
@@ -196,41 +193,14 @@ class DiffI2IS2(Method):
     @property
     def label(self) -> str:
         kinds = {"joint": "stage 2", "none": "stage 2, no diffusion", "traditional": "stage 2, traditional"}
-        return kinds[self.options.prior] + (", GAN" if self.config.method["role"] == "adversarial" else "")
+        under = ", GAN" if self.config.method["role"] == "adversarial" else ""
+        return f"{self.family}{kinds[self.options.prior]}{under}"
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        self.cpen_s1.eval()  # frozen also in its running statistics
+        if self.cpen_s1 is not None:
+            self.cpen_s1.eval()  # frozen also in its running statistics
         return self
-
-
-def schedule_of(diffusion: Diffusion) -> Schedule:
-    """Raises `UserError` for betas that are none, or a prediction or schedule that there is not."""
-    betas = {"linear": linear, "sqrt_linear": sqrt_linear}
-    if diffusion.schedule not in betas:
-        raise UserError(f"method.diffusion.schedule={diffusion.schedule}: choose one of {', '.join(betas)}")
-    if diffusion.steps < 1 or not 0 < diffusion.beta_1 <= diffusion.beta_T < 1:
-        raise UserError(
-            f"method.diffusion needs steps above 0 and 0 < beta_1 <= beta_T < 1, got {diffusion.steps}, "
-            f"{diffusion.beta_1} and {diffusion.beta_T}"
-        )
-    try:
-        return Schedule(
-            betas[diffusion.schedule](diffusion.steps, diffusion.beta_1, diffusion.beta_T),
-            diffusion.prediction,  # type: ignore[arg-type]
-        )
-    except ValueError as error:
-        raise UserError(f"method.diffusion: {error}") from error
-
-
-def sampler_of(options: Stage2Options) -> Sampler:
-    """Tried on a single number. Raises `UserError`: there is no such sampler, or its steps do not fit the schedule."""
-    sampler: Sampler = build(options.sampler, "method.sampler")
-    try:
-        sampler(lambda x, _: x, torch.zeros(1), schedule_of(options.diffusion), lambda _: torch.zeros(1))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"method.sampler: {error}") from error
-    return sampler
 
 
 def check_same_prior(config: Config, theirs: dict[str, Any], options: Stage2Options) -> None:

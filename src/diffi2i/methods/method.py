@@ -38,6 +38,7 @@ class Method(L.LightningModule):
         Options: a dataclass of what else stands in the method's node; its `__post_init__` refuses what cannot be.
         sees_target: `predict` reads the ground truth, so it can restore no new image.
         trains: there is something to train. Without, a run is scored at once.
+        networks: the classes that `model.network` may be; empty where any will do that the task's kind has.
         scored_under: options that a finished run may be scored under anew: none that its training depended on. Without
             training all of them.
         task_loss: L_task, set by `learn_from`; None where the method is only used, or learns by its own terms alone.
@@ -46,6 +47,7 @@ class Method(L.LightningModule):
     Options: ClassVar[type] = NoOptions
     sees_target: bool = False
     trains: ClassVar[bool] = True
+    networks: ClassVar[tuple[str, ...]] = ()
     scored_under: ClassVar[tuple[str, ...]] = ("sampler",)
 
     def __init__(self, config: Config, init: "Method | None" = None) -> None:

@@ -1,39 +1,128 @@
-"""Size and speed of a network: parameters, multiply-accumulates, latency, peak memory."""
+"""Size and speed of a prediction: parameters, multiply-accumulates, network calls, latency, peak memory.
+
+A diffusion runs one network hundreds of times on tensors of one shape. So its work is counted on one run of each, and
+where it takes long it is timed on some of them, see `Watch`.
+"""
 
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+Predict = Callable[[], object]
 
 
 def parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def multiply_accumulates(call: Callable[[], object]) -> int:
-    """Half the floating-point operations of the convolutions and matrix products in one call."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops()) // 2
+@dataclass
+class Watch:
+    """What was seen of a prediction's parts: how often each ran, and how long each run that was real took.
+
+    After `real` runs on tensors of the same shapes a part gives its last output again; None: all runs are real. `macs`
+    are those of the repeated runs.
+    """
+
+    real: int | None
+    calls: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    repeated: Counter[str] = field(default_factory=Counter)
+    macs: int = 0
+
+    def of(self, name: str, part: nn.Module, flops: Callable[[], int]) -> Callable[..., Any]:
+        """In place of the part's forward."""
+        forward, last, runs = part.forward, dict[Any, Any](), Counter[Any]()
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            self.calls[name] += 1
+            shapes = tuple(each.shape if isinstance(each, Tensor) else None for each in (*arguments, *named.values()))
+            if self.real is not None and runs[shapes] >= self.real:
+                output, of_run = last[shapes]
+                self.repeated[name] += 1
+                self.macs += of_run
+                return output
+            synchronize()
+            before, start = flops(), time.perf_counter()
+            output = forward(*arguments, **named)
+            synchronize()
+            self.seconds[name].append(time.perf_counter() - start)
+            runs[shapes] += 1
+            last[shapes] = output, (flops() - before) // 2
+            return output
+
+        return watched
 
 
-def latency(call: Callable[[], Tensor], repeats: int) -> tuple[float, float]:
-    """Median seconds of one call after a warm-up, the device's queue emptied around each: wall, and this process's."""
-    times = []
-    with torch.no_grad():
-        for _ in range(repeats + 1):
-            synchronize()
-            start, busy = time.perf_counter(), time.process_time()
-            call()
-            synchronize()
-            times.append((time.perf_counter() - start, time.process_time() - busy))
-    wall, processor = zip(*times[1:], strict=True)
-    return statistics.median(wall), statistics.median(processor)
+@contextmanager
+def watching(parts: Mapping[str, nn.Module], real: int | None, flops: Callable[[], int] = lambda: 0) -> Iterator[Watch]:
+    """Watches the parts while a prediction runs, without gradients."""
+    watch = Watch(real)
+    for name, part in parts.items():
+        part.forward = watch.of(name, part, flops)
+    try:
+        with torch.no_grad():
+            yield watch
+    finally:
+        for part in parts.values():
+            del part.forward
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of a prediction, and how often it runs the part that it runs most."""
+
+    macs: int
+    calls: int
+
+
+def work(predict: Predict, parts: Mapping[str, nn.Module]) -> Work:
+    """Half the floating-point operations of convolutions and matrix products; each part runs once for each shape."""
+    with FlopCounterMode(display=False) as counter, watching(parts, 1, counter.get_total_flops) as watch:
+        predict()
+    return Work(int(counter.get_total_flops()) // 2 + watch.macs, max(watch.calls.values(), default=0))
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds of a prediction by the clock and of this process; `calls` were timed of the part that runs most.
+
+    Where these are not all its calls the rest is reckoned at the same seconds.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    calls: int
+
+
+def timed(predict: Predict, parts: Mapping[str, nn.Module], real: int | None = None) -> Time:
+    """Runs a prediction once, the device's queue emptied around it, with `real` runs of each part, None for all."""
+    with watching(parts, real) as watch:
+        synchronize()
+        start, busy = time.perf_counter(), time.process_time()
+        predict()
+        synchronize()
+        wall, processor = time.perf_counter() - start, time.process_time() - busy
+    rest = sum(count * statistics.median(watch.seconds[name]) for name, count in watch.repeated.items())
+    most = max(watch.calls, key=lambda name: watch.calls[name], default="")
+    return Time(wall + rest, processor * (wall + rest) / wall, watch.calls[most] - watch.repeated[most])
+
+
+def real_calls(predict: Predict, parts: Mapping[str, nn.Module], calls: int, limit: float) -> int | None:
+    """How many of a part's `calls` runs fit into `limit` seconds, at least two; None for all. Warms up."""
+    timed(predict, parts, 1)
+    seconds = timed(predict, parts, 2).seconds
+    return None if seconds <= limit else max(2, int(limit / seconds * calls))
 
 
 def synchronize() -> None:
@@ -45,5 +134,9 @@ def peak_memory_mb() -> float:
     """Peak memory in MiB: allocated on the GPU where there is one, else resident in this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    # Of this program alone: `ru_maxrss` is handed down to a process by the one that starts it.
+    if (status := Path("/proc/self/status")).is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

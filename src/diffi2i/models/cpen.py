@@ -54,6 +54,7 @@ class CPEN(nn.Module):
         blocks: number of residual blocks.
         scale: how many times larger the ground truth is than the input (4 for x4 super-resolution). Both are
             unshuffled to the same grid: the ground truth by 4, the input by 4 / scale.
+        leaky_ends: a LeakyReLU also after the first convolution and after the last linear layer, as in DiffIR.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class CPEN(nn.Module):
         channels: int,
         blocks: int,
         scale: int,
+        leaky_ends: bool = False,
     ) -> None:
         super().__init__()
         if UNSHUFFLE % scale:
@@ -71,8 +73,10 @@ class CPEN(nn.Module):
         self.embed = None if isinstance(gt, int) else gt
         self.gt_channels = gt_channels = gt if isinstance(gt, int) else gt.channels
         unshuffled = in_channels * (UNSHUFFLE // scale) ** 2 + gt_channels * UNSHUFFLE**2
+        end = [nn.LeakyReLU(SLOPE)] if leaky_ends else []
         self.features = nn.Sequential(
             nn.Conv2d(unshuffled, channels, 3, padding=1),
+            *end,
             *(ResidualBlock(channels) for _ in range(blocks)),
             nn.Conv2d(channels, 2 * channels, 3, padding=1),
             nn.LeakyReLU(SLOPE),
@@ -85,6 +89,7 @@ class CPEN(nn.Module):
             nn.Linear(4 * channels, 4 * channels),
             nn.LeakyReLU(SLOPE),
             nn.Linear(4 * channels, 4 * channels),
+            *end,
         )
         for layer in (*self.features, *self.head):
             keep_variance(layer)

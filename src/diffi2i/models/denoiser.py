@@ -12,16 +12,17 @@ class Denoiser(nn.Module):
     Args:
         dim: 4C', the size of the IPR and of D.
         layers: number of hidden layers of width `dim` after the first.
+        leaky_end: a LeakyReLU also after the last layer, as in DiffIR, which predicts Z_0 and ends Z so too.
     """
 
-    def __init__(self, dim: int, layers: int) -> None:
+    def __init__(self, dim: int, layers: int, leaky_end: bool = False) -> None:
         super().__init__()
         stack: list[nn.Module] = [nn.Linear(2 * dim + 1, dim), nn.LeakyReLU(0.1)]
         for _ in range(layers):
             stack += [nn.Linear(dim, dim), nn.LeakyReLU(0.1)]
-        # The noise is symmetric about zero, so the last layer stays linear.
+        # The noise is symmetric about zero, so by default the last layer stays linear.
         last = nn.Linear(dim, dim)
-        self.layers = nn.Sequential(*stack, last)
+        self.layers = nn.Sequential(*stack, last, *([nn.LeakyReLU(0.1)] if leaky_end else []))
         self.apply(keep_variance)
         # Training starts at Z-hat = 0 in the x0 form, near the Z that the network has learnt from, and not at any Z.
         nn.init.zeros_(last.weight)

@@ -1,4 +1,4 @@
-"""DiffI2I's networks, sized by a configuration."""
+"""The methods' networks, sized by a configuration."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,12 +14,13 @@ from diffi2i.models.di2iformer import DI2Iformer
 
 
 def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
-    """CPEN_S1 with `gt`, else CPEN_S2."""
-    seen, in_channels = 0, task.in_channels
+    """CPEN_S1 with `gt`, else CPEN_S2. Raises `UserError`: the model has none."""
+    channels, seen, in_channels = model.prior_dim // 4, 0, task.in_channels
+    assert model.cpen is not None
     if gt:
         seen = instantiate(task.gt) if task.gt else 3
         in_channels = task.in_channels if model.cpen.s1_sees_input else 0
-    return CPEN(in_channels, seen, model.cpen.channels, model.cpen.blocks, task.scale)
+    return CPEN(in_channels, seen, channels, model.cpen.blocks, task.scale, model.leaky_ends)
 
 
 def build_network(model: ModelConfig, prior: bool) -> nn.Module:
@@ -28,10 +29,14 @@ def build_network(model: ModelConfig, prior: bool) -> nn.Module:
     Raises:
         UserError: sizes that its class refuses, or weights that cannot be had.
     """
-    network: nn.Module = build(
-        model.network, "model.network", **({"prior_dim": 4 * model.cpen.channels} if prior else {})
-    )
+    network: nn.Module = build(model.network, "model.network", **({"prior_dim": model.prior_dim} if prior else {}))
     return network
+
+
+def build_denoiser(model: ModelConfig, in_channels: int, out_channels: int) -> nn.Module:
+    """`model.network` as the denoiser of images or codes: `forward(x, time)`. Raises `UserError` as `build_network`."""
+    denoiser: nn.Module = build(model.network, "model.network", in_channels=in_channels, out_channels=out_channels)
+    return denoiser
 
 
 def use_tlc(network: nn.Module, config: Config) -> None:

@@ -56,7 +56,8 @@ class MethodFacts:
     """What made the outputs.
 
     `label` is what tables call it. `sees_target`: its prediction reads the ground truth. `options` are its resolved
-    settings, `settings` those that an evaluation changed, as written.
+    settings, `settings` those that an evaluation changed, as written. `imported` is the sha256 of another author's
+    checkpoint, where that is where the weights come from.
     """
 
     name: str
@@ -66,6 +67,7 @@ class MethodFacts:
     options: dict[str, Any]
     settings: list[str]
     init: Init | None
+    imported: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class DataFacts:
 class Cost:
     """What a prediction takes, of one image whose target has the shape `measured_at` (C, H, W).
 
-    `macs` are multiply-accumulates, `calls` runs of a denoising network, `cpu_seconds` those of this process on all
-    its threads, `peak_memory_mb` MiB.
+    `macs` are multiply-accumulates, `calls` runs of the part that runs most, of which `timed_calls` were timed and the
+    rest reckoned; `cpu_seconds` are those of this process on all its threads, `peak_memory_mb` MiB.
     """
 
     parameters: int
@@ -106,6 +108,7 @@ class Cost:
     cpu_seconds: float | None
     peak_memory_mb: float
     measured_at: list[int]
+    timed_calls: int | None = None
 
 
 @dataclass(frozen=True)

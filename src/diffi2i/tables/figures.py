@@ -103,7 +103,7 @@ def with_times(cells: pd.DataFrame, qualities: list[pd.DataFrame]) -> list[pd.Da
 
 
 def panel(axes: Axes, points: pd.DataFrame, colour: str) -> None:
-    """A scatter of quality against runtime. Labels say method and task: `LDM, real-world super-resolution`."""
+    """A scatter of quality against runtime. Labels say method and task: `<method>, deblurring`."""
     for point, marker in zip(points.itertuples(), cycle("os^Dv")):
         axes.errorbar(
             point.time,

@@ -46,7 +46,9 @@ def runs_table(records: Sequence[Record]) -> str:
     for record, own in zip(records, values, strict=True):
         assert record.method
         assert record.cost
-        cost = [f"{record.cost.parameters / 1e6:.2f} M", f"{record.cost.seconds_per_image:.3f}"]
+        reckoned = record.cost.timed_calls is not None and record.cost.timed_calls != record.cost.calls
+        seconds = f"{'~' if reckoned else ''}{record.cost.seconds_per_image:.3f}"
+        cost = [f"{record.cost.parameters / 1e6:.2f} M", seconds]
         rows.append([record.method.label, *cells(own, keys, main), *cost])
     return markdown(rows)
 

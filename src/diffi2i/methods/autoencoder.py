@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from diffi2i.config.schema import Config
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import new_autoencoder
+from diffi2i.methods.codec import new_autoencoder, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
-from diffi2i.models.padding import pad_to_multiple
 
 
 class AutoencoderMethod(Method):
@@ -37,7 +36,7 @@ class AutoencoderMethod(Method):
         return self.cropped(self.autoencoder.decode(self.autoencoder.encode(self.padded(batch))), batch)
 
     def padded(self, batch: Batch) -> Tensor:
-        return pad_to_multiple(2 * batch["target"] - 1, self.autoencoder.factor)
+        return on_grid(2 * batch["target"] - 1, self.autoencoder.factor)
 
     def cropped(self, image: Tensor, batch: Batch) -> Tensor:
         height, width = batch["target"].shape[-2:]

@@ -8,7 +8,7 @@ from torch import Tensor
 from diffi2i.config.build import build
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
-from diffi2i.models.padding import pad_to_multiple
+from diffi2i.models.padding import pad_to
 
 CODECS = ("pixels", "unshuffled", "latent")
 
@@ -61,6 +61,17 @@ def new_autoencoder(config: Config) -> Codec:
     return autoencoder
 
 
+def grid_of(height: int, width: int, factor: int) -> tuple[int, int]:
+    """The codes' sides for a target of that size: at least 2, since the networks normalise over pixels."""
+    return max(2, -(-height // factor)), max(2, -(-width // factor))
+
+
+def on_grid(image: Tensor, factor: int) -> Tensor:
+    """(B, C, H, W), padded at the bottom and right so that `factor` divides it into `grid_of`."""
+    height, width = grid_of(image.shape[-2], image.shape[-1], factor)
+    return pad_to(image, height * factor, width * factor)
+
+
 def condition_of(image: Tensor, scale: int, factor: int, enlarged: Tensor) -> Tensor:
     """The input (B, C, h, w) in [0, 1] on the grid of the codes of the target, in [-1, 1].
 
@@ -69,5 +80,5 @@ def condition_of(image: Tensor, scale: int, factor: int, enlarged: Tensor) -> Te
     """
     if factor % scale == 0:
         times = factor // scale
-        return 2 * F.pixel_unshuffle(pad_to_multiple(image, times), times) - 1
-    return 2 * F.pixel_unshuffle(pad_to_multiple(enlarged, factor), factor) - 1
+        return 2 * F.pixel_unshuffle(on_grid(image, times), times) - 1
+    return 2 * F.pixel_unshuffle(on_grid(enlarged, factor), factor) - 1

@@ -1,6 +1,7 @@
 """LDM (Rombach et al. 2022): diffusion of an autoencoder's codes."""
 
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -12,12 +13,23 @@ from diffi2i.methods.pixel_diffusion import PixelDiffusion, PixelDiffusionOption
 from diffi2i.models.diffi2i import check_same_model
 
 
+@dataclass
+class LatentDiffusionOptions(PixelDiffusionOptions):
+    """`codec` is `latent`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.codec != "latent":
+            raise UserError(f"method.codec={self.codec}: this method diffuses codes, write method.codec=latent")
+
+
 class LatentDiffusion(PixelDiffusion):
     """Trains a denoiser of the codes of a finished, frozen autoencoder, which `init` is; or a run of its own goes on.
 
     The input joins the codes unshuffled to their grid, without an encoder of its own: x4 super-resolution as in LDM.
     """
 
+    Options: ClassVar[type] = LatentDiffusionOptions
     codec: Any  # a module
 
     def __init__(self, config: Config, init: "AutoencoderMethod | LatentDiffusion | None" = None) -> None:
@@ -30,8 +42,6 @@ class LatentDiffusion(PixelDiffusion):
     def check(cls, config: Config, options: PixelDiffusionOptions, init: Config | None) -> None:
         """It starts from an autoencoder of the same task, or goes on from its like."""
         name = config.method["name"]
-        if options.codec != "latent":
-            raise UserError(f"method={name} diffuses codes: write method.codec=latent")
         if init is None:
             raise UserError(f"method={name} needs a trained autoencoder: write method.init=<run of method=autoencoder>")
         if init.method["name"] not in (name, "autoencoder"):

@@ -12,12 +12,11 @@ from diffi2i.config.schema import Config
 from diffi2i.data.resize import enlarge
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import CODECS, Codec, codec_of, condition_of
+from diffi2i.methods.codec import CODECS, Codec, codec_of, condition_of, grid_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.process import Diffusion, denoised, sampler_of, schedule_of, x0_of
 from diffi2i.models.diffi2i import build_denoiser
-from diffi2i.models.padding import pad_to_multiple
 from diffi2i.models.precision import at_least_float32
 
 
@@ -92,7 +91,7 @@ class PixelDiffusion(Method):
         """x_0 (B, channels, h, w) of the target."""
         target = batch["target"]
         image = target - self.base(batch) if self.options.residual else 2 * target - 1
-        return self.codec.encode(pad_to_multiple(image, self.codec.factor))
+        return self.codec.encode(on_grid(image, self.codec.factor))
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], None]:
         x, condition = self.coded(batch), self.condition(batch)
@@ -104,8 +103,8 @@ class PixelDiffusion(Method):
 
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
         height, width = (side * self.config.task.scale for side in batch["input"].shape[-2:])
-        factor, condition = self.codec.factor, self.condition(batch)
-        shape = (self.codec.channels, -(-height // factor), -(-width // factor))
+        condition = self.condition(batch)
+        shape = (self.codec.channels, *grid_of(height, width, self.codec.factor))
         training = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         sampler = self.validation_sampler if training else self.sampler
 

@@ -14,13 +14,12 @@ from diffi2i.diffusion.repainting import repainted, walk
 from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import CODECS, codec_of
+from diffi2i.methods.codec import CODECS, codec_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.pixel_diffusion import PixelDiffusion
 from diffi2i.methods.process import Diffusion, schedule_of, x0_of
 from diffi2i.models.diffi2i import build_denoiser, check_same_model
-from diffi2i.models.padding import pad_to_multiple
 from diffi2i.models.precision import at_least_float32
 
 
@@ -87,8 +86,8 @@ class RePaint(Method):
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
         options, factor = self.options, self.codec.factor
         height, width = batch["input"].shape[-2:]
-        known = self.codec.encode(pad_to_multiple(2 * batch["input"] - 1, factor))
-        hole = F.pixel_unshuffle(pad_to_multiple(batch["mask"].expand(-1, 3, -1, -1), factor), factor)
+        known = self.codec.encode(on_grid(2 * batch["input"] - 1, factor))
+        hole = F.pixel_unshuffle(on_grid(batch["mask"].expand(-1, 3, -1, -1), factor), factor)
         draws = count()
 
         def denoise(x: Tensor, t: int) -> Tensor:

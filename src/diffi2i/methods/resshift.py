@@ -12,12 +12,11 @@ from diffi2i.data.resize import enlarge
 from diffi2i.diffusion.residual_shift import ResidualShift
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import CODECS, codec_of, condition_of
+from diffi2i.methods.codec import CODECS, codec_of, condition_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.process import denoised
 from diffi2i.models.diffi2i import build_denoiser
-from diffi2i.models.padding import pad_to_multiple
 from diffi2i.models.precision import at_least_float32
 
 
@@ -66,7 +65,7 @@ class ResShift(Method):
         """y, the code of the input at the target's size, and what the network sees of the input beside x_t."""
         image, scale, factor = self.seen(batch), self.config.task.scale, self.codec.factor
         enlarged = enlarge(image, scale)
-        y = self.codec.encode(pad_to_multiple(2 * enlarged[:, :3] - 1, factor))
+        y = self.codec.encode(on_grid(2 * enlarged[:, :3] - 1, factor))
         return y, condition_of(image, scale, factor, enlarged)
 
     def x0(self, x_t: Tensor, t: Tensor | int, condition: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ class ResShift(Method):
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], None]:
         y, condition = self.inputs(batch)
-        x = self.codec.encode(pad_to_multiple(2 * batch["target"] - 1, self.codec.factor))
+        x = self.codec.encode(on_grid(2 * batch["target"] - 1, self.codec.factor))
         t = torch.randint(1, self.chain.steps + 1, (len(x),), generator=rng).to(x.device)
         noise = torch.randn(x.shape, generator=rng).to(x.device)
         return {"loss_x0": F.mse_loss(self.x0(self.chain.noised(x, y, t, noise), t, condition), x)}, None

@@ -14,15 +14,18 @@ def reflect_index(size: int, padded: int, device: torch.device) -> Tensor:
     return torch.minimum(position, period - position) if size > 1 else torch.zeros_like(position)
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pads (B, C, H, W) at the bottom and right to multiples of `multiple`.
+def pad_to(image: Tensor, height: int, width: int) -> Tensor:
+    """Pads (B, C, H, W) at the bottom and right to a size at least as large.
 
     `F.pad(mode="reflect")` refuses a padding as large as the image, which a 1-pixel side always needs.
     """
-    height, width = image.shape[-2:]
-    padded_height, padded_width = (-(-side // multiple) * multiple for side in (height, width))
-    if padded_height != height:
-        image = image.index_select(-2, reflect_index(height, padded_height, image.device))
-    if padded_width != width:
-        image = image.index_select(-1, reflect_index(width, padded_width, image.device))
+    if height != image.shape[-2]:
+        image = image.index_select(-2, reflect_index(image.shape[-2], height, image.device))
+    if width != image.shape[-1]:
+        image = image.index_select(-1, reflect_index(image.shape[-1], width, image.device))
     return image
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """As `pad_to`, to multiples of `multiple`."""
+    return pad_to(image, *(-(-side // multiple) * multiple for side in image.shape[-2:]))

@@ -66,8 +66,10 @@ class DenoisingUNet(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """`x` (B, in_channels, H, W), `time` (B,) in (0, 1] -> (B, out_channels, H, W), float32."""
         height, width = x.shape[-2:]
+        # Two pixels at the coarsest level, since group norms refuse a single one.
+        multiple = self.multiple if max(height, width) > self.multiple else 2 * self.multiple
         # The embedding's frequencies are made for steps of 1000.
-        found = self.unet(pad_to_multiple(x, self.multiple), 1000 * time).sample
+        found = self.unet(pad_to_multiple(x, multiple), 1000 * time).sample
         return found[..., :height, :width].float()  # type: ignore[no-any-return]
 
 

@@ -48,7 +48,12 @@ KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "regressor": (("method=regressor",), ["everywhere"]),
     "regressor and discriminator": (("method=regressor", *gan("sisr")), ["everywhere"]),
     "discriminator": ((*gan("sisr"), "train.adversarial_from=0.3"), ["everywhere"]),
+    "autoencoder": (("method=autoencoder",), ["everywhere"]),
+    "latent diffusion": (("method=ldm",), ["everywhere"]),
+    "pixel diffusion": (("method=pixel_diffusion",), ["everywhere"]),
+    "ResShift": (("method=resshift",), ["everywhere"]),
 }
+STARTS = {"stage 2": "method=diffi2i_s1", "latent diffusion": "method=autoencoder"}
 
 
 def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -65,8 +70,8 @@ def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeyp
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     settings, places = (*KINDS[kind][0], *AVERAGED), KINDS[kind][1]
-    if kind == "stage 2":
-        settings = (*settings, f"method.init={train.train(make('stage1'))}")
+    if kind in STARTS:
+        settings = (*settings, f"method.init={train.train(make('start', STARTS[kind]))}")
     whole = train.train(make("whole", *settings))
     raw = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
     averaged, last = raw["state_dict"], raw["current_model_state"]

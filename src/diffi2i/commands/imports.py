@@ -41,6 +41,8 @@ def import_run(config: ImportConfig) -> Path:
             raise UserError(f"{run_dir} holds another run: name another run_dir")
         print_table([str(run_dir)])
         return run_dir
+    if (run_dir / "origin.json").is_file():  # of a training, which is not finished
+        raise UserError(f"{run_dir} holds another run: name another run_dir")
     if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir()) and not (run_dir / "config.yaml").is_file()):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     method = import_module(f"diffi2i.methods.imports.{source}").convert(file, config.overrides)

@@ -7,6 +7,9 @@ from hydra.utils import instantiate
 
 from diffi2i.errors import UserError, WeightsUnavailableError
 
+PEERS = ("diffusers", "spandrel", "spandrel_extra_arches")
+"""What the extra `peers` installs."""
+
 
 def build(node: dict[str, Any], key: str, **arguments: Any) -> Any:
     """Hydra's `instantiate`; an error is a `UserError` of one line: the key, and what its class says of the cause."""
@@ -16,4 +19,15 @@ def build(node: dict[str, Any], key: str, **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, WeightsUnavailableError):
             raise UserError(str(cause)) from error
+        refuse_missing_peer(f"{key}={node['_target_']}", error)
         raise UserError(f"{key}: {str(cause).splitlines()[0]}") from error
+
+
+def refuse_missing_peer(what: str, error: BaseException) -> None:
+    """Raises `UserError` where `error` comes from a package of the extra `peers` that is not installed."""
+    cause: BaseException | None = error
+    while cause is not None:
+        package = (cause.name or "").partition(".")[0] if isinstance(cause, ImportError) else ""
+        if package in PEERS:
+            raise UserError(f"{what} needs {package}: pip install 'diffi2i[peers]'") from error
+        cause = cause.__cause__

@@ -205,5 +205,7 @@ def save_weights(method: Method, file: Path) -> None:
     """All weights but a discriminator's, as averaged by the EMA, in a format that cannot carry code."""
     temporary = file.with_suffix(".tmp")
     kept = {key: value for key, value in method.state_dict().items() if not key.startswith("task_loss.")}
-    save_file({key: value.detach().cpu().contiguous() for key, value in kept.items()}, temporary)
+    # Copies, since the format refuses one tensor under several names, as MPRNet has its activation.
+    copies = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in kept.items()}
+    save_file(copies, temporary)
     temporary.replace(file)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffi2i.config.build import refuse_missing_peer
@@ -114,9 +115,13 @@ def recognised(file: Path, state: dict[str, Tensor], registry: Any) -> Any:
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{file} looks like {architecture.id}, but does not fit it: {why[:200]}") from error
-    taken, held = (sum(value.numel() for value in each.values()) for each in (found.model.state_dict(), state))
+    ours = found.model.state_dict()
+    taken, held = (sum(value.numel() for value in each.values()) for each in (ours, state))
     if taken != held:  # spandrel leaves out what it does not know
         raise UserError(f"{file} has {held} weights, of which {architecture.id} takes {taken}: it is another network")
+    for name in ours.keys() & state.keys():  # MPRNet has one activation under many names
+        if not torch.equal(ours[name], state[name].to(ours[name].dtype)):
+            raise UserError(f"{file}: {name} should repeat what stands under other names, and differs")
     return found
 
 

@@ -78,6 +78,7 @@ def bench(config: BenchConfig) -> Path:
                 parts=parts,
                 parameters=sum(parts.values()),
                 macs=each.macs,
+                macs_of_call=each.macs_of_call,
                 calls=each.calls,
                 timed_calls=rounds[0][i].calls,
                 seconds=seconds,

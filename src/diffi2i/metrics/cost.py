@@ -31,14 +31,20 @@ class Watch:
     """What was seen of a prediction's parts: how often each ran, and how long each run that was real took.
 
     After `real` runs on tensors of the same shapes a part gives its last output again; None: all runs are real. `macs`
-    are those of the repeated runs.
+    are those of the repeated runs, `of_run` those of a part's last real one.
     """
 
     real: int | None
     calls: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     repeated: Counter[str] = field(default_factory=Counter)
+    of_run: Counter[str] = field(default_factory=Counter)
     macs: int = 0
+
+    @property
+    def most(self) -> str:
+        """The part that ran most; empty where none did."""
+        return max(self.calls, key=lambda name: self.calls[name], default="")
 
     def of(self, name: str, part: nn.Module, flops: Callable[[], int]) -> Callable[..., Any]:
         """In place of the part's forward."""
@@ -58,7 +64,8 @@ class Watch:
             synchronize()
             self.seconds[name].append(time.perf_counter() - start)
             runs[shapes] += 1
-            last[shapes] = output, (flops() - before) // 2
+            self.of_run[name] = (flops() - before) // 2
+            last[shapes] = output, self.of_run[name]
             return output
 
         return watched
@@ -80,17 +87,19 @@ def watching(parts: Mapping[str, nn.Module], real: int | None, flops: Callable[[
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-accumulates of a prediction, and how often it runs the part that it runs most."""
+    """Multiply-accumulates of a prediction; how often it runs the part that it runs most, and those of one such run."""
 
     macs: int
     calls: int
+    macs_of_call: int
 
 
 def work(predict: Predict, parts: Mapping[str, nn.Module]) -> Work:
     """Half the floating-point operations of convolutions and matrix products; each part runs once for each shape."""
     with FlopCounterMode(display=False) as counter, watching(parts, 1, counter.get_total_flops) as watch:
         predict()
-    return Work(int(counter.get_total_flops()) // 2 + watch.macs, max(watch.calls.values(), default=0))
+    most = watch.most
+    return Work(int(counter.get_total_flops()) // 2 + watch.macs, watch.calls[most], watch.of_run[most])
 
 
 @dataclass(frozen=True)
@@ -114,8 +123,8 @@ def timed(predict: Predict, parts: Mapping[str, nn.Module], real: int | None = N
         synchronize()
         wall, processor = time.perf_counter() - start, time.process_time() - busy
     rest = sum(count * statistics.median(watch.seconds[name]) for name, count in watch.repeated.items())
-    most = max(watch.calls, key=lambda name: watch.calls[name], default="")
-    return Time(wall + rest, processor * (wall + rest) / wall, watch.calls[most] - watch.repeated[most])
+    real_ones = watch.calls[watch.most] - watch.repeated[watch.most]
+    return Time(wall + rest, processor * (wall + rest) / wall, real_ones)
 
 
 def real_calls(predict: Predict, parts: Mapping[str, nn.Module], calls: int, limit: float) -> int | None:

@@ -19,7 +19,7 @@ class Row:
     """One case.
 
     `parts` are parameters by part, `seconds` those of a prediction in each round, `ratio` that to the first case with
-    its 95 % interval. Of `calls` network calls `timed_calls` were timed.
+    its 95 % interval. Of `calls` network calls, each of `macs_of_call`, `timed_calls` were timed.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Row:
     parts: dict[str, int]
     parameters: int
     macs: int
+    macs_of_call: int
     calls: int
     timed_calls: int
     seconds: list[float]
@@ -61,7 +62,7 @@ def cells(row: Row) -> list[str]:
     return [
         row.name,
         f"{row.parameters / 1e6:.3f}",
-        f"{row.macs / max(1, row.calls) / 1e9:.3f}",
+        f"{row.macs_of_call / 1e9:.3f}",
         str(row.calls),
         f"{row.macs / 1e9:.3f}",
         f"{reckoned}{1e3 * median(row.seconds):.1f}",

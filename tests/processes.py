@@ -1,10 +1,30 @@
-"""Processes that work together."""
+"""Processes of a test, none of which imports everything anew: that takes several seconds."""
 
-from collections.abc import Iterator
+import multiprocessing
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import start_processes
+
+from diffi2i import cli
+
+# Of a server that has imported these and run nothing, and so can be forked whatever this process has done.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["diffi2i.metrics.distribution", "diffi2i.metrics.image"])
+
+
+def together(function: Callable[[int, int, str], None], world: int, folder: Path) -> None:
+    """Runs `function(rank, world, folder)` in `world` processes, which may be `joined`."""
+    start_processes(function, (world, str(folder)), world, start_method="forkserver")  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -16,3 +36,35 @@ def joined(rank: int, world: int, folder: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def diffi2i(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`diffi2i` in a process forked off this one, for commands that leave training to processes of their own."""
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = os.fork()
+        if process == 0:
+            os._exit(status_of(arguments, cwd, variables, out, err))
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, status, out.read(), err.read())
+
+
+def status_of(arguments: tuple[str, ...], cwd: Path, variables: dict[str, str], out: IO[str], err: IO[str]) -> int:
+    """Turns this process into that of the command, and runs it."""
+    os.chdir(cwd)
+    os.environ.update({"DIFFI2I_OFFLINE": "1", **variables})
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    sys.stdout, sys.stderr = out, err
+    try:
+        cli.main(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        out.flush()
+        err.flush()
+    return 0

@@ -1,7 +1,6 @@
 """The command line: quick help, exit statuses, one-line refusals, sweeps."""
 
 import errno
-import os
 import subprocess
 import sys
 import time
@@ -18,12 +17,7 @@ from diffi2i.config.compose import conf_dir, load
 from diffi2i.config.schema import Config
 from diffi2i.run.record import Record
 from tests.conftest import SMALL
-
-
-def diffi2i(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"DIFFI2I_OFFLINE": "1"}
-    command = [sys.executable, "-m", "diffi2i", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+from tests.processes import diffi2i
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:

@@ -18,7 +18,7 @@ PAGE = ROOT / "CONTRIBUTING.md"
 # A file's name, perhaps where in it, then its text.
 BLOCK = re.compile(r"^`([^`\n]+)`(?:, ([^\n]+))?\n\n```\w+\n(.*?)^```$", re.M | re.S)
 COMMAND = re.compile(r"^    (diffi2i .+)$", re.M)
-SMALL = ("model.cpen.channels=4", "model.cpen.blocks=1", "trainer=cpu", "trainer.precision=fp32", "logger=none")
+SMALL = " model.cpen.channels=4 model.cpen.blocks=1 trainer=cpu trainer.precision=fp32 logger=none"
 
 
 def section(title: str) -> str:
@@ -58,12 +58,18 @@ def write(checkout: Path, title: str) -> list[str]:
     return files
 
 
-def run(checkout: Path, command: str, *more: str) -> str:
-    """Gives a command of the page, in the copy."""
+def run(checkout: Path, *commands: str) -> str:
+    """Gives commands of the page, in the copy, in one process."""
     environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
-    words = [sys.executable, "-m", *command.split(), *more]
+    code = "import sys; from diffi2i.cli import main; [main(command.split()[1:]) for command in sys.argv[1:]]"
     done = subprocess.run(
-        words, cwd=checkout, env=environment, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", code, *commands],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -73,14 +79,13 @@ def test_a_method_is_two_files_and_a_row_is_one(checkout: Path) -> None:
     files = write(checkout, "Add a method")
     assert [Path(file).parts[0] for file in files] == ["src", "conf", "experiments"]
     (command,) = COMMAND.findall(section("Add a method"))
-    run(checkout, command, *SMALL)
+    planned = run(checkout, command + SMALL, "diffi2i table table3 budget=smoke --dry-run")
     record = Record.read(checkout / "runs" / "unsharp")
     assert record.method
     assert (record.method.name, record.method.options["sigma"]) == ("unsharp", 1.0)
     assert record.cost
     assert record.cost.parameters == 1
-    planned = run(checkout, "diffi2i table table3 budget=smoke --dry-run")
-    assert "unsharp" in planned
+    assert "table3 (unsharp)" in planned
 
 
 def test_a_dataset_is_one_file(checkout: Path) -> None:
@@ -93,14 +98,14 @@ def test_a_dataset_is_one_file(checkout: Path) -> None:
             for number in range(count):
                 Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number:04}.png")
     (command,) = COMMAND.findall(section("Add a dataset"))
-    run(checkout, command.replace("<folder>", "portraits"))
-    run(checkout, "diffi2i train task=deblur dataset=portraits root=portraits budget=smoke train.val_crop=null", *SMALL)
+    training = "diffi2i train task=deblur dataset=portraits root=portraits budget=smoke train.val_crop=null"
+    run(checkout, command.replace("<folder>", "portraits"), training + SMALL)
 
 
 def test_a_score_is_one_entry_and_its_function(checkout: Path) -> None:
     assert write(checkout, "Add a score") == ["src/diffi2i/metrics/spec.py", "src/diffi2i/metrics/ms_ssim.py"]
     (command,) = COMMAND.findall(section("Add a score"))
-    run(checkout, command, *SMALL, "train.val_crop=192")
+    run(checkout, command + SMALL + " train.val_crop=192")
     score = Record.read(checkout / "runs" / "scored").scores["ms_ssim"]
     assert score.value is not None
     assert 0 < score.value < 1
@@ -109,7 +114,7 @@ def test_a_score_is_one_entry_and_its_function(checkout: Path) -> None:
 def test_a_task_is_one_file_and_a_degradation(checkout: Path) -> None:
     assert write(checkout, "Add a task") == ["src/diffi2i/data/degrade.py", "conf/task/colour.yaml"]
     (command,) = COMMAND.findall(section("Add a task"))
-    run(checkout, command, *SMALL)
+    run(checkout, command + SMALL)
     record = Record.read(checkout / "runs" / "colour")
     assert record.task == "colour"
     assert record.scores["psnr"].value is not None

@@ -47,8 +47,8 @@ from diffi2i.tables.draw import disagreements, found
 from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.plan import Cell
 from tests.conftest import small
-from tests.integration.test_cli import diffi2i
 from tests.places import ROOT
+from tests.processes import diffi2i
 from tests.refusals import command_refusal
 from tests.settings import task_config, train_config
 from tests.table_records import record

@@ -16,6 +16,7 @@ from diffi2i.commands import sweep
 from diffi2i.errors import UserError
 from diffi2i.run.record import Record
 from tests.conftest import SMALL
+from tests.processes import diffi2i
 
 TRAIN = (*SMALL, "task=sisr", "train.steps=2", "task.protocol.metrics=[psnr,psnr_y]")
 
@@ -33,17 +34,15 @@ ray = needs("hydra_ray_launcher")
 optuna = needs("hydra_optuna_sweeper")
 
 
-def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+def environment(tmp_path: Path) -> dict[str, str]:
     home = tmp_path / "home"  # Ray keeps a token there
     home.mkdir(exist_ok=True)
-    return os.environ | {"DIFFI2I_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(home)} | more
+    return {"DIFFI2I_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(home)}
 
 
 def train_sweep(images: Path, tmp_path: Path, *overrides: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "diffi2i", "train", "-m", *TRAIN, f"root={images}", *overrides]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path, **more), check=False
-    )
+    settings = (*TRAIN, f"root={images}", *overrides)
+    return diffi2i("train", "-m", *settings, cwd=tmp_path, **environment(tmp_path), **more)
 
 
 def records(folder: Path) -> dict[int | None, Record]:
@@ -63,7 +62,7 @@ def test_a_failed_run_gives_the_sweep_its_status_and_the_others_go_on(images: Pa
     # As inside an allocation of two tasks, whose second nobody starts.
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}
     answer = train_sweep(images, tmp_path, "run_dir=runs/${seed}", "seed=0,1", **slurm)
-    assert answer.returncode == 2
+    assert answer.returncode == 2, answer.stderr
     lines = [line for line in answer.stderr.splitlines() if line.startswith("diffi2i:")]
     assert "runs/0 is not empty" in lines[0]
     assert lines[1].startswith("diffi2i: run 0 ended with status 2: diffi2i train budget=smoke")
@@ -205,7 +204,9 @@ def test_two_slurm_tasks_are_the_ranks_of_one_run(images: Path, tmp_path: Path) 
         subprocess.Popen(
             [sys.executable, "-m", "diffi2i", "train", *TRAIN, *settings],
             cwd=tmp_path,
-            env=sweep.environment(environment(tmp_path, **job, SLURM_PROCID=rank, SLURM_LOCALID=rank), slurm=True),
+            env=sweep.environment(
+                os.environ | environment(tmp_path) | job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}, slurm=True
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,6 +1,5 @@
 """All score sheets on 1, 2 and 3 processes: the same numbers, each image once, an error where a process dies."""
 
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from diffi2i.config.schema import ProtocolConfig
 from diffi2i.metrics import distribution
@@ -17,7 +15,7 @@ from diffi2i.metrics.depth import DepthScores
 from diffi2i.metrics.image import ImageScores
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.segmentation import SegmentationScores
-from tests.processes import joined
+from tests.processes import CONTEXT, joined, together
 
 CLASSES = 4
 COUNTS = (2, 7, 8, 101)
@@ -82,7 +80,7 @@ def alone() -> list[list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_give_the_scores_of_one(world: int, alone: Any, tmp_path: Path) -> None:
-    spawn(one_of, args=(world, str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
+    together(one_of, world, tmp_path)
     for rank in range(world):
         for count, theirs, ours in zip(COUNTS, torch.load(tmp_path / f"{rank}.pt"), alone, strict=True):
             for their, our in zip(theirs, ours, strict=True):
@@ -101,8 +99,7 @@ def dies_or_computes(rank: int, folder: str) -> None:
 
 
 def test_a_killed_process_ends_the_others_with_an_error(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=dies_or_computes, args=(rank, str(tmp_path))) for rank in range(2)]
+    processes = [CONTEXT.Process(target=dies_or_computes, args=(rank, str(tmp_path))) for rank in range(2)]
     for process in processes:
         process.start()
     try:

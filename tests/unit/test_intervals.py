@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from diffi2i.metrics.intervals import ImageRecord, bootstrap_interval, image_intervals, of_all_ranks, paired_difference
-from tests.processes import joined
+from tests.processes import joined, together
 
 
 def sample(n: int, seed: int = 0) -> list[float]:
@@ -140,6 +139,6 @@ def _rank(rank: int, world: int, folder: str) -> None:
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 @pytest.mark.slow
 def test_records_of_all_ranks_are_gathered(tmp_path):
-    spawn(_rank, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    together(_rank, 2, tmp_path)
     for rank in range(2):
         assert torch.load(tmp_path / f"rank{rank}.pt") == [SORTED, SORTED]

@@ -12,14 +12,13 @@ import scipy.linalg
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from diffi2i import weights
 from diffi2i.errors import WeightsUnavailableError
 from diffi2i.metrics import distribution
 from diffi2i.metrics.distribution import DistributionScores, frechet_distance, kernel_distance
-from tests.processes import joined
+from tests.processes import joined, together
 
 KEYS = ("fid", "kid", "fd_lite0")
 
@@ -380,7 +379,7 @@ def _scored(rank: int, case: Case, statistics: Path) -> tuple[dict[str, float | 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 @pytest.mark.parametrize("world", CASES)
 def test_shards_have_the_scores_of_the_whole(tiny: Tiny, tmp_path: Path, world: int) -> None:
-    spawn(_rank, args=(world, str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
+    together(_rank, world, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for i, case in enumerate(CASES[world]):
         pairs = pictures(8)[: sum(map(len, case.shards))]

@@ -57,9 +57,9 @@ def test_every_weight_that_can_learn_does(make: Make, task: str) -> None:
     assert all(name.endswith("W_l.weight") for name in still)  # what multiplies Z
 
 
-def test_a_run_without_a_prior_says_so_in_its_record(make: Make) -> None:
+def test_a_run_without_a_prior_says_so_in_its_record(make: Make, stage1: Path) -> None:
     run_dir = train.train(make("run", "method=no_prior"))
-    found, with_prior = result(run_dir), result(train.train(make("s1")))
+    found, with_prior = result(run_dir), result(stage1)
     assert (found.method.name, found.method.label, found.method.sees_target) == ("no_prior", "no prior", False)
     assert found.method.options["prior"] == "zero"
     assert found.scores[found.main_metric].gains == {}

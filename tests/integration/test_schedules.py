@@ -1,6 +1,7 @@
 """What the paper-scale settings promise: rates, budgets, groups of weights and the chain that ends with a GAN."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,9 +247,8 @@ def test_where_the_recipe_has_no_gan_phase_its_role_is_refused(budget: str) -> N
         settings_of("deblur", budget, "adversarial")
 
 
-def test_the_chain_of_three_runs_ends_with_the_gan(make: Make) -> None:
-    first = train.train(make("s1"))
-    second = train.train(make("s2", "method=diffi2i_s2", f"method.init={first}", "method.prior_only=0.5"))
+def test_the_chain_of_three_runs_ends_with_the_gan(make: Make, stage1: Path) -> None:
+    second = train.train(make("s2", "method=diffi2i_s2", f"method.init={stage1}", "method.prior_only=0.5"))
     third_config = make("gan", *gan("sisr"), "method=diffi2i_s2", "method.role=adversarial", f"method.init={second}")
     assert (third_config.train.schedule, third_config.train.milestones) == ("multistep", [0.5])
     third = train.train(third_config)
@@ -265,19 +265,17 @@ def test_the_chain_of_three_runs_ends_with_the_gan(make: Make) -> None:
     assert read_run_config(third).method["role"] == "adversarial"
 
 
-def test_who_goes_on_denoises_as_before(make: Make) -> None:
-    first = train.train(make("s1"))
+def test_who_goes_on_denoises_as_before(make: Make, stage1: Path) -> None:
     joint = ("method=diffi2i_s2", "method.diffusion.schedule=sqrt_linear")
-    second = train.train(make("s2", *joint, f"method.init={first}"))
+    second = train.train(make("s2", *joint, f"method.init={stage1}"))
     assert make("on", *joint, f"method.init={second}").method["diffusion"]["schedule"] == "sqrt_linear"
     said = refusal(check, make("other", "method=diffi2i_s2", f"method.init={second}"))
     assert said.endswith("learnt to denoise with schedule=sqrt_linear: write method.diffusion.schedule=sqrt_linear")
 
 
-def test_a_run_from_before_these_keys_has_the_defaults(make: Make) -> None:
+def test_a_run_from_before_these_keys_has_the_defaults(make: Make, stage1: Path) -> None:
     """Its file names none of them: the schedule of the betas is linear, the rates are the task's."""
-    run_dir = train.train(make("s1"))
-    file = run_dir / "config.yaml"
+    file = stage1 / "config.yaml"
     saved: Any = OmegaConf.to_container(OmegaConf.load(file))
     removed = [saved["method"].pop("tlc"), saved["dataset"].pop("train_box"), saved["train"].pop("clip")]
     removed += [saved["train"].pop(key) for key in ("milestones", "gamma", "head_lr", "decay_norms")]
@@ -291,7 +289,7 @@ def test_a_run_from_before_these_keys_has_the_defaults(make: Make) -> None:
                 del role[key]
     assert removed == [False, None, 1.0, [], 0.5, 1.0, True, None, None, 0.0]
     OmegaConf.save(OmegaConf.create(saved), file)
-    loaded = read_run_config(run_dir)
+    loaded = read_run_config(stage1)
     today = make("s1")
     assert (loaded.train, loaded.model, loaded.dataset) == (today.train, today.model, today.dataset)
     assert DiffI2IS1(loaded).options == DiffI2IS1(today).options

@@ -181,8 +181,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(make: Make, monkeypatch: A
             assert all(torch.equal(value, theirs["state"][key][name]) for name, value in entry.items())
 
 
-def test_stage_2_goes_on_from_stage_2_under_another_loss(make: Make) -> None:
-    stage1 = train.train(make("s1"))
+def test_stage_2_goes_on_from_stage_2_under_another_loss(make: Make, stage1: Path) -> None:
     stage2 = train.train(make("s2", "method=diffi2i_s2", f"method.init={stage1}"))
     further = make("s2-gan", *gan("sisr"), "method=diffi2i_s2", f"method.init={stage2}", "trainer.precision=bf16")
     after = weights(train.train(further))

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,16 +29,23 @@ from diffi2i.models.di2iformer import DynamicLayer
 from diffi2i.run import directory
 from diffi2i.run.plan import place
 from diffi2i.run.provenance import git_commit
-from tests.conftest import Make
+from tests.conftest import Make, small
 from tests.interruption import InterruptedRunError, stop_before_step
 from tests.records import INIT
 from tests.runs import result, weight_bytes, weights
 from tests.settings import CPU
 
 
+@pytest.fixture(scope="module")
+def stage2_once(stage1_once: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = [*small("sisr", images), "method=diffi2i_s2", f"method.init={stage1_once}"]
+    place = tmp_path_factory.mktemp("once") / "stage2"
+    return train.train(compose.load(Config, "train", [*settings, f"run_dir={place}"]))
+
+
 @pytest.fixture
-def stage1(make: Make) -> Path:
-    return train.train(make("stage1"))
+def stage2(stage2_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stage2_once, tmp_path / "stage2"))
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -123,10 +131,9 @@ def test_the_other_tasks_resume_bit_for_bit_too(make: Make, task: str, monkeypat
     assert weight_bytes(Path(str(config.run_dir))) == weight_bytes(whole)
 
 
-def test_the_seed_decides_the_weights_and_the_workers_do_not(make: Make) -> None:
-    first = train.train(make("first"))
-    assert weight_bytes(train.train(make("again", "dataset.workers=1"))) == weight_bytes(first)
-    assert weight_bytes(train.train(make("other", "seed=1"))) != weight_bytes(first)
+def test_the_seed_decides_the_weights_and_the_workers_do_not(make: Make, stage1: Path) -> None:
+    assert weight_bytes(train.train(make("again", "dataset.workers=1"))) == weight_bytes(stage1)
+    assert weight_bytes(train.train(make("other", "seed=1"))) != weight_bytes(stage1)
 
 
 def test_a_finished_run_says_so_and_does_nothing(make: Make, stage1: Path, capsys: Any) -> None:
@@ -181,10 +188,8 @@ def test_the_record_is_complete_and_agrees_with_the_saved_images(make: Make, sta
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_eval_reproduces_the_score_of_training(make: Make, stage1: Path, number: int) -> None:
-    run_dir = stage1
-    if number == 2:
-        run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
+def test_eval_reproduces_the_score_of_training(stage1: Path, stage2: Path, number: int) -> None:
+    run_dir = stage1 if number == 1 else stage2
     output = evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU))
     again, trained = result(output), result(run_dir)
     assert again.scores == trained.scores
@@ -266,17 +271,16 @@ def test_an_output_far_out_of_range_is_scored_as_it_would_be_saved(
     assert 0 < result(far).scores["psnr"].value < result(stage1).scores["psnr"].value
 
 
-def test_eval_can_respace_the_reverse_process(make: Make, stage1: Path, tmp_path: Path) -> None:
-    run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
-    spaced = EvalConfig(run=str(run_dir), trainer=CPU, set=["method.sampler.steps=[2,4]"], output=str(tmp_path / "two"))
+def test_eval_can_respace_the_reverse_process(stage1: Path, stage2: Path, tmp_path: Path) -> None:
+    spaced = EvalConfig(run=str(stage2), trainer=CPU, set=["method.sampler.steps=[2,4]"], output=str(tmp_path / "two"))
     output = evaluation.evaluate(spaced)
-    assert result(output).scores["psnr"].value != result(run_dir).scores["psnr"].value
+    assert result(output).scores["psnr"].value != result(stage2).scores["psnr"].value
     method = result(output).method
     assert (method.settings, method.label) == (["method.sampler.steps=[2,4]"], "stage 2, sampler.steps=[2,4]")
     assert method.options["sampler"]["steps"] == [2, 4]
-    assert (result(run_dir).cost.calls, result(output).cost.calls) == (4, 2)
+    assert (result(stage2).cost.calls, result(output).cost.calls) == (4, 2)
     with pytest.raises(UserError, match=r"method\.sampler: steps=\[1, 2\] must increase within 1\.\.4 and end at 4"):
-        evaluation.evaluate(EvalConfig(run=str(run_dir), trainer=CPU, set=["method.sampler.steps=[1,2]"]))
+        evaluation.evaluate(EvalConfig(run=str(stage2), trainer=CPU, set=["method.sampler.steps=[1,2]"]))
     with pytest.raises(UserError, match=r"'method\.sampler\.steps' is an option of method=diffi2i_s2, not of this one"):
         evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, set=["method.sampler.steps=[4]"]))
 
@@ -361,11 +365,10 @@ def odd_images(folder: Path) -> None:
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{name}.png")
 
 
-def test_predict_restores_odd_images_and_names_the_broken_one(make: Make, stage1: Path, tmp_path: Path) -> None:
-    run_dir = train.train(make("stage2", "method=diffi2i_s2", f"method.init={stage1}"))
+def test_predict_restores_odd_images_and_names_the_broken_one(stage1: Path, stage2: Path, tmp_path: Path) -> None:
     odd_images(tmp_path / "in")
     (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    config = PredictConfig(run=str(run_dir), input=str(tmp_path / "in"), output=str(tmp_path / "out"), trainer=CPU)
+    config = PredictConfig(run=str(stage2), input=str(tmp_path / "in"), output=str(tmp_path / "out"), trainer=CPU)
     with pytest.raises(UserError, match=r"broken\.png"):
         predict(config)
     sizes = {file.stem: Image.open(file).size for file in (tmp_path / "out").iterdir()}

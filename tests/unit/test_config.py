@@ -374,9 +374,8 @@ def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, images: Path) -> None:
-    first = train.train(make("first"))
-    second_of = [*SMALL, f"root={images}", "method=diffi2i_s2", f"method.init={first}"]
+def test_stage_2_refuses_what_it_cannot_start_from(stage1: Path, tmp_path: Path, images: Path) -> None:
+    second_of = [*SMALL, f"root={images}", "method=diffi2i_s2", f"method.init={stage1}"]
     second = train.train(compose.load(Config, "train", [*second_of, f"run_dir={tmp_path / 'second'}"]))
     assert "write task=sisr" in refused(*second_of, "task=inpainting", "model=tiny")
     said = refused(*second_of, "model.network.width=6")
@@ -392,7 +391,7 @@ def test_stage_2_refuses_what_it_cannot_start_from(make: Make, tmp_path: Path, i
     check(compose.load(Config, "train", [*onward, "method.role=adversarial", "train.loss=l1"]))
     assert "has model.denoiser_layers=1, this run 2" in refused(*onward, "model.denoiser_layers=2")
 
-    (first / "result.json").unlink()
+    (stage1 / "result.json").unlink()
     assert "unfinished" in refused(*second_of)
 
 

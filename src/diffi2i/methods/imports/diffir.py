@@ -122,16 +122,17 @@ def convert(file: Path, overrides: Sequence[str]) -> Method:
     names = {name: theirs(name, enlarges) for name in ours}
     known = {*names.values(), *(f"diffusion.{name}" for name in BUFFERS)}
     known |= {twin + name[len(own) :] for twin, own in TWINS.items() for name in names.values() if name.startswith(own)}
+    model = f"model={config.model.name} of task={config.task.name}"
     if missing := sorted(set(names.values()) - set(state)):
-        raise UserError(f"{file} lacks {missing[0]}, which model={config.model.name} has: name its model=")
+        raise UserError(f"{file} lacks {missing[0]}, which {model} has: name its task and its model=")
     if extra := sorted(set(state) - known):
-        raise UserError(f"{file} has {extra[0]}, which model={config.model.name} lacks: name its model=")
+        raise UserError(f"{file} has {extra[0]}, which {model} lacks: name its task and its model=")
     folded = {name: state[other] for name, other in names.items()}
     for name, value in folded.items():
         if value.shape != ours[name].shape:
             raise UserError(
-                f"{file}: {names[name]} has the shape {list(value.shape)}, model={config.model.name} of "
-                f"task={config.task.name} at task.scale={config.task.scale} wants {list(ours[name].shape)}: name its "
+                f"{file}: {names[name]} has the shape {list(value.shape)}, {model} at "
+                f"task.scale={config.task.scale} wants {list(ours[name].shape)}: name its "
                 "task, its task.scale and its model="
             )
     method.load_state_dict(fold(folded, config))

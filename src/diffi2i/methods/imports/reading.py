@@ -1,5 +1,7 @@
 """Reads checkpoints from strangers: tensors and containers alone, nothing in the file runs."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,9 @@ def read_tensors(file: Path) -> dict[str, Any]:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that torch does not write
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise damaged(file, error) from error
     except Exception as error:
@@ -61,6 +65,9 @@ def read_beside_settings(file: Path, refusal: Exception) -> Any:
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception as error:
+        # Of a file from before torch 1.6, which is no archive, torch names the first alone, and does not allow it.
+        if named := re.search(r"Unsupported global: GLOBAL (\S+)", str(refusal)):
+            raise UserError(f"{file} would run {named[1]}: it is not loaded") from error
         raise damaged(file, refusal) from error
     for name in unknown:
         if not name.startswith(SETTINGS) or (name.startswith("builtins.") and name[len("builtins.") :] not in PLAIN):
@@ -74,8 +81,11 @@ def read_beside_settings(file: Path, refusal: Exception) -> Any:
 
 
 def damaged(file: Path, error: Exception) -> UserError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(f"{file} is damaged, or no checkpoint ({first})")
+    why = str(error).strip() or type(error).__name__
+    if "Weights only load failed" in why:  # where torch says how to load it all the same
+        found = re.search(r"WeightsUnpickler error:\s*(.+)", why)
+        why = found[1] if found else "more than tensors"
+    return UserError(f"{file} is damaged, or no checkpoint ({why.splitlines()[0].partition('. ')[0].rstrip(' .')})")
 
 
 def check_finite(file: Path, state: dict[str, Tensor]) -> None:

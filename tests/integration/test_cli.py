@@ -40,7 +40,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fly"], "unknown command 'fly': choose one of train, eval, predict, score, bench, data, table, compare"),
+        (["fly"], "unknown command 'fly': choose one of train, eval, import, predict, score, bench, data"),
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
         (["train", "model.cpen.chanels=1"], "did you mean 'model.cpen.channels'"),
         (["eval", "run=nowhere"], "nowhere has no result.json: it is no finished run"),
@@ -99,12 +99,13 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "the disk is full" in capsys.readouterr().err
 
 
-def test_bench_prints_the_size_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["bench", "task=sisr", "model=tiny", "size=32", "repeats=1", "trainer=cpu"])
+def test_bench_prints_the_size_of_a_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = f"output={tmp_path / 'bench'}"
+    cli.main(["bench", "task=sisr", "model=tiny", "size=32", "repeats=1", "trainer=cpu", folder])
     printed = capsys.readouterr().out
-    assert "input 8x8, output 32x32" in printed
-    assert "M parameters" in printed
-    assert "multiply-accumulates" in printed
+    assert "output 32x32, on cpu" in printed
+    assert "DI2Iformer: 2.552 M parameters" in printed
+    assert "G MACs a call" in printed
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -125,7 +126,7 @@ def test_every_command_answers_help(name: str, capsys: pytest.CaptureFixture[str
 def test_help_shows_choices_types_and_defaults_under_the_overrides(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["train", "--help", "task=depth", "method=diffi2i_s2", "budget=smoke"])
     printed = capsys.readouterr().out
-    assert "  method=diffi2i_s1, diffi2i_s2, no_prior, regressor\n" in printed
+    assert "  method=autoencoder, diffi2i_s1, diffi2i_s2, diffir_s1, diffir_s2, ldm, no_prior, pixel_diffusion" in printed
     shown = [tuple(line.split(maxsplit=2)) for line in printed.splitlines()]
     assert ("train.steps", "int", "4") in shown
     assert ("method.prior_loss", "str", "l1") in shown
@@ -146,6 +147,7 @@ MANDATORY = {
     "data": ["check", "dataset=photos"],
     "table": ["runs/a=b", "runs/[c]", "it's"],
     "compare": ["a", "b"],
+    "import": ["a", "b", "run_dir=c"],
 }
 
 

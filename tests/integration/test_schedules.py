@@ -317,7 +317,7 @@ def test_a_run_from_before_these_keys_has_the_defaults(make: Make, stage1: Path)
         (["train.schedule=multistep", "train.milestones=[-0.5]"], "must rise", None),
         (["budget=paper", "train.gamma=0"], "train.gamma=0.0 must be above 0", None),
         (["budget=paper", "train.gamma=2"], "write 1 or less", ["budget=paper", "train.gamma=1"]),
-        (["method=diffi2i_s2", "method.diffusion.schedule=cosine"], "choose one of linear, sqrt_linear", None),
+        (["method=diffi2i_s2", "method.diffusion.schedule=warped"], "choose one of linear, sqrt_linear, cosine", None),
         (["train.head_lr=10"], "belongs to labels and depth: write train.head_lr=1", ["train.head_lr=1"]),
         (["task=segmentation", "train.head_lr=0"], "train.head_lr=0.0 must be above 0", None),
         (["train.clip=-1"], "train.clip=-1.0 must be above 0", ["train.clip=null"]),

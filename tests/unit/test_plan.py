@@ -44,8 +44,14 @@ def small(tables: Path) -> Path:
     return write_table(tables, "small", ROWS, PAPER)
 
 
-def cells(budget: str = "smoke", seeds: int = 1, *extra: str, roots: dict[str, str] | None = None) -> list[Cell]:
-    return plan(load("small"), budget, range(seeds), extra, roots)
+def cells(
+    budget: str = "smoke",
+    seeds: int = 1,
+    *extra: str,
+    roots: dict[str, str] | None = None,
+    imports: dict[str, Path] | None = None,
+) -> list[Cell]:
+    return plan(load("small"), budget, range(seeds), extra, roots, imports)
 
 
 def of_row(name: str, *overrides: str, budget: str = "smoke") -> Run:
@@ -150,6 +156,16 @@ def test_a_chain_is_trained_from_its_first_link_each_from_the_one_before(small: 
     assert {(run.config.logger or {})["group"] for run in runs} == {"small"}
 
 
+def test_a_row_has_options_of_its_own_at_a_budget_unless_others_are_given(small: Path) -> None:
+    options = "method: {init: small/s1, prior_loss: l2, budgets: {smoke: {prior_loss: kl, sampler.steps: 2}}}"
+    write_table(small.parent, "small", {"at": row("diffi2i_s2", options)})
+    at_smoke, at_demo = (of_row("at", budget=budget).config.method for budget in ("smoke", "demo"))
+    assert (at_smoke["prior_loss"], at_smoke["sampler"]["steps"]) == ("kl", 2)
+    assert (at_demo["prior_loss"], at_demo["sampler"]["steps"]) == ("l2", None)
+    assert "budgets" not in at_smoke
+    assert of_row("at", "method.prior_loss=l1").config.method["prior_loss"] == "l1"
+
+
 def test_a_row_whose_role_the_budget_lacks_is_what_it_would_go_on_from(small: Path) -> None:
     run = of_row("gan", budget="demo")
     assert run == of_row("v3", budget="demo")
@@ -247,6 +263,48 @@ columns:
     roots = {"set14": str(images), "gopro": str(images)}
     found = cells("paper", 1, "dataset=folder", f"root={images}", roots=roots)
     assert [list(cell.columns) for cell in found] == [["set14"], ["gopro"]]
+
+
+IMPORTS = f"{SETTINGS}imports: {{peer: {{source: diffir, overrides: [model=diffir_tiny]}}}}\n"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    file = tmp_path / "authors.pth"
+    file.write_bytes(b"weights")
+    return file
+
+
+def test_a_row_of_imported_weights_is_made_of_the_file_and_scored_as_the_others_are(small: Path, weights: Path) -> None:
+    write_table(small.parent, "small", {}, PAPER, IMPORTS)
+    (cell,) = (cell for cell in cells(seeds=2, imports={"small/peer": weights}) if cell.row == "peer")
+    run = cell.run
+    assert (run.command, run.before, cell.record, cell.seed) == ("import", None, run, 0)
+    given = ("task=sisr", "model=diffir_tiny", "budget=smoke", "seed=0")
+    assert run.overrides == ("diffir", str(weights), *given, f"run_dir={run.directory}")
+    assert run.name.startswith("sisr-diffir-")
+    assert in_order([cell]) == [run]
+
+    def other(*extra: str) -> str:
+        found = cells("smoke", 1, *extra, imports={"small/peer": weights})
+        return next(cell.run.name for cell in found if cell.row == "peer")
+
+    assert len({run.name, other("task.protocol.seed=1")}) == 2
+    moved = weights.rename(weights.with_name("moved.pth"))
+    weights.write_bytes(b"other weights")
+    assert other() != run.name
+    moved.replace(weights)
+    assert other() == run.name
+
+
+def test_weights_fill_the_rows_of_other_tables_too(small: Path, weights: Path) -> None:
+    write_table(small.parent, "small", {}, PAPER, IMPORTS.replace("peer", "v3"))
+    paper = 'row,label,"Set14, PSNR",note\nsame,the same,1.0,\n'
+    write_table(small.parent, "other", {"same": "defaults: [/experiment/small/v3]"}, paper)
+    (mine,) = (cell.run for cell in cells(imports={"small/v3": weights}) if cell.row == "v3")
+    (same,) = plan(load("other"), "smoke", [0], imports={"small/v3": weights})
+    assert same.run == mine
+    assert mine.command == "import"
 
 
 @pytest.mark.parametrize(

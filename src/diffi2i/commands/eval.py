@@ -180,6 +180,7 @@ def evaluate(config: EvalConfig) -> Path:
     output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
     output.mkdir(parents=True, exist_ok=True)
     facts = method_facts(method, trained.method.init if trained.method else None, config.set)
+    facts = replace(facts, imported=trained.method.imported if trained.method else None)
     on, constant = trained.data.train, trained.data.constant
     with working_on(output):
         score(method, data, output, facts, on, trained.training, constant).write(output / "result.json")

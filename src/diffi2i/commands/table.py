@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from diffi2i.config.commands import TableConfig
@@ -12,10 +12,10 @@ from diffi2i.errors import UserError
 from diffi2i.run.ensure import PROGRAM, Durations, duration, ensure, say, total_duration
 from diffi2i.run.plan import RUNS, Run, value_of
 from diffi2i.run.record import Record
-from diffi2i.run.rows import experiments_dir, table_names
+from diffi2i.run.rows import experiments_dir, no_such, table_names
 from diffi2i.run.state import Failure, done, has_checkpoint, read, write_failure
 from diffi2i.tables.experiment import Experiment, load, names_of_paper
-from diffi2i.tables.plan import Cell, in_order, plan
+from diffi2i.tables.plan import Cell, in_order, plan, run_of
 from diffi2i.tables.runs import print_table
 
 
@@ -24,7 +24,7 @@ class Request:
     """What the command line asks for.
 
     `launcher` is one of conf/hydra/launcher, and `hydra` its settings; None runs here, `jobs` at a time. `roots` are
-    the folders of test sets, `extra` goes to every training.
+    the folders of test sets, `imports` the checkpoints of rows by `<table>/<row>`, `extra` goes to every training.
     """
 
     experiments: list[Experiment]
@@ -34,6 +34,7 @@ class Request:
     launcher: str | None = None
     hydra: list[str] = field(default_factory=list)
     roots: dict[str, str] = field(default_factory=dict)
+    imports: dict[str, Path] = field(default_factory=dict)
     extra: list[str] = field(default_factory=list)
     dry_run: bool = False
 
@@ -56,7 +57,7 @@ def table(config: TableConfig) -> None:
         return
     if request.launcher:
         launch([run for run in runs if run.command == "train"], request)
-    ensure([run for run in runs if run.command == "eval" or not request.launcher], request.jobs)
+    ensure([run for run in runs if run.command != "train" or not request.launcher], request.jobs)
     pages = draw_all(plans, request)
     if len(pages) == 1:
         print(f"\n{pages[0].read_text(encoding='utf-8')}")
@@ -74,7 +75,7 @@ def names_table(text: str) -> bool:
 
 
 def asked(config: TableConfig) -> Request:
-    """Raises `UserError`: a word that names no table, or a folder for no test set."""
+    """Raises `UserError`: a word that names no table, a folder for no test set, or a checkpoint for no row."""
     names = [name for word in config.names for name in (names_of_paper() if word == "all" else [word])]
     experiments = [load(name) for name in dict.fromkeys(names)]
     hydra = [text for text in config.overrides if text.startswith(("hydra.", "hydra/"))]
@@ -83,17 +84,42 @@ def asked(config: TableConfig) -> Request:
     known = {dataset for experiment in experiments for dataset in test_sets(experiment)}
     if unknown := [dataset for dataset in config.roots if dataset not in known]:
         raise UserError(f"roots.{unknown[0]}: write roots. and one of {', '.join(sorted(known))}")
+    imports = checkpoints(config.imports, experiments)
     return Request(
-        experiments,
+        [with_weights(experiment, imports) for experiment in experiments],
         budget=config.budget,
         seeds=config.seeds or (1 if config.budget == "smoke" else 3),
         jobs=config.jobs,
         launcher=config.launcher,
         hydra=hydra,
         roots=config.roots,
+        imports=imports,
         extra=[text for text in config.overrides if text not in hydra],
         dry_run=config.dry_run,
     )
+
+
+def checkpoints(imports: Mapping[str, Mapping[str, str]], experiments: Sequence[Experiment]) -> dict[str, Path]:
+    """The files by `<table>/<row>`. Raises `UserError`: no such row or file, or a row that nothing here shows."""
+    found: dict[str, Path] = {}
+    shown = {run_of(experiment, row) for experiment in experiments for row in experiment.rows}
+    for table, files in imports.items():
+        known = list(load(table).imports)
+        for row, file in files.items():
+            if row not in known:
+                raise UserError(f"imports.{table}.{row}: {no_such('row that weights can fill', row, known)}")
+            if f"{table}/{row}" not in shown:
+                raise UserError(f"imports.{table}.{row} is a row of none of these tables: name {table} too")
+            if not Path(file).is_file():
+                raise UserError(f"imports.{table}.{row}={file} is no file: name a checkpoint")
+            found[f"{table}/{row}"] = Path(file)
+    return found
+
+
+def with_weights(experiment: Experiment, imports: Mapping[str, Path]) -> Experiment:
+    """Where rows that the paper alone has are run, since there are weights for them."""
+    rows = [replace(row, run=row.run or run_of(experiment, row) in imports) for row in experiment.rows]
+    return replace(experiment, rows=rows)
 
 
 def test_sets(experiment: Experiment) -> list[str]:
@@ -103,7 +129,7 @@ def test_sets(experiment: Experiment) -> list[str]:
 
 def cells_of(experiment: Experiment, request: Request) -> list[Cell]:
     roots = {dataset: root for dataset, root in request.roots.items() if dataset in test_sets(experiment)}
-    return plan(experiment, request.budget, range(request.seeds), request.extra, roots)
+    return plan(experiment, request.budget, range(request.seeds), request.extra, roots, request.imports)
 
 
 def launch(runs: Sequence[Run], request: Request) -> None:

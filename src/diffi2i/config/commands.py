@@ -42,9 +42,10 @@ class ImportConfig:
 
 @dataclass(kw_only=True)
 class PredictConfig:
-    """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole."""
+    """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole. `set` is eval's."""
 
     run: str
+    set: list[str] = field(default_factory=list)
     input: str
     output: str
     mask: str | None = None
@@ -121,7 +122,8 @@ class TableConfig:
     """`diffi2i table`: finished runs side by side, or the paper's tables and figures, what they lack run first.
 
     `names` are run directories, or names of experiments. `seeds` runs of each row, None for 3, at smoke 1; `jobs` at a
-    time, or all by a Hydra `launcher`. `roots` are the folders of test sets, `overrides` go to every training.
+    time, or all by a Hydra `launcher`. `roots` are the folders of test sets, `imports` checkpoints of other authors by
+    table and row, `overrides` go to every training.
     """
 
     names: list[str] = field(default_factory=list)
@@ -130,6 +132,7 @@ class TableConfig:
     jobs: int = 1
     launcher: str | None = None
     roots: dict[str, str] = field(default_factory=dict)
+    imports: dict[str, dict[str, str]] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
     dry_run: bool = False
 

@@ -8,7 +8,9 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -22,14 +24,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.config.checks import check, check_budget, check_dataset
 from diffi2i.config.commands import ScoreConfig
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, ModelConfig
 from diffi2i.errors import UserError
 
 T = TypeVar("T")
 
 QUOTES = ("'", '"')
-METHOD_KEYS = ("_target_", "name", "init", "role", "models")
-"""What every method's node has, the last where its models are not the task's; the rest are options of its own."""
+BY_BUDGET = ("models", "budgets")
+"""Of a method's node: which model and which options it has at which budget; gone once that is chosen."""
+METHOD_KEYS = ("_target_", "name", "init", "role", *BY_BUDGET)
+"""What every method's node has; the rest are options of its own."""
 
 
 def conf_dir() -> Path:
@@ -48,24 +52,94 @@ def load(schema: type[T], name: str, overrides: Sequence[str]) -> T:
     Raises:
         UserError: one line, for anything that cannot be: syntax, unknown key, wrong type, impossible values.
     """
-    return typed(schema, completed(schema, name, overrides)[1])
+    return typed(schema, *completed(schema, name, overrides))
 
 
 def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
-    """The overrides as Hydra reads them, with the model that the task's budget names unless they name one, composed.
+    """The overrides as Hydra reads them, after the model and the method's options that the budget brings, composed.
 
     Raises:
         UserError: see `load`.
     """
     overrides = [quoted_settings(override) for override in overrides]
-    if not issubclass(schema, Config) or any(override.startswith("model=") for override in overrides):
-        return overrides, composition(schema, name, overrides)
-    # Without settings of the model, which are those of the model that is to be found.
-    others = [override for override in overrides if not override.lstrip("+~").startswith("model.")]
-    composed = composition(schema, name, others)
-    if model := usual_model(composed):
-        overrides = [*overrides, f"model={model}"]
-    return overrides, composed if overrides == others else composition(schema, name, overrides)
+    named = any(override.startswith("model=") for override in overrides)
+    # Without settings of the model, where that is still to be found.
+    others = [text for text in overrides if named or not text.lstrip("+~").startswith("model.")]
+    composed = quick_row(schema, name, others) or composition(schema, name, others)
+    if not issubclass(schema, Config):
+        return overrides, composed
+    model = None if named else usual_model(composed)
+    usual = [*usual_options(composed), *([f"model={model}"] if model else [])]
+    overrides, found = [*usual, *overrides], composed
+    if model and len(overrides) == len(others) + 1 and (node := in_place_of(composed.model, model)):
+        composed.model = node
+    elif overrides != others:
+        found = composition(schema, name, overrides)
+    return overrides, found
+
+
+def in_place_of(model: DictConfig, name: str) -> DictConfig | None:
+    """The node of another model, where nothing but its own file has shaped this one.
+
+    It is what composing again would come to, which takes long.
+    """
+    files = [conf_dir() / "model" / f"{each}.yaml" for each in (model.name, name)]
+    if not all(file.is_file() for file in files):
+        return None
+    with in_one_line(Config):
+        own, other = (OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(file)) for file in files)
+    return other if same(model, own) else None  # type: ignore[return-value]
+
+
+def quick_row(schema: type, name: str, overrides: Sequence[str]) -> DictConfig | None:
+    """The composition of `experiment=<row>` from that of its first default, which most rows of a table share.
+
+    None where the row or the overrides are not of so simple a kind that this is what Hydra would come to. Hydra takes
+    several times as long, which for all rows of all tables adds up.
+    """
+    row = next((text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")), "")
+    file = conf_dir() / "experiment" / f"{row}.yaml"
+    if schema is not Config or not row or not file.is_file():
+        return None
+    with in_one_line(Config):
+        body: Any = OmegaConf.to_container(OmegaConf.load(file))
+    if not isinstance(body, dict) or "hydra" in body:
+        return None
+    match body.pop("defaults", []):
+        case [str(first), *others]:
+            base = f"experiment={first.removeprefix('/experiment/')}"
+        case [{"override /task": str(task)}, *others]:
+            base = f"task={task}"
+        case _:
+            return None
+    methods = [other.get("override /method") if isinstance(other, dict) else None for other in others]
+    if None in methods or len(methods) > 1:
+        return None
+    rest = [text for text in overrides if text != f"experiment={row}"]
+    if {re.split(r"[.=/]", text.lstrip("+~"))[0] for text in rest} & {"method", "model", "task", *body}:
+        return None
+    composed = deepcopy(base_of_rows(conf_dir(), name, (base, *rest)))
+    OmegaConf.set_struct(composed, False)
+    for method in methods:
+        own, other = (conf_dir() / "method" / f"{each}.yaml" for each in (composed.method.name, method))
+        if not (own.is_file() and other.is_file() and same(composed.method, OmegaConf.load(own))):
+            return None
+        composed.method = OmegaConf.load(other)
+    with in_one_line(Config):
+        composed.merge_with(body)
+    return composed
+
+
+@cache
+def base_of_rows(conf: Path, name: str, overrides: tuple[str, ...]) -> DictConfig:  # noqa: ARG001 - a cache of its own
+    """What rows start from, not to be changed. `conf` is the folder that it is of."""
+    return quick_row(Config, name, overrides) or composition(Config, name, overrides)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nodes say the same, references unresolved."""
+    plain = [OmegaConf.to_container(node, resolve=False) for node in (one, other)]
+    return bool(plain[0] == plain[1])
 
 
 def usual_model(composed: DictConfig) -> str | None:
@@ -79,6 +153,12 @@ def usual_model(composed: DictConfig) -> str | None:
     budgets: Any = OmegaConf.to_container(composed.task.budgets, resolve=False)
     found: str | None = own or models.get("default") or budgets.get(composed.budget, {}).get("model")
     return found
+
+
+def usual_options(composed: DictConfig) -> list[str]:
+    """What `method.budgets` says of this budget, as overrides."""
+    budgets: Any = OmegaConf.to_container(composed.method, resolve=False).get("budgets", {})  # type: ignore[union-attr]
+    return [f"method.{key}={value}" for key, value in budgets.get(composed.budget, {}).items()]
 
 
 def quoted(text: str) -> str:
@@ -116,14 +196,12 @@ def register(schema: type, name: str) -> None:
     ConfigStore.instance().store(f"{name}_schema", schema)
 
 
-def typed(schema: type[T], composed: DictConfig) -> T:
-    """Turns a composed configuration into a checked `schema`; see `load`."""
+def typed(schema: type[T], overrides: Sequence[str], composed: DictConfig) -> T:
+    """Turns what the overrides have composed into a checked `schema`; see `load`."""
     with in_one_line(schema):
-        # As a plain container, since a key added with `+` would slip through between typed nodes.
         plain: Any = OmegaConf.to_container(composed, resolve=False)
         if issubclass(schema, Config):
             check_budget(plain)
-            plain["method"].pop("models", None)  # the choice is made, the others say nothing of the run
         if issubclass(schema, (Config, ScoreConfig)):
             # Before `${dataset.target.classes}` is looked up in a dataset without.
             check_dataset(plain["task"], plain["dataset"])
@@ -131,8 +209,13 @@ def typed(schema: type[T], composed: DictConfig) -> T:
             # These refer to keys of training.
             plain["task"] |= {"optimizer": {}, "scenes": {}}
             plain["dataset"] = plain["dataset"] and plain["dataset"] | {"source": {}}
-        config: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # type: ignore[assignment]
+        if not issubclass(schema, Config) or any(text.startswith("+") for text in overrides):
+            # Anew from a plain container, since a key added with `+` would slip through between typed nodes.
+            composed = OmegaConf.merge(OmegaConf.structured(schema), plain)  # type: ignore[assignment]
+        config: T = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if isinstance(config, Config):
+        for key in BY_BUDGET:
+            config.method.pop(key, None)
         check(config)
     return config
 

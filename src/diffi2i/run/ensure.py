@@ -1,4 +1,4 @@
-"""Runs what is missing, each run as a process of its own: `diffi2i train` or `diffi2i eval`.
+"""Runs what is missing, each run as a process of its own: `diffi2i train`, `import` or `eval`.
 
 The state is on disk alone: a record is a finished run, a checkpoint one to go on with, a lock one that a living process
 works on, and holds itself. So this may be killed at any moment and called again, and several may share runs.
@@ -195,7 +195,7 @@ class Durations:
                 record = Record.read(file)
             except UserError:
                 continue  # as the table's cell says
-            if record.method and record.training and record.budget:
+            if record.method and record.training and record.budget and not record.method.imported:
                 self.known["train", record.budget, record.task, record.method.name].append(record.training.seconds)
 
     def of(self, run: Run) -> float | None:

@@ -24,8 +24,8 @@ RUNS = Path("outputs") / "runs"
 class Run:
     """One command, whose record will be `directory/result.json`.
 
-    `command` is `train`, or `eval` of the training `before`; `overrides` are its own. `before` must be finished first.
-    `config` is that of the training.
+    `command` is `train`, `import`, or `eval` of such a run `before`; `overrides` are its own. `before` must be finished
+    first. `config` is that of the training; of an import it says on what the weights are scored.
     """
 
     command: str
@@ -82,6 +82,19 @@ def evaluation(run: Run, name: str, overrides: Sequence[str], hardware: Sequence
     return Run("eval", given, directory, run, run.config)
 
 
+def imported(source: str, file: Path, overrides: Sequence[str]) -> Run:
+    """`diffi2i import` of a checkpoint. `overrides` say on what it is scored, the seed included.
+
+    It is named by them and by what is in the file.
+    """
+    made = deepcopy(composed(tuple(text for text in overrides if not text.startswith("seed="))))
+    assert isinstance(made, Config)
+    made.seed = int(value_of("seed", overrides) or 0)
+    made.method = {"name": source, "init": None, "weights": digest_of(file)}
+    directory = place(made)
+    return Run("import", (source, str(file), *overrides, f"run_dir={directory}"), directory, None, made)
+
+
 def lineage(run: Run) -> list[Run]:
     """The run and all that comes before it, first things first."""
     return [*(lineage(run.before) if run.before else []), run]
@@ -93,11 +106,11 @@ def composed(overrides: tuple[str, ...]) -> Config | str:
 
     Without the seed among the overrides, which changes nothing else, since composing takes long.
     """
-    found = compose.completed(Config, "train", overrides)[1]
+    given, found = compose.completed(Config, "train", overrides)
     method, budget = found.method, found.task.budgets.get(found.budget)
     if budget and not budget.get(method.role) and method.get("init") and is_row(method.init):
         return str(method.init)
-    return compose.typed(Config, found)
+    return compose.typed(Config, given, found)
 
 
 def further(overrides: Sequence[str], row: str) -> list[str]:
@@ -134,5 +147,10 @@ def start_of(made: Config) -> str:
     weights = made.init / "weights.safetensors"
     if not weights.is_file():  # as the training will say
         return ""
-    with weights.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    return digest_of(weights)
+
+
+def digest_of(file: Path) -> str:
+    """The sha256 of a file's content."""
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()

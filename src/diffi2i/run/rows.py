@@ -32,6 +32,11 @@ def row_files(table: str) -> dict[str, Path]:
     return {name: files[name] for name in sorted(files) if name not in (TABLE, COMMON)}
 
 
+def has_common(table: str) -> bool:
+    """Whether its rows share settings, beyond a task."""
+    return (experiments_dir() / table / f"{COMMON}.yaml").is_file()
+
+
 def is_row(text: str) -> bool:
     """Whether `text` is meant as `<table>/<row>`, whether there is such a row or not."""
     return (experiments_dir() / text.partition("/")[0] / f"{TABLE}.yaml").is_file()
@@ -49,6 +54,12 @@ def check_row(text: str) -> None:
 def same_as(row: str) -> str | None:
     """The row of another table whose run this one is, since its file has nothing but that row as its default."""
     return only_default(experiments_dir() / f"{row}.yaml")
+
+
+def origin(row: str) -> str:
+    """The row whose run this one's is: itself, or that of another table; also for a row that is not run."""
+    table, _, name = row.partition("/")
+    return (same_as(row) if name in row_files(table) else None) or row
 
 
 @cache

@@ -75,10 +75,12 @@ def read(run: Run) -> Entry:
 
 def own(run: Run, record: Record) -> Record | Failure:
     """The record, if it is one of this run."""
-    of_run = {"budget": run.config.budget, "seed": run.config.seed}
-    found = {"budget": record.budget, "seed": record.seed}
+    of_run: dict[str, object] = {"budget": run.config.budget, "seed": run.config.seed}
+    found: dict[str, object] = {"budget": record.budget, "seed": record.seed}
     if run.command == "train":
         of_run["config_hash"], found["config_hash"] = config_hash(run.config), record.provenance.config_hash
+    if run.command == "import":
+        of_run["weights"], found["weights"] = run.config.method["weights"], record.method and record.method.imported
     for key, expected in of_run.items():
         if found[key] != expected:
             return Failure(

@@ -59,11 +59,20 @@ class Rescored:
 
 
 @dataclass
+class Weights:
+    """Whose weights can fill a row: a `source` of `diffi2i import`, and the overrides that its files ask for."""
+
+    source: str
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Settings:
     """What table.yaml holds.
 
     `task` is that of all rows, or `ALL_TASKS`. `testsets` says how to score on a column's dataset where that is not
-    just `dataset=<its name>`. `rescored` are rows that are scored as it says. `claim` names rows that are run, from
+    just `dataset=<its name>`. `rescored` are rows that are scored as it says. `imports` are rows, run or not, that
+    their authors' weights can fill. `claim` names rows that are run, from
     best to worst as the paper orders them by column number `claim_column` (from 0). `pairs` are further pairs of rows
     to compare, each [expected better, expected worse]. `controls` names, for a network without a prior, the rows that
     have been trained as long with one. A figure has an `x`: `seconds_per_image`, or the label of an axis on which
@@ -75,6 +84,7 @@ class Settings:
     columns: list[Column]
     testsets: dict[str, TestSet] = field(default_factory=dict)
     rescored: dict[str, Rescored] = field(default_factory=dict)
+    imports: dict[str, Weights] = field(default_factory=dict)
     claim: list[str] = field(default_factory=list)
     claim_column: int = 0
     pairs: list[list[str]] = field(default_factory=list)
@@ -215,6 +225,8 @@ def check_rows(experiment: Experiment, file: Path) -> None:
     every = [row.name for row in experiment.rows]
     if twice := [name for name in every if every.count(name) > 1]:
         raise UserError(f"{file.with_name('paper.csv')}: row {twice[0]} stands twice: give each its own name")
+    if unknown := [name for name in experiment.imports if name not in every]:
+        raise UserError(f"{file}: imports: {no_such('row', unknown[0], every)}")
     run = [row.name for row in experiment.rows if row.run]
     mentioned = {
         "claim": experiment.claim,

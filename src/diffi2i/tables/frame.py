@@ -71,20 +71,26 @@ def times(value: float | None, unit: float) -> float | None:
 
 def without_strays(records: Mapping[Key, Record]) -> dict[Key, Entry]:
     """Refuses, with the reason, the records that do not compare with most records of their task and test set."""
+
+    def apart_from(group: list[Key], record: Record) -> str | None:
+        return next(filter(None, (why_apart(records[key], record) for key in group)), None)
+
     groups: dict[tuple[str, str], list[list[Key]]] = {}
     for key, record in records.items():
         alike = groups.setdefault((record.task, key[2]), [])
-        group = next((group for group in alike if why_apart(records[group[0]], record) is None), None)
+        group = next((group for group in alike if apart_from(group, record) is None), None)
         alike.append([key]) if group is None else group.append(key)
     found: dict[Key, Entry] = dict(records)
     for alike in groups.values():
         most = max(alike, key=len)  # of equally many, those that come first in the table
         for key in (key for group in alike if group is not most for key in group):
-            why = why_apart(records[most[0]], records[key])
-            found[key] = Failure(f"does not compare with the other rows: {why}")
+            found[key] = Failure(f"does not compare with the other rows: {apart_from(most, records[key])}")
     return found
 
 
 def why_apart(one: Record, other: Record) -> str | None:
-    """Why two records do not belong in one table, None where they do: there all rows have the same training data."""
-    return one.comparable(other) or (None if one.data.train == other.data.train else "it was trained on other images")
+    """Why two records do not belong in one table, None where they do: all rows trained here have the same images."""
+    if why := one.comparable(other):
+        return why
+    trained = [record.data.train for record in (one, other) if not (record.method and record.method.imported)]
+    return "it was trained on other images" if len({*trained}) > 1 else None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from diffi2i.config.compose import quoted
 from diffi2i.errors import UserError
-from diffi2i.run.plan import Run, evaluation, lineage, planned, value_of
-from diffi2i.tables.experiment import ALL_TASKS, Experiment, Row
+from diffi2i.run.plan import Run, evaluation, imported, lineage, planned, value_of
+from diffi2i.run.rows import COMMON, has_common, origin
+from diffi2i.tables.experiment import ALL_TASKS, Experiment, Row, load
 
 # What a table decides for each of its runs, and what to write instead.
 OWN_KEYS = {
@@ -24,8 +25,8 @@ OWN_KEYS = {
 class Cell:
     """A row under one seed.
 
-    `run` is its training. `record` is the run whose record fills the cell: the same, or an evaluation of it. `columns`
-    are the evaluations on the paper's test sets, by `Column.dataset`.
+    `run` is its training, or the import of its weights. `record` is the run whose record fills the cell: the same, or
+    an evaluation of it. `columns` are the evaluations on the paper's test sets, by `Column.dataset`.
     """
 
     row: str
@@ -41,10 +42,12 @@ def plan(
     seeds: Iterable[int],
     extra: Sequence[str] = (),
     roots: Mapping[str, str] | None = None,
+    imports: Mapping[str, Path] | None = None,
 ) -> list[Cell]:
-    """The cells of the rows that are run, seed by seed.
+    """The cells of the rows that are run, seed by seed. A row of imported weights, which have no seed, has one cell.
 
     Args:
+        imports: checkpoints of other authors, by `<table>/<row>`.
         extra: training overrides for all runs.
         roots: at budget=paper the folder of each test set, by `Column.dataset`; sets without one are not scored.
 
@@ -52,8 +55,16 @@ def plan(
         UserError: an override that cannot be.
     """
     check(experiment, budget, extra, roots or {})
-    rows = [row for row in experiment.rows if row.run]
-    return [cell(experiment, row, budget, seed, extra, roots or {}) for seed in seeds for row in rows]
+    cells: list[Cell] = []
+    for seed in seeds:
+        for row in experiment.rows:
+            name, given = run_of(experiment, row), [f"budget={budget}", *extra, f"seed={seed}"]
+            if file := (imports or {}).get(name):
+                if all(other.row != row.name for other in cells):
+                    cells.append(cell(experiment, row, of_weights(name, file, given), extra, roots or {}))
+            elif row.run:
+                cells.append(cell(experiment, row, planned([f"experiment={name}", *given]), extra, roots or {}))
+    return cells
 
 
 def check(experiment: Experiment, budget: str, extra: Sequence[str], roots: Mapping[str, str]) -> None:
@@ -75,13 +86,24 @@ def check(experiment: Experiment, budget: str, extra: Sequence[str], roots: Mapp
         )
 
 
-def cell(
-    experiment: Experiment, row: Row, budget: str, seed: int, extra: Sequence[str], roots: Mapping[str, str]
-) -> Cell:
-    """A row's runs under one seed."""
+def run_of(experiment: Experiment, row: Row) -> str:
+    """The `<table>/<row>` whose run it is."""
     rescored = experiment.rescored.get(row.name)
-    trained = rescored.run if rescored else row.name
-    run = planned([f"experiment={experiment.name}/{trained}", f"budget={budget}", *extra, f"seed={seed}"])
+    return origin(f"{experiment.name}/{rescored.run if rescored else row.name}")
+
+
+def of_weights(name: str, file: Path, given: Sequence[str]) -> Run:
+    """The import of a checkpoint for the row `name`: under the settings that all rows of its table share."""
+    table, _, row = name.partition("/")
+    experiment = load(table)
+    shared = f"experiment={table}/{COMMON}" if has_common(table) else f"task={experiment.task}"
+    weights = experiment.imports[row]
+    return imported(weights.source, file, [shared, *weights.overrides, *given])
+
+
+def cell(experiment: Experiment, row: Row, run: Run, extra: Sequence[str], roots: Mapping[str, str]) -> Cell:
+    """A row's run, with its evaluations."""
+    rescored = experiment.rescored.get(row.name)
     hardware = [text for text in extra if text.startswith("trainer")]
     settings = rescored.set if rescored else []
     columns = {}
@@ -91,7 +113,7 @@ def cell(
             given = [*testset.overrides, *setting([*testset.set, *settings]), f"root={quoted(roots[dataset])}"]
             columns[dataset] = evaluation(run, dataset, given, hardware)
     record = evaluation(run, "own", setting(settings), hardware) if rescored else run
-    return Cell(row.name, seed, run, record, columns)
+    return Cell(row.name, run.config.seed, run, record, columns)
 
 
 def columns_of(experiment: Experiment, row: Row) -> list[str]:

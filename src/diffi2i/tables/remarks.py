@@ -45,6 +45,7 @@ def notes(experiment: Experiment, found: Found, cells: pd.DataFrame, budget: str
     return [
         *([experiment.note.strip()] if experiment.note else []),
         *row_notes(experiment),
+        *weights_notes(experiment, found),
         *same_notes(experiment, found),
         *state_notes(experiment, found, budget),
         *value_notes(experiment, found, cells),
@@ -58,6 +59,16 @@ def row_notes(experiment: Experiment) -> list[str]:
         if note := "; ".join(filter(None, ["" if row.run else PEER, row.note])):
             labels.setdefault(note, []).append(row.label)
     return [f"{'; '.join(those)}: {note}." for note, those in labels.items()]
+
+
+def weights_notes(experiment: Experiment, found: Found) -> list[str]:
+    """Which rows were not trained here."""
+    hashes = {
+        experiment.labels[row]: record.method.imported[:12]
+        for (row, _, _), record in found.records.items()
+        if record.method and record.method.imported
+    }
+    return [f"{label}: other authors' weights (sha256 {digest}), not trained here." for label, digest in hashes.items()]
 
 
 def same_notes(experiment: Experiment, found: Found) -> list[str]:

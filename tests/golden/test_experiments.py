@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,13 @@ from diffi2i.config import compose
 from diffi2i.config.commands import EvalConfig
 from diffi2i.config.compose import typed_options
 from diffi2i.config.schema import Config
+from diffi2i.diffusion.repainting import walk
 from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.methods.build import build_method, method_class
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2, Stage2Options
 from diffi2i.metrics.spec import COSTS, METRICS, of_kind
+from diffi2i.run import plan
 from diffi2i.run import rows as rows_of_disk
 from diffi2i.run.plan import Run, lineage, planned
 from diffi2i.tables import experiment
@@ -31,6 +34,16 @@ PRINTED = Path(__file__).parents[1] / "data" / "printed_tables.txt"
 TABLES = [f"table{number}" for number in range(1, 12)]
 NAMES = [*TABLES, "figure1", "figure6"]
 SMALL = [f"small-{name}" for name in ("sisr", "depth", "deblur", "realsr", "segmentation")]
+# Rows that are run and that the paper does not have: their labels say what they are like, their notes whose they are.
+OWN = {
+    "table1": ["lama-like"],
+    "table2": ["real-esrgan-like", "resshift"],
+    "table3": ["esrgan-like", "srdiff-like", "resshift"],
+    "table5": ["none-on-s", "none-on-l"],
+    "table6": ["none-on"],
+    "table7": ["s1-on", "none", "none-on"],
+    "table11": ["srdiff-like"],
+}
 # Rows and columns of the paper's tables; of Table 8 the losses are the rows.
 SHAPES = {
     "table1": (7, 9),
@@ -44,16 +57,26 @@ SHAPES = {
     "table9": (3, 4),
     "table10": (2, 3),
     "table11": (3, 3),
-    "figure1": (8, 7),
+    "figure1": (16, 7),
     "figure6": (12, 1),
 }
 RUN = {
-    "table4": ["diffi2i", "diffi2i-tlc"],
+    "table1": ["ldm", "repaint", "diffir", "diffi2i"],
+    "table2": ["ldm", "diffir", "diffi2i"],
+    "table3": ["ldm", "diffir", "diffi2i"],
+    "table4": ["restormer", "nafnet", "diffir", "diffi2i", "diffi2i-tlc"],
     "table5": ["diffi2i-s", "diffi2i-l"],
     "table7": ["s1", "v1", "v2", "v3", "v4"],
     "table8": ["l1", "l2", "kl"],
+    "table9": ["ldm", "ldm-dpm-solver", "diffi2i"],
     "table10": ["both", "only-gt"],
-    "figure1": ["inpainting", "realsr", "sisr", "deblur", "segmentation", "depth"],
+    "figure1": [
+        *("inpainting", "inpainting-repaint", "inpainting-diffir"),
+        *("realsr", "realsr-ldm", "realsr-ldm-dpm-solver", "realsr-diffir"),
+        *("sisr", "sisr-ldm", "sisr-diffir"),
+        *("deblur", "deblur-restormer", "deblur-nafnet", "deblur-diffir"),
+        *("segmentation", "depth"),
+    ],
     "figure6": ["none-on", "t1", "t2", "t3", "t4", "t6", "t8", *(f"t8-respaced-{n}" for n in (1, 2, 3, 4, 6))],
 }
 
@@ -100,6 +123,13 @@ def test_counts(name: str) -> None:
     assert (len(found.rows), len(found.columns)) == SHAPES[name]
     assert run_rows(name) == RUN.get(name, ["diffi2i"])
     assert (found.x is not None) == name.startswith("figure")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_that_the_paper_lacks_say_so_and_have_none_of_its_values(name: str) -> None:
+    added = [row for row in experiment.load(name).rows if not any(row.paper)]
+    assert [row.name for row in added] == OWN.get(name, [])
+    assert all(row.run and row.note.startswith("not the paper's") for row in added)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,7 +243,8 @@ def test_a_control_differs_from_its_row_in_the_prior_alone(name: str, budget: st
 
 
 def test_the_adversarial_phase_comes_last_where_the_paper_trains_with_one() -> None:
-    for name, row in [("table2", "diffi2i"), ("table3", "diffi2i"), ("figure1", "sisr"), ("table10", "both")]:
+    rows = [("table2", "diffi2i"), ("table3", "diffi2i"), ("figure1", "sisr"), ("table10", "both")]
+    for name, row in [*rows, ("table2", "real-esrgan-like"), ("table3", "esrgan-like"), ("table3", "diffir")]:
         links = [run.config for run in lineage(run_of(name, row, "budget=smoke"))]
         assert [link.method["role"] for link in links] == ["fresh", "continued", "adversarial"]
         assert "adversary" in links[-1].task.losses[links[-1].train.loss]
@@ -225,10 +256,52 @@ def test_tables_share_their_runs() -> None:
         [("table1", "diffi2i"), ("table7", "v3"), ("table8", "l1"), ("figure6", "t4"), ("figure1", "inpainting")],
         [("table2", "diffi2i"), ("table9", "diffi2i"), ("table10", "both"), ("figure1", "realsr")],
         [("table3", "diffi2i"), ("table11", "diffi2i"), ("figure1", "sisr")],
+        [("table2", "ldm"), ("table9", "ldm"), ("table9", "ldm-dpm-solver"), ("figure1", "realsr-ldm-dpm-solver")],
+        [("table3", "srdiff-like"), ("table11", "srdiff-like")],
         [("table7", "none-on"), ("figure6", "none-on")],
     ]
     for rows in same:
         assert len({run_of(name, row, "budget=smoke").directory for name, row in rows}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ["demo", "paper"])
+@pytest.mark.parametrize("name", [f"table{number}" for number in range(1, 5)])
+def test_compared_rows_have_been_trained_as_long_as_ours(name: str, budget: str) -> None:
+    """But for RePaint, of which nothing but its diffusion is trained, and what no discriminator judges."""
+    ours = [link.config.train.steps for link in lineage(run_of(name, "diffi2i", f"budget={budget}"))]
+    for row in experiment.load(name).rows:
+        if row.run and row.name not in experiment.load(name).rescored:
+            links = [link.config for link in lineage(run_of(name, row.name, f"budget={budget}"))]
+            judged = [link.train.steps for link in links if method_class(link).trains]
+            assert judged in (ours, ours[:2]), row.name
+
+
+@pytest.mark.slow
+def test_a_row_comes_to_what_hydra_alone_comes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ["table7/v3", "table3/esrgan-like", "table10/only-gt", "table5/none-on-s", "table1/repaint", "figure1/depth"]
+    quick = [planned([f"experiment={row}", "budget=smoke", "train.clip=2"]) for row in rows]
+    plan.composed.cache_clear()
+    monkeypatch.setattr(compose, "quick_row", lambda *_: None)
+    monkeypatch.setattr(compose, "in_place_of", lambda *_: None)
+    for row, run in zip(rows, quick, strict=True):
+        again = planned([f"experiment={row}", "budget=smoke", "train.clip=2"])
+        assert [link.config for link in lineage(again)] == [link.config for link in lineage(run)]
+        assert run.config.train.clip == 2
+
+
+def test_repaint_has_its_authors_schedule_at_the_papers_budget_alone() -> None:
+    def calls(budget: str) -> int:
+        made = config_of("table1", "repaint", f"budget={budget}").method
+        times = walk(made["steps"], made["jump"], made["resamplings"])
+        return sum(other < one for one, other in pairwise(times))
+
+    assert [calls(budget) for budget in ("smoke", "demo", "paper")] == [6, 230, 2410]
+
+
+def test_one_training_of_latent_diffusion_has_two_samplers() -> None:
+    settings = experiment.load("table9").rescored["ldm-dpm-solver"]
+    assert (settings.run, experiment.load("figure1").rescored["realsr-ldm-dpm-solver"].set) == ("ldm", settings.set)
 
 
 def test_real_sr_is_scored_by_the_authors_scripts() -> None:
@@ -286,6 +359,7 @@ def test_figure6_ends_in_as_much_noise_at_every_number_of_iterations() -> None:
     ("name", "row", "overrides"),
     [
         ("table1", "diffi2i", []),
+        ("table1", "diffir", []),
         ("table5", "diffi2i-s", ["dataset=ade20k", "root={images}"]),
         ("table5", "diffi2i-l", ["dataset=ade20k", "root={images}"]),
     ],
@@ -370,6 +444,16 @@ def test_costs_are_those_of_the_papers_text() -> None:
         ),
         (("figure1", "sisr", "div2k100", "lpips_alex"), ("table3", "diffi2i", "div2k100", "lpips_alex")),
         (("figure1", "deblur", "gopro", "psnr"), ("table4", "diffi2i", "gopro", "psnr")),
+        *(
+            (("figure1", f"{task}-{row}", dataset, metric), (name, row, dataset, metric))
+            for name, task, dataset, metric, rows in (
+                ("table1", "inpainting", "celebahq-wide", "fid", ("repaint", "diffir")),
+                ("table2", "realsr", "ntire2020_track1", "lpips_vgg", ("ldm", "diffir")),
+                ("table3", "sisr", "div2k100", "lpips_alex", ("ldm", "diffir")),
+                ("table4", "deblur", "gopro", "psnr", ("restormer", "nafnet", "diffir")),
+            )
+            for row in rows
+        ),
         (("figure1", "segmentation", "ade20k", "miou"), ("table5", "diffi2i-l", "ade20k", "miou")),
         (("figure1", "depth", "nyu", "rmse"), ("table6", "diffi2i", "nyu", "rmse")),
     ],
@@ -381,7 +465,7 @@ def test_repeated_values_agree(one: tuple[str, str, str, str], other: tuple[str,
 @pytest.mark.parametrize("name", TABLES)
 def test_the_claim_is_the_papers_order(name: str) -> None:
     found = of_the_paper(name)
-    assert sorted(found.claim) == sorted(run_rows(name))
+    assert sorted(found.claim) == sorted(row for row in run_rows(name) if row_of(name, row).paper[found.claim_column])
     metric = found.columns[found.claim_column].metric
     values = [float(row_of(name, row).paper[found.claim_column]) for row in found.claim]
     assert values == sorted(values, reverse=not METRICS[metric].lower)

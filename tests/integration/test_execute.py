@@ -510,15 +510,29 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     cli.main(["table", "table4", "budget=smoke", "seeds=2", "--dry-run"])
-    lines = capsys.readouterr().out.splitlines()
-    first, second = (line.split() for line in lines[:2])
+    *lines, last = capsys.readouterr().out.splitlines()
+    mine = [line for line in lines if "diffi2i" in line]
+    first, second = (line.split() for line in mine[:2])
     assert first[0] == second[0] == "missing"
-    assert "table4 (diffi2i, diffi2i-tlc)  unknown" in lines[0]
-    assert lines[1].endswith(f"table4 (diffi2i, diffi2i-tlc)  unknown  after {first[1]}")
-    assert "/eval/own-" in lines[4]
-    assert lines[4].endswith(f"table4 (diffi2i-tlc)  unknown  after {second[1]}")
-    assert lines[-1] == "0 of 6 runs finished, 6 to do; training time unknown with jobs=1"
+    assert "table4 (diffi2i, diffi2i-tlc)  unknown" in mine[0]
+    assert mine[1].endswith(f"table4 (diffi2i, diffi2i-tlc)  unknown  after {first[1]}")
+    assert "/eval/own-" in mine[4]
+    assert mine[4].endswith(f"table4 (diffi2i-tlc)  unknown  after {second[1]}")
+    assert last == f"0 of {len(lines)} runs finished, {len(lines)} to do; training time unknown with jobs=1"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_names_imports_and_does_not_train_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("authors.pth").write_bytes(b"weights")
+    given = [f"imports.table4.{row}=authors.pth" for row in ("restormer", "nafnet", "mprnet")]
+    cli.main(["table", "table4", *given, "budget=smoke", "seeds=2", "--dry-run"])
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines() if "deblur-spandrel-" in line] == ["missing"]
+    assert "(mprnet, restormer, nafnet)" in printed  # here one file
+    assert "regressor" not in printed
 
 
 @pytest.mark.parametrize(
@@ -531,6 +545,10 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
         (["table99"], "no table 'table99': did you mean table9?"),
         (["table4", "outputs/demo"], "no table 'outputs/demo'"),
         (["table4", "budget=paper", "roots.set5=."], "write roots. and one of gopro, hide"),
+        (["table4", "imports.table4.naf=x"], "no row that weights can fill 'naf': did you mean nafnet?"),
+        (["table4", "imports.tabel4.nafnet=x"], "no table 'tabel4': did you mean table4?"),
+        (["table4", "imports.table1.lama=x"], "is a row of none of these tables: name table1 too"),
+        (["table4", "imports.table4.nafnet=x.pth"], "imports.table4.nafnet=x.pth is no file: name a checkpoint"),
         (["table4", "hydra.launcher.n_jobs=2"], "write launcher=<name> too"),
         (["table4", "launcher=slurm"], "hydra/launcher= one of joblib, ray, submitit_local, submitit_slurm"),
     ],
@@ -589,19 +607,18 @@ def test_a_launcher_gets_what_is_missing_those_first_that_others_start_from(
 
 @pytest.mark.timeout(900)
 def test_a_real_table_is_made_once_and_a_sweep_over_its_rows_finds_it(tmp_path: Path, images: Path) -> None:
-    given = [text for text in small("deblur", images) if not text.startswith("task=")]
-    table = diffi2i("table", "table4", *given, cwd=tmp_path)
+    given = [text for text in small("inpainting", images) if not text.startswith(("task=", "method="))]
+    table = diffi2i("table", "table8", *given, cwd=tmp_path)
     assert table.returncode == 0, table.stderr
     files = {file: file.read_bytes() for file in (tmp_path / RUNS / "smoke").rglob("result.json")}
     assert sorted(file.parent.name.rpartition("-")[0] for file in files) == [
-        "deblur-diffi2i_s1",
-        "deblur-diffi2i_s2",
-        "own",
+        "inpainting-diffi2i_s1",
+        *["inpainting-diffi2i_s2"] * 3,
     ]
-    page = (tmp_path / "outputs" / "tables" / "smoke" / "table4.md").read_text()
+    page = (tmp_path / "outputs" / "tables" / "smoke" / "table8.md").read_text()
     assert page in table.stdout
     assert "failed" not in page
-    sweep = diffi2i("train", "-m", "experiment=table4/s1,table4/diffi2i", *given, cwd=tmp_path)
+    sweep = diffi2i("train", "-m", "experiment=table7/s1,table8/kl", *given, cwd=tmp_path)
     assert sweep.returncode == 0, sweep.stderr
     assert sweep.stdout.count("is finished: nothing to do") == 2
     assert {file: file.read_bytes() for file in (tmp_path / RUNS / "smoke").rglob("result.json")} == files

@@ -41,9 +41,12 @@ def test_a_latent_diffusion_starts_from_an_autoencoder_and_takes_another_sampler
     assert other.cost.calls == 3  # type: ignore[attr-defined]
     assert other.scores != found.scores  # type: ignore[attr-defined]
     predict(PredictConfig(run=str(run), input=str(images), output=str(tmp_path / "out"), trainer=CPU))
+    few = PredictConfig(run=str(run), set=[DPM], input=str(images), output=str(tmp_path / "few"), trainer=CPU)
+    predict(few)
     for file in images.glob("*.png"):
         size = Image.open(file).size
         assert Image.open(tmp_path / "out" / file.name).size == (4 * size[0], 4 * size[1])
+        assert (tmp_path / "few" / file.name).read_bytes() != (tmp_path / "out" / file.name).read_bytes()
     words = refusal(lambda: check(make("other", "task=deblur", "method=ldm", f"method.init={codes}")))
     assert "was trained for task=sisr: write task=sisr" in words
     wider = refusal(lambda: check(make("w", "method=ldm", f"method.init={codes}", "model.autoencoder.channels=3")))

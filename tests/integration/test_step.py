@@ -54,7 +54,7 @@ def test_both_networks_move_and_only_the_generators_steps_are_counted(make: Make
     rates = [o["param_groups"][0]["lr"] for o in last["optimizer_states"]]
     assert rates[1] == pytest.approx(0.5 * rates[0])
     moved = {key for key, value in last["current_model_state"].items() if not torch.equal(value, before[key])}
-    assert any(key.startswith("di2iformer") for key in moved)
+    assert any(key.startswith("network") for key in moved)
     assert any(key.startswith("task_loss.") for key in moved)
     assert not any(key.startswith("task_loss") for key in weights(run_dir))
 

@@ -128,6 +128,7 @@ METRICS = by_key(
 COSTS = by_key(
     Metric("parameters", "parameters (M)", "cost", lower=True, unit=1e-6, digits=2),
     Metric("macs", "MACs (G)", "cost", lower=True, unit=1e-9, digits=2),
+    Metric("calls", "network calls", "cost", lower=True, digits=0),
     Metric("seconds_per_image", "time per image (ms)", "cost", lower=True, unit=1e3, digits=1),
 )
 

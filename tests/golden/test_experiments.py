@@ -284,7 +284,6 @@ def test_a_row_comes_to_what_hydra_alone_comes_to(monkeypatch: pytest.MonkeyPatc
     rows = ["table7/v3", "table3/esrgan-like", "table10/only-gt", "table5/none-on-s", "table1/repaint", "figure1/depth"]
     quick = [planned([f"experiment={row}", "budget=smoke", "train.clip=2"]) for row in rows]
     plan.composed.cache_clear()
-    monkeypatch.setattr(compose, "quick_row", lambda *_: None)
     monkeypatch.setattr(compose, "in_place_of", lambda *_: None)
     for row, run in zip(rows, quick, strict=True):
         again = planned([f"experiment={row}", "budget=smoke", "train.clip=2"])

@@ -8,9 +8,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -65,7 +63,7 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
     named = any(override.startswith("model=") for override in overrides)
     # Without settings of the model, where that is still to be found.
     others = [text for text in overrides if named or not text.lstrip("+~").startswith("model.")]
-    composed = quick_row(schema, name, others) or composition(schema, name, others)
+    composed = composition(schema, name, others)
     if not issubclass(schema, Config):
         return overrides, composed
     model = None if named else usual_model(composed)
@@ -89,51 +87,6 @@ def in_place_of(model: DictConfig, name: str) -> DictConfig | None:
     with in_one_line(Config):
         own, other = (OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(file)) for file in files)
     return other if same(model, own) else None  # type: ignore[return-value]
-
-
-def quick_row(schema: type, name: str, overrides: Sequence[str]) -> DictConfig | None:
-    """The composition of `experiment=<row>` from that of its first default, which most rows of a table share.
-
-    None where the row or the overrides are not of so simple a kind that this is what Hydra would come to. Hydra takes
-    several times as long, which for all rows of all tables adds up.
-    """
-    row = next((text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")), "")
-    file = conf_dir() / "experiment" / f"{row}.yaml"
-    if schema is not Config or not row or not file.is_file():
-        return None
-    with in_one_line(Config):
-        body: Any = OmegaConf.to_container(OmegaConf.load(file))
-    if not isinstance(body, dict) or "hydra" in body:
-        return None
-    match body.pop("defaults", []):
-        case [str(first), *others]:
-            base = f"experiment={first.removeprefix('/experiment/')}"
-        case [{"override /task": str(task)}, *others]:
-            base = f"task={task}"
-        case _:
-            return None
-    methods = [other.get("override /method") if isinstance(other, dict) else None for other in others]
-    if None in methods or len(methods) > 1:
-        return None
-    rest = [text for text in overrides if text != f"experiment={row}"]
-    if {re.split(r"[.=/]", text.lstrip("+~"))[0] for text in rest} & {"method", "model", "task", *body}:
-        return None
-    composed = deepcopy(base_of_rows(conf_dir(), name, (base, *rest)))
-    OmegaConf.set_struct(composed, False)
-    for method in methods:
-        own, other = (conf_dir() / "method" / f"{each}.yaml" for each in (composed.method.name, method))
-        if not (own.is_file() and other.is_file() and same(composed.method, OmegaConf.load(own))):
-            return None
-        composed.method = OmegaConf.load(other)
-    with in_one_line(Config):
-        composed.merge_with(body)
-    return composed
-
-
-@cache
-def base_of_rows(conf: Path, name: str, overrides: tuple[str, ...]) -> DictConfig:  # noqa: ARG001 - a cache of its own
-    """What rows start from, not to be changed. `conf` is the folder that it is of."""
-    return quick_row(Config, name, overrides) or composition(Config, name, overrides)
 
 
 def same(one: Any, other: Any) -> bool:

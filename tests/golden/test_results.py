@@ -10,6 +10,7 @@ import pytest
 from diffi2i.run.plan import RUNS
 from diffi2i.run.record import Record
 from diffi2i.run.rows import experiments_dir
+from diffi2i.tables.bench import Row, page
 from diffi2i.tables.experiment import load
 from diffi2i.tables.frame import Found
 from diffi2i.tables.table import Table, table_of
@@ -39,6 +40,17 @@ def test_a_kept_table_follows_from_its_records(file: Path, tmp_path: Path) -> No
     assert {made.suffix for made in written} >= {".md", ".csv", ".tex", ".json"}
     for made in written:
         assert made.read_text(encoding="utf-8") == (file.parent / made.name).read_text(encoding="utf-8"), made.name
+
+
+@pytest.mark.parametrize("folder", sorted(RESULTS.glob("bench/*")), ids=lambda folder: folder.name)
+def test_a_kept_bench_follows_from_its_measurements(folder: Path) -> None:
+    found = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
+    rows = [Row(**case) for case in found["cases"]]
+    assert page(rows, found["device"]) == (folder / "bench.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in rows[1:]:
+        ratio, (low, high) = 100 / row.ratio, (100 / (row.ratio_high or 0), 100 / (row.ratio_low or 0))
+        assert f"{ratio:.2g} % [{low:.2g}, {high:.2g}]" in readme, (folder.name, row.name)
 
 
 def test_table7_has_the_numbers_that_version_0_1_gave_it() -> None:

@@ -153,7 +153,7 @@ def with_l1(method: M) -> M:
     return method
 
 
-def random_batch(config: Config, size: int = 32, images: int = 2) -> dict[str, Any]:
+def random_batch(config: Config, size: int = 32, images: int = 2) -> Any:
     """A batch of the task with random targets of `size`, the same at every call."""
     task, generator = config.task, torch.Generator().manual_seed(0)
     batch: dict[str, Any] = {"name": [f"image {i}" for i in range(images)]}

@@ -163,7 +163,7 @@ def test_an_imported_run_computes_what_the_network_computes(
     method = load_method(run_dir).eval()
     for size in ((40, 40), (21, 34), (1, 1), (1, 20)):
         image = pictures(1, 3, *size)
-        batch: dict[str, Any] = {"input": image, "name": ["any"]}
+        batch: Any = {"input": image, "name": ["any"]}
         mask = None
         if "inpainting" in task[0]:
             mask = (pictures(1, 1, *size, seed=1) > 0.5).float()

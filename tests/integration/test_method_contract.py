@@ -38,7 +38,7 @@ from tests.settings import CPU, TASKS
 
 FILES: dict[str, Any] = {file.stem: OmegaConf.load(file) for file in sorted((conf_dir() / "method").glob("*.yaml"))}
 METHODS = list(FILES)
-Made = Callable[[str, str], tuple[Method, Batch]]
+Made = Callable[[str, str], tuple[Method, Any]]
 DENSE = ("segmentation", "depth")
 # A method with models of its own is for images, and one that repaints for holes.
 PAIRS = [
@@ -61,7 +61,7 @@ def made(images: Path) -> Made:
         torch.manual_seed(0)
         return awake(build_method(load(Config, "train", [*small(task, images, name), *loss])))
 
-    def copied(name: str, task: str) -> tuple[Method, Batch]:
+    def copied(name: str, task: str) -> tuple[Method, Any]:
         method = deepcopy(first(name, task))
         # Attention over a single position would teach nothing.
         return method, random_batch(method.config, 64 if method.config.task.kind == "image" else 128)
@@ -103,9 +103,9 @@ def test_a_prediction_depends_on_the_image_and_its_name_alone(made: Made, name: 
     both = method.predict(batch, method.noise(batch))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(method.predict(batch, method.noise(batch)), both)
-    turned = {key: value.flip(0) if isinstance(value, Tensor) else value[::-1] for key, value in batch.items()}
+    turned: Any = {key: value.flip(0) if isinstance(value, Tensor) else value[::-1] for key, value in batch.items()}
     torch.testing.assert_close(method.predict(turned, method.noise(turned)).flip(0), both, rtol=1e-3, atol=1e-4)
-    alone = {key: value[1:] for key, value in batch.items()}
+    alone: Any = {key: value[1:] for key, value in batch.items()}
     torch.testing.assert_close(method.predict(alone, method.noise(alone)), both[1:], rtol=1e-3, atol=1e-4)
 
 

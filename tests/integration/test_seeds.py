@@ -11,6 +11,7 @@ from diffi2i.commands import train
 from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.dataset import Draw
+from diffi2i.methods.batch import Batch
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from tests.conftest import Make
 from tests.runs import repeatable
@@ -66,13 +67,13 @@ def test_records_say_that_their_inputs_are_the_same(make: Make, task: str) -> No
 
 def test_the_hash_of_an_input_sees_image_and_mask(make: Make) -> None:
     sample = scored(make("x", "task=inpainting"))[0]
-    batch = {key: value[None] for key, value in sample.items() if isinstance(value, torch.Tensor)}
+    batch: Any = {key: value[None] for key, value in sample.items() if isinstance(value, torch.Tensor)}
     first = input_hash(batch, 0)
-    assert input_hash({**batch, "target": 0 * batch["target"]}, 0) == first
+    assert input_hash(batch | {"target": 0 * batch["target"]}, 0) == first
     for key in ("input", "mask"):
         changed = batch[key].clone()
         changed[..., 0, 0] = 1 - changed[..., 0, 0]
-        assert input_hash({**batch, key: changed}, 0) != first
+        assert input_hash(batch | {key: changed}, 0) != first
 
 
 @torch.no_grad()
@@ -82,7 +83,7 @@ def test_the_noise_of_inference_follows_the_evaluations_seed(make: Make) -> None
         config = make("x", "method=diffi2i_s2", *noisy, *overrides)
         torch.manual_seed(0)
         method = DiffI2IS2(config).eval()
-        batch = {"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]}
+        batch: Batch = {"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]}
         return method.prior(batch, method.noise(batch))
 
     assert torch.equal(prior("seed=0"), prior("seed=1"))

@@ -231,8 +231,7 @@ def test_paper_sizes_are_within_three_percent(overrides: list[str], millions: fl
 
 def test_base_needs_fewer_operations_than_diffir() -> None:
     method = new_method(compose.load(Config, "train", ["task=inpainting", "model=base", "method=diffi2i_s2"])).eval()
-    images = {"input": torch.zeros(1, 3, 256, 256), "mask": torch.ones(1, 1, 256, 256)}
-    batch: Batch = {"name": ["a"], **images}
+    batch: Batch = {"name": ["a"], "input": torch.zeros(1, 3, 256, 256), "mask": torch.ones(1, 1, 256, 256)}
     assert work(lambda: method.predict(batch, method.noise(batch)), method.parts()).macs < 101e9 / 2
 
 

@@ -196,7 +196,7 @@ def test_every_setting_of_the_diffusion_is_passed_on(name: str, power: float):
 def test_tiny_model_composes_and_runs(task: TaskConfig):
     config = load(Config, "train", ["model=tiny", f"task={task.name}", "method=diffi2i_s2"])
     method = DiffI2IS2(config)
-    data: dict[str, Any] = {"input": images(), "name": ["a", "b"]}
+    data: Any = {"input": images(), "name": ["a", "b"]}
     if task.in_channels == 4:
         data["mask"] = torch.ones(2, 1, 9, 6)
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_tiny_model_composes_and_runs(task: TaskConfig):
     np.testing.assert_allclose(method.schedule.alpha_bar, ref.cumulative(ref.linear_betas(4, 0.1, 0.99)), rtol=1e-12)
 
 
-def batch() -> dict[str, Any]:
+def batch() -> Any:
     return {"input": images(), "target": torch.rand(2, 3, 36, 24), "name": ["a", "b"]}
 
 
@@ -276,6 +276,7 @@ def test_traditional_objective_draws_every_time_step():
 @torch.no_grad()
 def test_estimated_prior_of_an_image_does_not_depend_on_its_batch(variance_noise: str):
     method, image = predicting("eps", f"method.sampler.variance_noise={variance_noise}"), images()
-    pair, single = {"input": image, "name": ["a", "b"]}, {"input": image[1:], "name": ["b"]}
+    pair: Any = {"input": image, "name": ["a", "b"]}
+    single: Any = {"input": image[1:], "name": ["b"]}
     together, alone = method.prior(pair, method.noise(pair)), method.prior(single, method.noise(single))
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from diffi2i.methods.batch import network_input
+from diffi2i.methods.batch import Batch, network_input
 from diffi2i.models.fill import pull_push
 from tests.reference import Array
 
@@ -64,7 +64,7 @@ def test_the_network_is_given_the_fill_only_where_it_is_asked_for() -> None:
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 4:12] = 1
-    batch = {"input": image * (1 - mask), "mask": mask}
+    batch: Batch = {"input": image * (1 - mask), "mask": mask, "name": ["a"]}
     assert torch.equal(network_input(batch), torch.cat([image * (1 - mask), mask], dim=1))
     assert torch.equal(network_input(batch, "smooth"), torch.cat([pull_push(image, mask), mask], dim=1))
-    assert torch.equal(network_input({"input": image}, "smooth"), image)
+    assert torch.equal(network_input({"input": image, "name": ["a"]}, "smooth"), image)

@@ -28,7 +28,7 @@ def stage_2(make: Make, *options: str) -> tuple[DiffI2IS2, DiffI2IS1]:
     return with_l1(DiffI2IS2(make("s2", "method=diffi2i_s2", *settings), first)), first
 
 
-def backward(method: Method, batch: dict[str, Any], steps: int) -> None:
+def backward(method: Method, batch: Any, steps: int) -> None:
     """Leaves the gradients of a step that comes after so many, in which what starts at zero has moved.
 
     Zeros lie one behind the other: in stage 2 the denoiser's last layer, then a second convolution of each block.

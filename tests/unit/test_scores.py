@@ -37,7 +37,7 @@ class Module(SimpleNamespace):
         self.logged[key] = value.item()
 
 
-def validate(scores: ValidationScores, *batches: tuple[dict[str, Tensor], dict[str, Any]]) -> dict[str, float]:
+def validate(scores: ValidationScores, *batches: tuple[dict[str, Tensor], Any]) -> dict[str, float]:
     """Runs the callback over (outputs, batch); returns what it logged."""
     data = SimpleNamespace(val_share=range(len(batches)))
     trainer: Any = SimpleNamespace(is_global_zero=True, global_step=7, datamodule=data)
@@ -125,7 +125,8 @@ def test_training_scores_what_is_cheap_and_the_main_metric(
         # As on a rank without images: a probe's sheet is made when its first output comes.
         trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(val_share=[]))
         module: Any = Module(device=torch.device("cpu"))
-        scores.on_validation_batch_end(trainer, module, dict.fromkeys(("output", "prior_dependence")), {}, 0)
+        nothing: Any = {}
+        scores.on_validation_batch_end(trainer, module, dict.fromkeys(("output", "prior_dependence")), nothing, 0)
         sheets = (scores.own, scores.probes["prior_dependence"], scores.baseline)
         return [sheet.protocol.metrics for sheet in sheets if isinstance(sheet, ImageScores)]
 

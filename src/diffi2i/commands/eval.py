@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 import torch
 
@@ -130,7 +131,7 @@ def cost(method: Method, data: ImageDataModule) -> Cost:
     method.to(device_of(trainer)).eval()
     sample = data.val_set[0]
     images = {key: value[None].to(method.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
-    batch: Batch = {**images, "name": [sample["name"]]}
+    batch = cast(Batch, images | {"name": [sample["name"]]})
 
     def predict() -> torch.Tensor:
         return method.predict(batch, method.noise(batch))

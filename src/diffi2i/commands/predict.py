@@ -14,6 +14,7 @@ from diffi2i.data.sources import images_by_name
 from diffi2i.errors import UserError
 from diffi2i.kinds.kind import kind_of
 from diffi2i.kinds.spec import KINDS
+from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of
@@ -54,7 +55,7 @@ def restore(method: Method, name: str, file: Path, mask_file: Path | None, confi
         scenes = task.scenes
         seen = network_size(size, scenes.input_scale, scenes.short_side, scenes.long_side)
         image = F.interpolate(image, seen, mode="bilinear", antialias=True, align_corners=False)
-    batch = {"input": image, "name": [name]}
+    batch: Batch = {"input": image, "name": [name]}
     if mask_file is not None:
         mask = (read_image(mask_file)[:, :1].to(method.device) > 0.5).float()
         require_equal_sizes(mask_file, mask, f"image {file}", image)

@@ -5,14 +5,23 @@ classes, int64 (B, H, W), or depth in metres, (B, 1, H, W). `name` are the image
 inpainting, `valid` (1 = measured) with depth, `other` in validation: another image's batch.
 """
 
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from diffi2i.models.fill import pull_push
 
-Batch = dict[str, Any]
+
+class Batch(TypedDict):
+    """One batch, or in `other` another image's of the same kind."""
+
+    input: Tensor
+    target: NotRequired[Tensor]
+    name: list[str]
+    mask: NotRequired[Tensor]
+    valid: NotRequired[Tensor]
+    other: "NotRequired[Batch]"
 
 
 def network_input(batch: Batch, fill: str = "black") -> Tensor:

@@ -44,10 +44,10 @@ report: $(STAMP) ## all tables and figures made at BUDGET as one HTML page
 	$(BIN)/diffi2i report budget=$(BUDGET)
 
 test-fast: $(STAMP) ## run the tests that take no training, while you work
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test: $(STAMP) ## run the whole test suite, on up to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -184,6 +184,12 @@ def awake(module: T) -> T:
     return module
 
 
+@pytest.fixture
+def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`diffi2i bench` without a process for each case, in which it measures memory."""
+    monkeypatch.setattr("diffi2i.commands.bench.peak_of", lambda *_: 1.0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_hashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The tests' files stay out of the user's cache of hashes."""

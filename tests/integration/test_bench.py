@@ -25,6 +25,7 @@ def measured(folder: Path) -> Any:
     return json.loads((folder / "bench.json").read_text())
 
 
+@pytest.mark.usefixtures("quick_bench")
 def test_cases_are_timed_side_by_side(make: Make, tmp_path: Path, capsys: Any) -> None:
     run = train.train(make("run", "task=sisr", "train.steps=2"))
     cases = [f"run={run}", LDM, f"{LDM} method.sampler.steps=8", "task=sisr method=regressor model=rrdb_tiny"]
@@ -40,7 +41,7 @@ def test_cases_are_timed_side_by_side(make: Make, tmp_path: Path, capsys: Any) -
         logs = [math.log(a / b) for a, b in zip(row["seconds"], rows[0]["seconds"], strict=True)]
         assert row["ratio"] == pytest.approx(math.exp(sum(logs) / 3))
     assert rows[2]["macs"] - rows[1]["macs"] == 4 * rows[1]["macs_of_call"]
-    assert all(row["peak_memory_mb"] > 0 and row["parameters"] == sum(row["parts"].values()) for row in rows)
+    assert all(row["parameters"] == sum(row["parts"].values()) for row in rows)
     page = capsys.readouterr().out
     assert page.endswith((tmp_path / "b" / "bench.md").read_text())
     assert "output 32x48" in page
@@ -54,6 +55,7 @@ def test_a_long_case_is_timed_on_some_of_its_calls_and_marked(tmp_path: Path, ca
     (row,) = measured(tmp_path / "b")["cases"]
     assert row["calls"] == 20
     assert row["timed_calls"] == 2
+    assert 1 < row["peak_memory_mb"] < 1000  # of a process of its own, without its libraries
     assert (row["ratio_low"], row["ratio_high"]) == (None, None)  # of a single round
     page = capsys.readouterr().out
     assert f"~ {case}: timed on 2 of 20 network calls, the rest reckoned." in page
@@ -75,6 +77,7 @@ def test_the_words_of_a_case() -> None:
     ]
 
 
+@pytest.mark.usefixtures("quick_bench")
 def test_cases_come_from_the_command_line(tmp_path: Path) -> None:
     small = [text for text in SMALL_METHODS["ldm"] if text.startswith("model.")]
     cases = "cases=[method.sampler.steps=2,method.sampler.steps=[10,20] seed=1]"

@@ -99,6 +99,7 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "the disk is full" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_bench")
 def test_bench_prints_the_size_of_a_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = f"output={tmp_path / 'bench'}"
     cli.main(["bench", "task=sisr", "model=tiny", "size=32", "repeats=1", "trainer=cpu", folder])

@@ -156,8 +156,9 @@ def fourth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.usefixtures("quick_bench")  # whose processes would know nothing of this test's kind
 def test_a_fourth_kind_needs_no_change_elsewhere(
-    fourth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fourth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, small = tmp_path / "run", ("trainer=cpu", "trainer.precision=fp32")
     task = ("task=normals", f"root={fourth}", "budget=smoke", "logger=none")
@@ -184,8 +185,6 @@ def test_a_fourth_kind_needs_no_change_elsewhere(
     for row in record.images:
         assert scored[row["name"]] == pytest.approx(row["angle"], abs=0.5)  # files of 8 bits
 
-    # Memory is measured in a new process, which knows nothing of this test's kind.
-    monkeypatch.setattr("diffi2i.commands.bench.peak_of", lambda *_: 1.0)
     bench = ("size=32", "repeats=1", f"output={tmp_path / 'bench'}")
     cli.main(["bench", *task[:3], "method=regressor", *small, *bench])
     cli.main(["data", "check", "dataset=bumps", f"root={fourth}", f"output={tmp_path / 'manifest.json'}"])

@@ -203,6 +203,7 @@ def test_probes_are_predictions_under_another_image(made: Made, name: str, task:
     assert torch.equal(validated["output"], output)
 
 
+@pytest.mark.usefixtures("quick_bench")
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "repaint"])
 def test_it_is_measured_without_what_its_losses_need(name: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setenv("DIFFI2I_CACHE", str(tmp_path))

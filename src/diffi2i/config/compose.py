@@ -59,21 +59,27 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
     Raises:
         UserError: see `load`.
     """
-    overrides = [quoted_settings(override) for override in overrides]
-    named = any(override.startswith("model=") for override in overrides)
-    # Without settings of the model, where that is still to be found.
-    others = [text for text in overrides if named or not text.lstrip("+~").startswith("model.")]
-    composed = composition(schema, name, others)
+    given = [quoted_settings(override) for override in overrides]
+    named = any(override.startswith("model=") for override in given)
+    # Without settings of the model, which may be those of a model that is still to be found.
+    others = [text for text in given if named or not text.lstrip("+~").startswith("model.")]
+    whole = True
+    try:
+        composed = composition(schema, name, given)
+    except UserError:
+        if others == given:
+            raise
+        whole, composed = False, composition(schema, name, others)
     if not issubclass(schema, Config):
-        return overrides, composed
+        return given, composed
     model = None if named else usual_model(composed)
     usual = [*usual_options(composed), *([f"model={model}"] if model else [])]
-    overrides, found = [*usual, *overrides], composed
-    if model and len(overrides) == len(others) + 1 and (node := in_place_of(composed.model, model)):
+    if usual == [f"model={model}"] and others == given and (node := in_place_of(composed.model, str(model))):
         composed.model = node
-    elif overrides != others:
-        found = composition(schema, name, overrides)
-    return overrides, found
+        return [*usual, *given], composed
+    if usual or not whole:
+        composed = composition(schema, name, [*usual, *given])
+    return [*usual, *given], composed
 
 
 def in_place_of(model: DictConfig, name: str) -> DictConfig | None:

@@ -58,14 +58,14 @@ def inputs(name: str, dtype: torch.dtype) -> tuple[dict[str, Any], Tensor]:
     return batch, noise
 
 
-def agrees(found: Tensor, expected: dict[str, Any], tolerance: float) -> None:
+def difference(found: Tensor, expected: dict[str, Any]) -> float:
+    """The largest one between what is known of a tensor and this one; infinite where it has another size."""
     flat = found.detach().flatten().double()
-    statistics = {"mean": flat.mean(), "std": flat.std(unbiased=False), "abs_mean": flat.abs().mean()}
-    assert flat.numel() == expected["shape_flat"]
-    for key, value in statistics.items():
-        assert float(value) == pytest.approx(expected[key], abs=tolerance), key
-    for key, values in (("first5", flat[:5]), ("last5", flat[-5:])):
-        torch.testing.assert_close(values, torch.tensor(expected[key], dtype=torch.float64), rtol=0, atol=tolerance)
+    if flat.numel() != expected["shape_flat"]:
+        return float("inf")
+    ours = torch.cat([torch.stack([flat.mean(), flat.std(unbiased=False), flat.abs().mean()]), flat[:5], flat[-5:]])
+    theirs = [expected["mean"], expected["std"], expected["abs_mean"], *expected["first5"], *expected["last5"]]
+    return float((ours - torch.tensor(theirs, dtype=torch.float64)).abs().max())
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -73,25 +73,28 @@ def agrees(found: Tensor, expected: dict[str, Any], tolerance: float) -> None:
 def test_it_computes_what_the_authors_code_computes(network: Any, precision: str) -> None:
     name, first, second = network
     dtype, expected = getattr(torch, precision), GOLDEN[name][precision]
-    tolerance = TOLERANCE[precision]
+    found: dict[str, Tensor] = {}
     first, second = first.to(dtype), second.to(dtype)
     batch, noise = inputs(name, dtype)
     z = first.prior(batch)
-    agrees(z, expected["S1: Z = E(input, gt)"], tolerance)
-    agrees(first.restore(batch, z), expected["S1: output"], tolerance)
+    found["S1: Z = E(input, gt)"] = z
+    found["S1: output"] = first.restore(batch, z)
     image = second.seen(batch)
     condition = second.cpen_s2(image)
-    agrees(condition, expected["D = condition(input)"], tolerance)
+    found["D = condition(input)"] = condition
     one = torch.ones(2, dtype=dtype)
-    agrees(second.denoiser(noise, one, condition), expected["denoise(z_T, t=3, D)"], tolerance)
+    found["denoise(z_T, t=3, D)"] = second.denoiser(noise, one, condition)
     z_hat = second.estimate(image, noise, lambda _: noise)
-    agrees(z_hat, expected["Z_hat at inference"], tolerance)
-    agrees(second.restore(batch, z_hat), expected["output at inference"], tolerance)
+    found["Z_hat at inference"] = z_hat
+    found["output at inference"] = second.restore(batch, z_hat)
     z_T = second.schedule.noised(z, second.schedule.steps, noise)
-    agrees(z_T, expected["training pass: z_T = q_sample(Z of S1, t=3, noise = z_T fill)"], tolerance)
+    found["training pass: z_T = q_sample(Z of S1, t=3, noise = z_T fill)"] = z_T
     z_hat = second.estimate(image, z_T, lambda _: noise)
-    agrees(z_hat, expected["training pass: Z_hat"], tolerance)
-    agrees(second.restore(batch, z_hat), expected["training pass: output"], tolerance)
+    found["training pass: Z_hat"] = z_hat
+    found["training pass: output"] = second.restore(batch, z_hat)
+    assert found.keys() == expected.keys()
+    apart = {name: difference(value, expected[name]) for name, value in found.items()}
+    assert all(value <= TOLERANCE[precision] for value in apart.values()), apart
 
 
 def test_super_resolution_of_real_photos_at_x4_is_that_of_bicubic_ones() -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import save_file
 from spandrel.architectures.NAFNet import NAFNet
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from diffi2i.commands.predict import predict
 from diffi2i.config.commands import EvalConfig, ImportConfig, PredictConfig
 from diffi2i.methods.imports.diffir import convert
 from tests.authors_diffir import weights as authors
+from tests.checkpoints import saved
 from tests.conftest import Make
 from tests.refusals import command_refusal, refusal
 from tests.runs import result, weights
@@ -56,14 +56,6 @@ def first() -> Weights:
 def second() -> Weights:
     """Stage 2, with all that stands twice."""
     return {name: value.float() for name, value in authors(ARGS, second=True).items()}
-
-
-def saved(content: Any, file: Path) -> Path:
-    if file.suffix == ".safetensors":
-        save_file(content, file)
-    else:
-        torch.save(content, file)
-    return file
 
 
 def zeros(state: Weights) -> Weights:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from spandrel import ModelLoader
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
@@ -33,6 +32,7 @@ from diffi2i.config.commands import BenchConfig, EvalConfig, ImportConfig, Predi
 from diffi2i.methods.imports.spandrel import convert
 from diffi2i.run.directory import load_method
 from diffi2i.tables.runs import print_table
+from tests.checkpoints import saved
 from tests.conftest import awake
 from tests.networks import pictures
 from tests.refusals import command_refusal, refusal
@@ -117,14 +117,6 @@ def lama() -> nn.Module:
 @pytest.fixture(params=NETWORKS)
 def made(request: Any, lama: nn.Module) -> tuple[str, nn.Module]:
     return request.param, lama if request.param == "LaMa" else network(request.param)
-
-
-def saved(content: Any, file: Path) -> Path:
-    if file.suffix == ".safetensors":
-        save_file(content, file)
-    else:
-        torch.save(content, file)
-    return file
 
 
 def folder_of(images: Path) -> list[str]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from diffi2i.diffusion.samplers import Denoise, visited
+from diffi2i.diffusion.samplers import Denoise, posterior, visited
 from diffi2i.diffusion.schedule import Schedule
 
 
@@ -49,8 +49,8 @@ def repainted(
     Raises:
         ValueError: more steps than the schedule has, or jumps or resamplings that are none.
     """
-    bars = [1.0, *(schedule.alpha_bar[t] for t in reversed(visited(schedule, steps)))]
     times = [0, *reversed(visited(schedule, steps))]
+    bars = [schedule.alpha_bar[time] for time in times]
     x = noise()
     for t, s in pairwise(walk(steps, jump, resamplings)):
         bar_t, bar_s = bars[t], bars[s]
@@ -58,13 +58,11 @@ def repainted(
             alpha = bar_s / bar_t
             x = alpha**0.5 * x + (1 - alpha) ** 0.5 * noise()
             continue
-        alpha = bar_t / bar_s
-        mean = (
-            bar_s**0.5 * (1 - alpha) / (1 - bar_t) * denoise(x, times[t]) + alpha**0.5 * (1 - bar_s) / (1 - bar_t) * x
-        )
+        weight_x0, weight_xt, sigma = posterior(bar_t, bar_s)
+        mean = weight_x0 * denoise(x, times[t]) + weight_xt * x
         if s == 0:
             x = hole * mean + (1 - hole) * known
             continue
-        drawn = mean + ((1 - bar_s) / (1 - bar_t) * (1 - alpha)) ** 0.5 * noise()
+        drawn = mean + sigma * noise()
         x = hole * drawn + (1 - hole) * (bar_s**0.5 * known + (1 - bar_s) ** 0.5 * noise())  # Eq. 8
     return x

@@ -56,6 +56,14 @@ def visited(schedule: Schedule, steps: int | Sequence[int] | None) -> list[int]:
     return times[::-1]
 
 
+def posterior(bar_t: float, bar_s: float) -> tuple[float, float, float]:
+    """The weights of x_0 and of x_t in the mean of q(x_s | x_t, x_0), and its standard deviation (Ho et al. 2020)."""
+    alpha = bar_t / bar_s
+    weight_x0 = bar_s**0.5 * (1 - alpha) / (1 - bar_t)
+    weight_xt = alpha**0.5 * (1 - bar_s) / (1 - bar_t)
+    return weight_x0, weight_xt, ((1 - bar_s) / (1 - bar_t) * (1 - alpha)) ** 0.5
+
+
 def ancestral(
     denoise: Denoise,
     x: Tensor,
@@ -71,13 +79,9 @@ def ancestral(
         variance_noise: insert the noise of Eq. 3, as DDPM does. The paper leaves it out but for its ablation V4.
     """
     for t, s in pairwise([*visited(schedule, steps), 0]):
-        bar_t, bar_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
-        alpha = bar_t / bar_s
-        weight_x0 = bar_s**0.5 * (1 - alpha) / (1 - bar_t)
-        weight_xt = alpha**0.5 * (1 - bar_s) / (1 - bar_t)
+        weight_x0, weight_xt, sigma = posterior(schedule.alpha_bar[t], schedule.alpha_bar[s])
         x = weight_x0 * denoise(x, t) + weight_xt * x
         if variance_noise and s > 0:
-            sigma: float = ((1 - bar_s) / (1 - bar_t) * (1 - alpha)) ** 0.5
             x = x + sigma * (noise(t) if noise else torch.randn_like(x))
     return x
 

@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffi2i.config.build import build
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, TaskConfig
 from diffi2i.errors import UserError
 from diffi2i.models.padding import pad_to
 
-CODECS = ("pixels", "unshuffled", "latent")
+OF_PIXELS = ("pixels", "unshuffled")
+CODECS = (*OF_PIXELS, "latent")
 
 
 class Codec(Protocol):
@@ -70,6 +71,11 @@ def on_grid(image: Tensor, factor: int) -> Tensor:
     """(B, C, H, W), padded at the bottom and right so that `factor` divides it into `grid_of`."""
     height, width = grid_of(image.shape[-2], image.shape[-1], factor)
     return pad_to(image, height * factor, width * factor)
+
+
+def channels_seen(task: TaskConfig, codec: Codec) -> int:
+    """Those of `condition_of`."""
+    return task.in_channels * max(1, codec.factor // task.scale) ** 2
 
 
 def condition_of(image: Tensor, scale: int, factor: int, enlarged: Tensor) -> Tensor:

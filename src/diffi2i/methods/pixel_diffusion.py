@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, one_of
 from diffi2i.data.resize import enlarge
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import CODECS, Codec, codec_of, condition_of, grid_of, on_grid
+from diffi2i.methods.codec import CODECS, Codec, channels_seen, codec_of, condition_of, grid_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.process import Diffusion, denoised, sampler_of, schedule_of, x0_of
@@ -37,8 +37,7 @@ class PixelDiffusionOptions:
     validation_sampler: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise UserError(f"method.codec={self.codec}: choose one of {', '.join(CODECS)}")
+        one_of("method.codec", self.codec, CODECS)
         if self.residual and (self.codec == "latent" or not self.conditional):
             raise UserError(
                 "method.residual needs pixels and their input: write codec=pixels or unshuffled, conditional=true"
@@ -58,12 +57,12 @@ class PixelDiffusion(Method):
 
     def __init__(self, config: Config, init: "PixelDiffusion | None" = None) -> None:
         super().__init__(config)
-        options, task = self.options, config.task
+        options = self.options
         self.schedule = schedule_of(options.diffusion)
         self.sampler = sampler_of(options.sampler, self.schedule)
         self.validation_sampler = sampler_of(options.validation_sampler, self.schedule)
         self.codec = self.new_codec()
-        seen = task.in_channels * max(1, self.codec.factor // task.scale) ** 2 if options.conditional else 0
+        seen = channels_seen(config.task, self.codec) if options.conditional else 0
         self.network = build_denoiser(config.model, self.codec.channels + seen, self.codec.channels)
         if init is not None:
             self.load_state_dict(init.state_dict())

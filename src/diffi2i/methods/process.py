@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from diffi2i.config.build import build
+from diffi2i.config.schema import one_of
 from diffi2i.diffusion.samplers import Sampler
 from diffi2i.diffusion.schedule import Schedule, cosine, linear, sqrt_linear
 from diffi2i.errors import UserError
@@ -29,8 +30,7 @@ class Diffusion:
 def schedule_of(diffusion: Diffusion) -> Schedule:
     """Raises `UserError` for betas that are none, or a prediction or schedule that there is not."""
     betas = {"linear": linear, "sqrt_linear": sqrt_linear, "cosine": lambda steps, *_: cosine(steps)}
-    if diffusion.schedule not in betas:
-        raise UserError(f"method.diffusion.schedule={diffusion.schedule}: choose one of {', '.join(betas)}")
+    one_of("method.diffusion.schedule", diffusion.schedule, list(betas))
     if diffusion.steps < 1 or not 0 < diffusion.beta_1 <= diffusion.beta_T < 1:
         raise UserError(
             f"method.diffusion needs steps above 0 and 0 < beta_1 <= beta_T < 1, got {diffusion.steps}, "

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, one_of
 from diffi2i.data.degrade import has_holes
 from diffi2i.diffusion.repainting import repainted, walk
 from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import CODECS, codec_of, on_grid
+from diffi2i.methods.codec import OF_PIXELS, codec_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.pixel_diffusion import PixelDiffusion
@@ -34,8 +34,7 @@ class RePaintOptions:
     resamplings: int = 10
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS[:2]:
-            raise UserError(f"method.codec={self.codec}: choose one of {', '.join(CODECS[:2])}")
+        one_of("method.codec", self.codec, OF_PIXELS)
         try:
             visited(schedule_of(self.diffusion), self.steps)
             walk(self.steps, self.jump, self.resamplings)

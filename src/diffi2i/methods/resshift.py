@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, one_of
 from diffi2i.data.resize import enlarge
 from diffi2i.diffusion.residual_shift import ResidualShift
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import CODECS, codec_of, condition_of, on_grid
+from diffi2i.methods.codec import OF_PIXELS, channels_seen, codec_of, condition_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.process import denoised
@@ -34,8 +34,7 @@ class ResShiftOptions:
     power: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS[:2]:
-            raise UserError(f"method.codec={self.codec}: choose one of {', '.join(CODECS[:2])}")
+        one_of("method.codec", self.codec, OF_PIXELS)
         chain_of(self)
 
 
@@ -51,7 +50,7 @@ class ResShift(Method):
         super().__init__(config)
         self.chain = chain_of(self.options)
         self.codec = codec_of(self.options.codec, config)
-        seen = config.task.in_channels * max(1, self.codec.factor // config.task.scale) ** 2
+        seen = channels_seen(config.task, self.codec)
         self.network = build_denoiser(config.model, self.codec.channels + seen, self.codec.channels)
         if init is not None:
             self.load_state_dict(init.state_dict())

@@ -155,6 +155,29 @@ class Stack(nn.ModuleList):
         return x
 
 
+class UShaped(nn.Module):
+    """Levels down to the coarsest and back, their skips joined by channel. A subclass makes the parts."""
+
+    encoder: nn.ModuleList
+    down: nn.ModuleList
+    bottom: nn.ModuleList
+    up: nn.ModuleList
+    join: nn.ModuleList
+    decoder: nn.ModuleList
+
+    def levels(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """`x` (B, C, H, W), sides multiples of 8, `z` (B, 4C') -> what leaves the decoder's finest level."""
+        skips = []
+        for level, down in zip(self.encoder, self.down, strict=True):
+            x = level(x, z)
+            skips.append(x)
+            x = down(x)
+        x = self.bottom(x, z)  # (B, 8C, H/8, W/8)
+        for up, join, level in zip(self.up, self.join, self.decoder, strict=True):
+            x = level(join(torch.cat([up(x), skips.pop()], dim=1)), z)
+        return x
+
+
 def downsample(channels: int) -> nn.Sequential:
     """(B, C, H, W) -> (B, 2C, H/2, W/2)."""
     return nn.Sequential(convolution(channels, channels // 2, 3), nn.PixelUnshuffle(2))
@@ -165,7 +188,7 @@ def upsample(channels: int) -> nn.Sequential:
     return nn.Sequential(convolution(channels, 2 * channels, 3), nn.PixelShuffle(2))
 
 
-class DI2Iformer(nn.Module):
+class DI2Iformer(UShaped):
     """U-shaped network of dynamic blocks: an encoder of four levels, a mirrored decoder, a refinement.
 
     Args:
@@ -241,15 +264,7 @@ class DI2Iformer(nn.Module):
         """`image` (B, in_channels, H, W), `z` (B, 4C') -> (B, 3, scale H, scale W), float32."""
         height, width = image.shape[-2:]
         x = self.embed(pad_to_multiple(image, 2 ** (LEVELS - 1)))  # (B, C, H', W')
-        skips = []
-        for level, down in zip(self.encoder, self.down, strict=True):
-            x = level(x, z)
-            skips.append(x)
-            x = down(x)
-        x = self.bottom(x, z)  # (B, 8C, H'/8, W'/8)
-        for up, join, level in zip(self.up, self.join, self.decoder, strict=True):
-            x = level(join(torch.cat([up(x), skips.pop()], dim=1)), z)
-        x = self.tail(self.refine(x, z))  # (B, 3, scale H', scale W')
+        x = self.tail(self.refine(self.levels(x, z), z))  # (B, 3, scale H', scale W')
         residual: Tensor = x[..., : height * self.scale, : width * self.scale].float()
         # A masked input is zero inside the hole: there the residual is the whole output.
         base = image[:, :3].float()

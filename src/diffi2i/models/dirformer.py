@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.models.di2iformer import LayerNorm
+from diffi2i.models.di2iformer import LEVELS, LayerNorm, UShaped
 from diffi2i.models.padding import pad_to_multiple
 from diffi2i.models.precision import at_least_float32
-
-LEVELS = 4
 
 
 class ScaleNorm(nn.Module):
@@ -124,7 +122,7 @@ def tail(channels: int, scale: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(channels, 3, 3, padding=1))
 
 
-class DIRformer(nn.Module):
+class DIRformer(UShaped):
     """U-shaped transformer of four levels with a refinement at the finest.
 
     Args:
@@ -194,14 +192,6 @@ class DIRformer(nn.Module):
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.unshuffle * 2 ** (LEVELS - 1))
         x = self.embed(F.pixel_unshuffle(padded, self.unshuffle))  # (B, C, H', W')
-        skips = []
-        for level, down in zip(self.encoder, self.down, strict=True):
-            x = level(x, z)
-            skips.append(x)
-            x = down(x)
-        x = self.bottom(x, z)  # (B, 8C, H'/8, W'/8)
-        for up, join, level in zip(self.up, self.join, self.decoder, strict=True):
-            x = level(join(torch.cat([up(x), skips.pop()], dim=1)), z)
-        x = self.tail(self.refine(x, z))  # (B, 3, scale H', scale W')
+        x = self.tail(self.refine(self.levels(x, z), z))  # (B, 3, scale H', scale W')
         x = at_least_float32(x[..., : height * self.scale, : width * self.scale])
         return x + F.interpolate(image.to(x.dtype), scale_factor=self.scale, mode="nearest") if self.residual else x

@@ -17,6 +17,7 @@ from diffi2i.config.compose import load
 from diffi2i.config.schema import Config, ModelConfig
 from diffi2i.data.degrade import has_holes
 from diffi2i.errors import UserError
+from diffi2i.kinds.spec import KINDS
 from diffi2i.methods.build import new_method
 from diffi2i.methods.imports.reading import check_finite, read_tensors
 from diffi2i.methods.method import Method
@@ -131,7 +132,7 @@ def check_fits(file: Path, found: Any, config: Config) -> None:
     if (found.input_channels, found.output_channels) != (3, 3):
         channels = f"{found.input_channels} channels to {found.output_channels}"
         raise UserError(f"{name} maps {channels}, the tasks are in colour: name a file with 3 of each")
-    if task.kind != "image":
+    if KINDS[task.kind].dense:
         raise UserError(f"{name} predicts images, task={task.name} {task.kind}: write the task it was trained for")
     fills = found.purpose == "Inpainting"
     if fills != has_holes(task):

@@ -19,8 +19,8 @@ from skimage.restoration import inpaint_biharmonic
 from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data
 from diffi2i.data.resize import to_uint8
+from diffi2i.files import write_json
 from diffi2i.metrics.image import ImageScores
-from diffi2i.run.files import write_json
 
 TELEA_RADIUS = 5
 

@@ -27,9 +27,9 @@ from diffi2i import cli
 from diffi2i.commands import sweep
 from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
 from diffi2i.errors import UserError
+from diffi2i.files import read_json
 from diffi2i.run import ensure as ensuring
 from diffi2i.run.ensure import Durations, duration, ensure, ensure_before, total_duration
-from diffi2i.run.files import read_json
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run, planned
 from diffi2i.run.record import Record
@@ -395,7 +395,7 @@ def test_killed_at_any_moment_and_called_again_it_trains_nothing_twice(behave: S
 def test_runs_killed_with_the_table_are_resumed(behave: Set, seed: int) -> None:
     behave(sisr_stage001=60)
     process = in_process(FOUR)
-    wait_until(lambda: has_checkpoint(STAGE1))
+    wait_until(lambda: has_checkpoint(STAGE1.directory))
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
     behave(sisr_stage001=0.2, sisr_varianta=0.2, sisr_variantb=0.2, sisr_variantc=0.2)
@@ -451,7 +451,7 @@ def test_a_stopped_table_stops_its_runs_and_leaves_them_to_be_resumed(behave: Se
 
     caller = multiprocessing.get_context("fork").Process(target=body)
     caller.start()
-    wait_until(lambda: has_checkpoint(STAGE1))
+    wait_until(lambda: has_checkpoint(STAGE1.directory))
     worker = int((STAGE1.directory / "pid").read_text())
     assert is_locked(STAGE1)
     assert caller.pid is not None

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 
+from diffi2i.files import finite
 from diffi2i.run import rows
-from diffi2i.run.files import finite
 from diffi2i.run.record import Record, Score
 from diffi2i.run.state import Entry, Failure
 from diffi2i.tables import experiment as experiments

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffi2i.config.commands import CompareConfig
 from diffi2i.errors import UserError
-from diffi2i.run.files import write_json
+from diffi2i.files import write_json
 from diffi2i.run.record import Record
 from diffi2i.tables.compare import comparison, comparison_table
 

@@ -17,8 +17,8 @@ from diffi2i.config import compose
 from diffi2i.config.commands import DashboardConfig
 from diffi2i.config.schema import Config, TaskConfig
 from diffi2i.errors import UserError
+from diffi2i.files import write_json
 from diffi2i.metrics.spec import COLUMNS, METRICS, of_kind
-from diffi2i.run.files import write_json
 from diffi2i.run.rows import table_names
 from diffi2i.tables import experiment
 

@@ -5,8 +5,6 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from diffi2i.commands.eval import method_facts, score
 from diffi2i.config.commands import ImportConfig
 from diffi2i.data.build import build_data
@@ -14,7 +12,7 @@ from diffi2i.data.manifest import file_hash
 from diffi2i.errors import UserError
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods import imports
-from diffi2i.run.directory import save_weights
+from diffi2i.run.directory import WEIGHTS, is_of_others, save_weights, write_config
 from diffi2i.run.hardware import quiet
 from diffi2i.run.record import Record, Training
 from diffi2i.run.state import working_on
@@ -43,7 +41,7 @@ def import_run(config: ImportConfig) -> Path:
         return run_dir
     if (run_dir / "origin.json").is_file():  # of a training, which is not finished
         raise UserError(f"{run_dir} holds another run: name another run_dir")
-    if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir()) and not (run_dir / "config.yaml").is_file()):
+    if run_dir.is_file() or (run_dir.is_dir() and is_of_others(run_dir)):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     method = import_module(f"diffi2i.methods.imports.{source}").convert(file, config.overrides)
     settings = replace(method.config, run_dir=str(run_dir))
@@ -53,8 +51,8 @@ def import_run(config: ImportConfig) -> Path:
     kind_of(settings.task).check_targets(data.val_items, settings)
     run_dir.mkdir(parents=True, exist_ok=True)
     with working_on(run_dir):
-        OmegaConf.save(OmegaConf.structured(settings), run_dir / "config.yaml")
-        save_weights(method, run_dir / "weights.safetensors")
+        write_config(run_dir, settings)
+        save_weights(method, run_dir / WEIGHTS)
         facts = replace(method_facts(method, None), imported=digest)
         training = Training(steps=0, network_steps=0, seconds=0.0, cpu_seconds=0.0, loss=None, changed=[])
         score(method, data, run_dir, facts, None, training).write(run_dir / "result.json")

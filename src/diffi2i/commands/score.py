@@ -17,6 +17,7 @@ from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.resize import enlarge
 from diffi2i.data.sources import Item, files_below
 from diffi2i.errors import UserError
+from diffi2i.files import whole
 from diffi2i.kinds.kind import Scores, kind_of
 from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import METRICS
@@ -208,10 +209,8 @@ def report(record: Record, pairing: Pairing) -> list[str]:
 
 def write_csv(path: Path, per_image: Sequence[Mapping[str, str | float]], keys: Sequence[str]) -> None:
     """A line per image: its name and the scores it has. Whole or not at all."""
-    temporary = path.with_suffix(".tmp")
     used = [key for key in keys if any(key in record for record in per_image)]
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["name", *used], restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(per_image)
-    temporary.replace(path)

@@ -183,7 +183,7 @@ def state(run: Run) -> str:
     """`finished`, `damaged`, `failed`, `interrupted` or `missing`."""
     if done(run):
         return "finished" if isinstance(read(run), Record) else "damaged"
-    if has_checkpoint(run):
+    if has_checkpoint(run.directory):
         return "interrupted"
     return "failed" if isinstance(read(run), Failure) else "missing"
 

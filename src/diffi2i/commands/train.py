@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffi2i.callbacks.counters import Counters
-from diffi2i.callbacks.guard import StopOnNonFinite
+from diffi2i.callbacks.guard import FiniteSteps
+from diffi2i.callbacks.last import LastCheckpoint
 from diffi2i.callbacks.progress import Progress
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase
@@ -21,28 +22,22 @@ from diffi2i.commands.eval import method_facts, score
 from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
-from diffi2i.data.manifest import picture_role, shared_pictures
+from diffi2i.data.manifest import file_hash, picture_role, shared_pictures
 from diffi2i.errors import UserError
+from diffi2i.files import read_json, write_json
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.build import build_method
 from diffi2i.methods.build import check as check_method
 from diffi2i.methods.method import Method
 from diffi2i.metrics.spec import METRICS
-from diffi2i.run.directory import (
-    Checkpoint,
-    claim,
-    load_method,
-    load_weights,
-    origin_of,
-    read_checkpoint,
-    save_weights,
-)
+from diffi2i.run import checkpoints
+from diffi2i.run.checkpoints import Checkpoint, CheckpointFiles
+from diffi2i.run.directory import WEIGHTS, claim, load_method, load_weights, origin_of, save_weights
 from diffi2i.run.ensure import ensure_before
-from diffi2i.run.files import read_json, write_json
 from diffi2i.run.hardware import is_first_rank, new_trainer, quiet
 from diffi2i.run.plan import place, planned
 from diffi2i.run.record import Init, Training
-from diffi2i.run.state import working_on
+from diffi2i.run.state import checkpoints_of, working_on
 from diffi2i.run.tracking import log_result, shows_pictures, tracking
 
 
@@ -99,22 +94,25 @@ def finish_training(
     config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None
 ) -> Training:
     """Leaves the averaged weights in `method` and in the directory, from wherever an interruption left it."""
-    weights, last = run_dir / "weights.safetensors", run_dir / "checkpoints" / "last.ckpt"
-    if weights.is_file():
+    weights = run_dir / WEIGHTS
+    if (training := trained(run_dir)) is not None:
         say(f"scoring {config.method['name']} of {config.task.name} in {run_dir}")
         load_weights(method, weights)
-        return Training(**read_json(run_dir / "training.json"))
-    made = read_checkpoint(last) if last.is_file() else None
+        return training
+    last = checkpoints.newest(run_dir)
+    made = checkpoints.read(last) if last else None
     if not method.trains:
-        made = Checkpoint(0, 0.0, 0.0, method.state_dict())
+        made = Checkpoint(0, 0.0, 0.0, 0, method.state_dict())
     elif made is None or made.steps < config.train.steps:
         say(f"{'resuming' if made else 'training'} {config.method['name']} of {config.task.name} in {run_dir}")
-        fit(config, method, data, run_dir, logger)
-        made = read_checkpoint(last)
+        fit(config, method, data, run_dir, logger, last)
+        made = checkpoints.read(checkpoints_of(run_dir)[0])
     # Lightning copies the average into the network at the end of a fit, which a training that was interrupted after its
     # last step does not have: the last checkpoint holds the same weights in either case.
     method.load_state_dict(made.weights)
     origin = read_json(run_dir / "origin.json")
+    if is_first_rank():
+        save_weights(method, weights)
     training = Training(
         steps=made.steps,
         network_steps=(origin["init"] or {}).get("network_steps", 0) + method.network_steps(made.steps),
@@ -122,19 +120,36 @@ def finish_training(
         cpu_seconds=made.cpu_seconds,
         loss=config.train.loss if method.task_loss else None,
         changed=origin.get("changed", []),
+        skipped=made.skipped,
+        weights=file_hash(weights) if is_first_rank() else None,
     )
     if is_first_rank():
         write_json(run_dir / "training.json", asdict(training))
-        save_weights(method, weights)
     return training
 
 
-def fit(config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None) -> None:
-    """Trains, from the last checkpoint where there is one, and leaves one after the last step."""
-    last = run_dir / "checkpoints" / "last.ckpt"
+def trained(run_dir: Path) -> Training | None:
+    """What a finished training has left beside its weights, as long as these are sound."""
+    weights, facts = run_dir / WEIGHTS, run_dir / "training.json"
+    if not (weights.is_file() and facts.is_file()):
+        return None
+    try:
+        training = Training(**read_json(facts))
+    except (UserError, TypeError):
+        return None
+    if training.weights != file_hash(weights):
+        say(f"{weights} is damaged: made again from the last checkpoint")
+        return None
+    return training
+
+
+def fit(
+    config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None, last: Path | None
+) -> None:
+    """Trains, from the checkpoint `last` where there is one, and leaves one after the last step."""
     trainer = build_trainer(config, method, run_dir, logger)
     try:
-        trainer.fit(method, data, ckpt_path=str(last) if last.is_file() else None)
+        trainer.fit(method, data, ckpt_path=str(last) if last else None)
     except SystemExit:
         # Lightning turns Ctrl-C into exit(1) and so hides it from the command line.
         if trainer.interrupted:
@@ -170,23 +185,15 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
     train, trainer = config.train, config.trainer
     # With a discriminator the method itself accumulates and clips the gradients of both networks.
     manual = not method.automatic_optimization
-    main, checkpoints = config.task.main_metric, run_dir / "checkpoints"
+    main, finite = config.task.main_metric, FiniteSteps(run_dir)
     callbacks: list[Callback] = [
         Counters(train.epoch_steps, config.micro_batches),
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
-        StopOnNonFinite(),  # before the scores, which only refuse such predictions
+        finite,  # before the scores, which only refuse such predictions
         ValidationScores(config.task, config.dataset.name),
-        # Without a monitored metric, the one checkpoint kept is the newest.
+        LastCheckpoint(run_dir, finite),
         ModelCheckpoint(
-            checkpoints,
-            filename="last",
-            save_top_k=1,
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
-        ModelCheckpoint(
-            checkpoints,
+            run_dir / "checkpoints",
             filename="best",
             monitor=f"val/{config.dataset.name}/{main}",
             mode="min" if METRICS[main].lower else "max",
@@ -213,4 +220,5 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
         logger=logger or False,
         enable_progress_bar=trainer.progress and sys.stdout.isatty(),
         default_root_dir=run_dir,
+        plugins=[CheckpointFiles()],
     )

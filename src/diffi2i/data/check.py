@@ -23,6 +23,7 @@ from diffi2i.data.seen import Seen
 from diffi2i.data.sources import IncompleteError, Item, Split, files
 from diffi2i.data.targets import Target
 from diffi2i.errors import UserError
+from diffi2i.files import whole
 
 SHOWN = 20  # lines of one kind of fault that are printed
 
@@ -138,11 +139,10 @@ def check_dataset(
 
 def write_manifest(report: Report, path: Path) -> None:
     """Writes the manifest as JSON, whole or not at all. Raises UserError when that cannot be done."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(report.manifest(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with whole(path) as temporary:
+            temporary.write_text(json.dumps(report.manifest(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); write output=<file>") from error
 

@@ -20,6 +20,7 @@ from rich.progress import track
 
 from diffi2i.data.sources import Item, files
 from diffi2i.errors import UserError
+from diffi2i.files import whole
 from diffi2i.weights import cache_dir
 
 # What stands in for the hash of a file that cannot be read, where such files are skipped.
@@ -139,9 +140,8 @@ def write_manifests(file: Path, splits: Mapping[str, Manifest]) -> None:
         for split, found in splits.items()
         for (name, role), digest in sorted(found.items())
     ]
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
-    temporary.replace(file)
+    with whole(file) as temporary:
+        temporary.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
 
 
 def read_manifests(file: Path) -> dict[str, Manifest]:

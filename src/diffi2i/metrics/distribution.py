@@ -20,11 +20,9 @@ keeps the features themselves, 16 KiB of Inception's for an image and its target
 the order of image names: exact for any shards, and enough for all three scores.
 """
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +38,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import WeightsUnavailableError
+from diffi2i.files import whole
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.hardware import of_all_ranks
 from diffi2i.weights import efficientnet_lite0, fid_inception
@@ -279,17 +278,13 @@ def _write(path: Path, known: dict[str, dict[str, Tensor]]) -> None:
         tensors[network] = torch.stack(list(features.values()))
         digest = _sha256(tensors[network])
         said[network] = {"identity": _IDENTITIES[network], "sha256": digest, "names": list(features)}
-    # Jobs may share the file: each writes its own, and the last rename wins whole.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {"networks": json.dumps(said)})
-        temporary.replace(path)
+        with whole(path) as temporary:  # jobs may share the file: the last rename wins
+            save_file(tensors, temporary, {"networks": json.dumps(said)})
     except (OSError, SafetensorError) as error:
         # The scores are worth more than the file.
         warnings.warn(f"{path} cannot be written ({error}); the targets' features are not kept", stacklevel=3)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _sha256(features: Tensor) -> str:

@@ -3,39 +3,40 @@
 config.yaml            the resolved configuration
 origin.json            what the run is made of, by content: its data, the run it starts from, keys changed on the way
 data.jsonl.gz          the files behind these hashes
-checkpoints/last.ckpt  everything an interrupted training needs to go on
-training.json          steps made and time taken, once training is done
+checkpoints/           everything an interrupted training needs to go on; see `checkpoints`
 weights.safetensors    the averaged weights, once training is done
+training.json          steps made, time taken and the weights' hash, once training is done
 images/, panel.png     inputs, outputs and targets of validation images
 logs/                  curves
 result.json            the record; its presence says that the run is finished
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import safetensors.torch
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from diffi2i.config.run import read_run_config
 from diffi2i.config.schema import Config
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
+from diffi2i.files import TEMPORARY, clear_leftovers, read_json, whole, write_json
 from diffi2i.methods.build import method_class, new_method, without_pretrained
 from diffi2i.methods.method import Method
-from diffi2i.run.files import read_json, write_json
+from diffi2i.run import checkpoints
 from diffi2i.run.hardware import is_first_rank
 from diffi2i.run.identity import PLACES, first_difference
 from diffi2i.run.record import Init, Record
+from diffi2i.run.state import has_checkpoint
 
 # What may change while a training is under way: how long it takes, and what keeps it from diverging.
 CHANGEABLE = ("train.steps", "train.lr", "train.warmup", "train.clip", "task.optimizer.lr")
+WEIGHTS = "weights.safetensors"
 SHOWN = 3  # files of changed data that an error names
 
 
@@ -55,7 +56,7 @@ def init_of(run_dir: Path) -> Init:
         raise UserError(f"{run_dir} is no trained run: name another as method.init")
     return Init(
         method=record.method.name,
-        weights=file_hash(run_dir / "weights.safetensors"),
+        weights=file_hash(run_dir / WEIGHTS),
         config_hash=record.provenance.config_hash,
         network_steps=record.training.network_steps,
     )
@@ -67,9 +68,9 @@ def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str
     Raises:
         UserError: it holds another run, a run on other data or from other weights, or something else.
     """
-    finished, done = ((run_dir / name).is_file() for name in ("result.json", "weights.safetensors"))
+    finished, done = ((run_dir / name).is_file() for name in ("result.json", WEIGHTS))
     known = dict(origin)
-    if finished or done or (run_dir / "checkpoints" / "last.ckpt").is_file():
+    if finished or done or has_checkpoint(run_dir):
         changed = check_own(run_dir, config, data, origin, done or finished)
         if finished:
             return False
@@ -79,20 +80,31 @@ def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str
             print(
                 f"{change['key']} is {change['to']} from step {change['step']} on, it was {change['from']}", flush=True
             )
-    elif is_first_rank() and run_dir.is_dir() and not (run_dir / "config.yaml").is_file() and any(run_dir.iterdir()):
+    elif is_first_rank() and run_dir.is_dir() and is_of_others(run_dir):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     if not is_first_rank():
         return True
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        for folder in (run_dir, run_dir / "checkpoints"):
+            clear_leftovers(folder)
+        # First what tells the folder to be a run: one that is killed in between must not be refused.
+        write_config(run_dir, config)
         write_manifests(run_dir / "data.jsonl.gz", data.manifests)
         write_json(run_dir / "origin.json", known)
-        temporary = run_dir / f"config.{os.getpid()}"
-        OmegaConf.save(OmegaConf.structured(config), temporary)
-        temporary.replace(run_dir / "config.yaml")
     except OSError as error:
         raise UserError(f"run_dir={run_dir} cannot be written: {error.strerror}") from error
     return True
+
+
+def write_config(run_dir: Path, config: Config) -> None:
+    with whole(run_dir / "config.yaml") as temporary:
+        OmegaConf.save(OmegaConf.structured(config), temporary)
+
+
+def is_of_others(folder: Path) -> bool:
+    """Whether there are files in it, and no run's."""
+    return not (folder / "config.yaml").is_file() and any(file.suffix != TEMPORARY for file in folder.iterdir())
 
 
 def check_own(
@@ -123,7 +135,8 @@ def check_own(
     key, before, now = differing[0]
     if done:
         raise UserError(f"{run_dir} has been trained with {key}={before}, not {now}: name another run_dir")
-    steps = read_checkpoint(run_dir / "checkpoints" / "last.ckpt").steps
+    last = checkpoints.newest(run_dir)
+    steps = checkpoints.read(last).steps if last else 0
     if config.train.steps < steps:
         raise UserError(f"{run_dir} has made {steps} steps: write train.steps={steps} or more, or another run_dir")
     return [{"step": steps, "key": key, "from": before, "to": now} for key, before, now in differing]
@@ -148,30 +161,6 @@ def check_origin(run_dir: Path, config: Config, data: ImageDataModule, origin: d
         )
 
 
-class Checkpoint(NamedTuple):
-    """Optimiser steps made, wall and processor seconds of training, and the averaged weights."""
-
-    steps: int
-    seconds: float
-    cpu_seconds: float
-    weights: dict[str, Tensor]
-
-
-def read_checkpoint(file: Path) -> Checkpoint:
-    """A Lightning checkpoint, on the CPU; nothing in it can run. Raises `UserError` where it is damaged."""
-    try:
-        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        times = found["callbacks"]
-        return Checkpoint(
-            found["global_step"],
-            times["Timer"]["time_elapsed"]["train"],
-            times["ProcessorTimer"]["seconds"],
-            found["state_dict"],
-        )
-    except Exception as error:
-        raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}): name another run_dir") from error
-
-
 def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
     """A finished run's method with its (averaged) weights, under `changes`; see `config.read_run_config`.
 
@@ -184,17 +173,23 @@ def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
         if key.startswith("method.") and key.split(".")[1] not in kind.scored_under:
             known = ", ".join(f"method.{option}" for option in kind.scored_under if option in config.method)
             raise UserError(f"set={key}: the run was trained with it: of its method write one of {known or 'nothing'}")
-    if not (run_dir / "weights.safetensors").is_file():
-        raise UserError(f"{run_dir} has no weights.safetensors: its training has not finished")
+    weights, facts = run_dir / WEIGHTS, run_dir / "training.json"
+    if not weights.is_file():
+        raise UserError(f"{run_dir} has no {WEIGHTS}: its training has not finished")
+    if facts.is_file() and (written := read_json(facts).get("weights")) and written != file_hash(weights):
+        raise UserError(
+            f"{weights} is damaged, or not what the training wrote: put it back, or delete it and result.json and give "
+            "the command of the training again"
+        )
     method = new_method(without_pretrained(config))
-    load_weights(method, run_dir / "weights.safetensors")
+    load_weights(method, weights)
     return method
 
 
 def load_weights(method: Method, file: Path) -> None:
     """All weights but a discriminator's. Raises `UserError`: they are of another model."""
     try:
-        missing, unexpected = method.load_state_dict(load_file(file), strict=False)
+        missing, unexpected = method.load_state_dict(safetensors.torch.load_file(file), strict=False)
     except Exception as error:
         raise UserError(f"{file} does not hold the model of its config.yaml: {str(error).splitlines()[0]}") from error
     if wrong := [*(key for key in missing if not key.startswith("task_loss.")), *unexpected]:
@@ -203,9 +198,9 @@ def load_weights(method: Method, file: Path) -> None:
 
 def save_weights(method: Method, file: Path) -> None:
     """All weights but a discriminator's, as averaged by the EMA, in a format that cannot carry code."""
-    temporary = file.with_suffix(".tmp")
     kept = {key: value for key, value in method.state_dict().items() if not key.startswith("task_loss.")}
     # Copies, since the format refuses one tensor under several names, as MPRNet has its activation.
     copies = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in kept.items()}
-    save_file(copies, temporary)
-    temporary.replace(file)
+    with whole(file) as temporary:
+        # Not `save_file`, which hides why a disk did not take it.
+        temporary.write_bytes(safetensors.torch.save(copies))

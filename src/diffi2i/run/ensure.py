@@ -115,7 +115,7 @@ def start(run: Run, jobs: int) -> Started:
     threads = [f"trainer.threads={max(1, (os.cpu_count() or 1) // jobs)}"] if jobs > 1 else []
     if any(text.startswith("trainer.threads=") for text in run.overrides):
         threads = []
-    resumed = has_checkpoint(run)
+    resumed = has_checkpoint(run.directory)
     with log_file(run).open("ab") as log:
         process = subprocess.Popen(
             [*PROGRAM, run.command, *run.overrides, *threads],

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from diffi2i.errors import UserError
-from diffi2i.run.files import write_json
+from diffi2i.files import write_json
 from diffi2i.run.identity import first_difference
 
 VERSION = 3
@@ -116,7 +116,8 @@ class Training:
     """Optimiser steps of this run, and of the scored network with those of the runs before; wall and processor seconds.
 
     Both times add up over interruptions; the processor's is that of the first process, without data workers.
-    `changed` lists the settings that were changed on the way, with `key`, `from`, `to` and the `step`.
+    `changed` lists the settings that were changed on the way, with `key`, `from`, `to` and the `step`; `skipped` counts
+    the steps whose gradient was not finite. `weights` is the sha256 of the file of weights.
     """
 
     steps: int
@@ -125,6 +126,8 @@ class Training:
     cpu_seconds: float | None
     loss: str | None
     changed: list[dict[str, Any]]
+    skipped: int = 0
+    weights: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffi2i.errors import UserError
-from diffi2i.run.files import read_json, write_json
+from diffi2i.files import read_json, write_json
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run
 from diffi2i.run.record import Record
@@ -37,8 +37,14 @@ def done(run: Run) -> bool:
     return (run.directory / "result.json").is_file()
 
 
-def has_checkpoint(run: Run) -> bool:
-    return (run.directory / "checkpoints" / "last.ckpt").is_file()
+def checkpoints_of(directory: Path) -> list[Path]:
+    """Where the checkpoints of a training under way lie: the newest, then the one before."""
+    return [directory / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt")]
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Whether a training has left one, sound or not."""
+    return any(file.is_file() for file in checkpoints_of(directory))
 
 
 def log_file(run: Run) -> Path:

@@ -22,6 +22,7 @@ from PIL import Image
 from diffi2i.callbacks.panels import COLUMNS
 from diffi2i.config.build import build
 from diffi2i.config.schema import Config
+from diffi2i.files import whole
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Record
 
@@ -128,9 +129,8 @@ def run_id(run_dir: Path) -> str:
     file = run_dir / "wandb" / "id"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(secrets.token_hex(4))
-        temporary.replace(file)
+        with whole(file) as temporary:
+            temporary.write_text(secrets.token_hex(4))
     return file.read_text().strip()
 
 

@@ -8,7 +8,7 @@ from statistics import median, quantiles
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from diffi2i.run.files import write_json
+from diffi2i.files import write_json
 from diffi2i.run.record import Provenance
 from diffi2i.tables.figures import BLUE, STYLE
 from diffi2i.tables.markdown import markdown

@@ -11,9 +11,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import escape
 
+from diffi2i.files import write_json
 from diffi2i.metrics.spec import COLUMNS
 from diffi2i.run.ensure import duration
-from diffi2i.run.files import write_json
 from diffi2i.tables import figures
 from diffi2i.tables.experiment import Experiment
 from diffi2i.tables.markdown import markdown

@@ -14,3 +14,13 @@ def saved(content: Any, file: Path) -> Path:
     else:
         torch.save(content, file)
     return file
+
+
+class Running:
+    """What a pickle would run when it is read."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call

@@ -40,9 +40,17 @@ def joined(rank: int, world: int, folder: str) -> Iterator[None]:
 
 def diffi2i(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """`diffi2i` in a process forked off this one, for commands that leave training to processes of their own."""
+    return prepared(lambda: None, *arguments, cwd=cwd, **variables)
+
+
+def prepared(
+    prepare: Callable[[], None], *arguments: str, cwd: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Likewise, after that process has called `prepare`."""
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
         process = os.fork()
         if process == 0:
+            prepare()
             os._exit(status_of(arguments, cwd, variables, out, err))
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         out.seek(0)

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import NamedTuple, get_origin, get_type_hints
 
 from diffi2i import __version__
 from diffi2i.config import commands, schema
-from diffi2i.errors import UserError
+from diffi2i.errors import LostProcessError, UserError
+from diffi2i.run import signals
 
 
 class Command(NamedTuple):
@@ -42,6 +44,21 @@ COMMANDS = {
     "dashboard": Command(commands.DashboardConfig, "commands.dashboard:dashboard", "views and a report on W&B"),
 }
 
+# What the disk may answer while a command is at work, and what to do about it.
+DISK = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "your share of the disk is used up: make room",
+    errno.EROFS: "the disk is read-only: make it writable, or write run_dir=<folder> or output=<folder> elsewhere",
+    errno.EACCES: "this may not be read or written: change its permissions",
+    errno.EPERM: "this may not be read or written: change its permissions",
+    errno.EFBIG: "the file is larger than this disk, or the limit of this shell (ulimit -f), allows: raise it",
+    errno.ENAMETOOLONG: "the name is too long for this disk: shorten it",
+    errno.ENOENT: "this has gone while it was needed: put it back, or name another folder",
+    errno.EIO: "the disk does not answer: see that it is sound",
+    errno.ESTALE: "the network disk does not answer: see that it is mounted",
+    errno.EMFILE: "too many files are open: raise ulimit -n",
+}
+
 HELP = ("-h", "--help")
 SWEEP = ("-m", "--multirun")
 # Hydra's own flags that only show something; a word may follow the first ones.
@@ -50,7 +67,11 @@ SHOWING = (*WITH_WORD, "--resolve", "--hydra-help", "--shell-completion", "-sc")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 1 failed, 2 refused (one line on stderr says why), 130 interrupted."""
+    """Entry point.
+
+    Exit status: 0 done, 1 failed, 2 refused, 128 and the signal's number where it was stopped (130: Ctrl-C, 143:
+    SIGTERM). Of all but 0 one line on stderr says why.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in (*HELP, "help"):
         print(usage(), end="")
@@ -58,19 +79,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments[0] == "--version":
         print(__version__)
         return
+    signals.listen()
+    signals.bound()
+    signals.watch_parent()
     try:
         run(arguments[0], arguments[1:])
-    except UserError as error:
-        print(f"diffi2i: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except BaseException as error:
+        status, line = ending(error)
+        if line and signals.speaks():
+            print(f"diffi2i: {line}", file=sys.stderr, flush=True)
+        if status is None:
             raise
-        print("diffi2i: the disk is full: make room and give the same command again to go on", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("diffi2i: interrupted; give the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(status)
+
+
+def ending(error: BaseException) -> tuple[int | None, str]:
+    """The exit status that an error gives a command, and its line; no status where it is a fault of this program."""
+    if signals.received or isinstance(error, KeyboardInterrupt):
+        # Whatever it has turned into on its way.
+        number = signals.received[0] if signals.received else signal.SIGINT
+        name = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+        return 128 + number, f"{name}; give the same command again to go on"
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, LostProcessError):
+        return 1, str(error)
+    if isinstance(error, OSError) and error.errno in DISK:
+        place = f"{error.filename}: " if error.filename else ""
+        return 1, f"{place}{DISK[error.errno]}, and give the same command again to go on"
+    return None, ""
 
 
 def usage() -> str:

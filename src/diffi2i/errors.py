@@ -1,4 +1,4 @@
-"""The two errors a user can cause or meet; the command line prints their message on one line."""
+"""The errors a user can cause or meet; the command line prints their message on one line."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class WeightsUnavailableError(Exception):
     """Pretrained weights that cannot be had here. The message says what, from where, and where to put it."""
+
+
+class LostProcessError(Exception):
+    """A process of a run has ended, or does not answer. The message is one line."""

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from diffi2i.callbacks import guard
 from diffi2i.commands import train
 from diffi2i.config import compose
 from diffi2i.config.schema import Config
@@ -259,25 +260,28 @@ def test_a_diverged_run_goes_on_with_a_lower_rate(make: Make, monkeypatch: pytes
         return loss * float("nan") if self.global_step == 3 and self.config.train.lr > 1e-2 else loss
 
     monkeypatch.setattr(DiffI2IS1, "training_step", diverges)
+    monkeypatch.setattr(guard, "IN_A_ROW", 1)
     said = refusal(train.train, make("run", "train.steps=6", "train.lr=0.1"))
-    assert "the loss is nan at step 4" in said
-    assert "lower train.lr or train.clip, to go on from the last checkpoint" in said
-    assert "intact" not in said
+    assert "1 steps in a row had no finite gradient, up to step 4" in said
+    assert (
+        "lower train.lr or train.clip, to go on from step 2 (what may be changed in this run_dir: train.steps" in said
+    )
     run_dir = train.train(make("run", "train.steps=6", "train.lr=1e-3"))
     assert [(change["key"], change["step"]) for change in result(run_dir).training.changed] == [("train.lr", 2)]
 
 
-@pytest.mark.parametrize(("every", "words"), [(1, "the prediction for image00 has NaN"), (5, "the loss is nan")])
-def test_weights_that_have_diverged_are_said_to_need_a_run_of_their_own(make: Make, every: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("every", "words"), [(1, "the prediction for image00 has NaN"), (9, "the last 5 steps had no finite gradient")]
+)
+def test_weights_that_have_diverged_reach_no_checkpoint(
+    make: Make, every: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = ("train.steps=6", "train.warmup=0", "train.epoch_steps=1", f"validation.every_epochs={every}")
     said = refusal(train.train, make("run", *settings, "train.lr=1e30"))
     assert words in said
-    assert "to go on from the last checkpoint, or where that is too late name another run_dir" in said
-    if every == 1:  # nothing of it reached a checkpoint
-        train.train(make("run", *settings, "train.lr=1e-3"))
-    else:
-        said = refusal(train.train, make("run", *settings, "train.lr=1e-3"))
-        assert "where that is too late name another run_dir" in said
+    assert "lower train.lr or train.clip, to begin anew" in said
+    assert ("from which no step can be made: passed over" in capsys.readouterr().out) == (every == 9)
+    train.train(make("run", *settings, "train.lr=1e-3"))
 
 
 # --- files that go --------------------

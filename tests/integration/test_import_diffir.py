@@ -24,7 +24,7 @@ from diffi2i.commands.predict import predict
 from diffi2i.config.commands import EvalConfig, ImportConfig, PredictConfig
 from diffi2i.methods.imports.diffir import convert
 from tests.authors_diffir import weights as authors
-from tests.checkpoints import saved
+from tests.checkpoints import Running, saved
 from tests.conftest import Make
 from tests.refusals import command_refusal, refusal
 from tests.runs import result, weights
@@ -217,16 +217,6 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     assert "is no file: name a checkpoint" in refusal(convert, tmp_path, TASK)
     (tmp_path / "weights.bin").touch()
     assert "is no checkpoint: name a .pth, .ckpt or .safetensors" in refusal(convert, tmp_path / "weights.bin", TASK)
-
-
-class Running:
-    """What a pickle would run."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.call
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -32,7 +32,7 @@ from diffi2i.config.commands import BenchConfig, EvalConfig, ImportConfig, Predi
 from diffi2i.methods.imports.spandrel import convert
 from diffi2i.run.directory import load_method
 from diffi2i.tables.runs import print_table
-from tests.checkpoints import saved
+from tests.checkpoints import Running, saved
 from tests.conftest import awake
 from tests.networks import pictures
 from tests.refusals import command_refusal, refusal
@@ -217,16 +217,6 @@ def test_an_import_given_again_is_done_and_another_is_refused(run_dir: Path, ima
 # --- what is refused --------------------
 
 
-class Running:
-    """What a pickle would run."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch '{self.marker}'",)
-
-
 def grey() -> Weights:
     module: nn.Module = NAFNet(img_channel=1, width=4, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
     return module.state_dict()
@@ -292,7 +282,7 @@ def test_a_damaged_file_is_refused(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_would_run_does_not(zipped: bool, tmp_path: Path, capsys: Any) -> None:
     marker, file = tmp_path / "ran", tmp_path / "a.pth"
-    content = {"params_ema": esrgan(), "more": Running(marker)}
+    content = {"params_ema": esrgan(), "more": Running(os.system, f"touch '{marker}'")}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     arguments = ["import", "spandrel", str(file), "task=sisr", f"run_dir={tmp_path / 'run'}"]
     assert str(file) in command_refusal(arguments, capsys)

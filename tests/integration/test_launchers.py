@@ -74,7 +74,7 @@ def test_a_failed_run_gives_the_sweep_its_status_and_the_others_go_on(images: Pa
 
 @joblib
 def test_joblib_runs_two_at_a_time_each_with_ddp(images: Path, tmp_path: Path) -> None:
-    ddp = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.device_batch=1")
+    ddp = ("trainer.devices=2", "trainer.device_batch=1")
     places = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "run_dir=runs/${seed}")
     answer = train_sweep(images, tmp_path, *ddp, *places, "seed=0,1")
     assert answer.returncode == 0, answer.stderr
@@ -190,7 +190,7 @@ def test_only_a_job_of_several_slurm_tasks_sees_slurm() -> None:
 
 def test_two_slurm_tasks_are_the_ranks_of_one_run(images: Path, tmp_path: Path) -> None:
     """The variables of two tasks on one node, as srun sets them; no Slurm is needed for that."""
-    settings = (f"root={images}", "run_dir=run", "trainer.devices=2", "trainer.strategy=ddp", "trainer.device_batch=1")
+    settings = (f"root={images}", "run_dir=run", "trainer.devices=2", "trainer.device_batch=1")
     job = {
         "SLURM_JOB_ID": str(time.monotonic_ns() % 10000),
         "SLURM_JOB_NAME": "diffi2i",

@@ -157,7 +157,7 @@ give("saving")
 
 def test_two_processes_go_on_where_scoring_was_interrupted(make: Make, tmp_path: Path) -> None:
     """Each process comes to the interrupted run by itself, as under torchrun or Slurm."""
-    settings = (*AVERAGED, "trainer.devices=2", "trainer.strategy=ddp", "trainer.device_batch=1")
+    settings = (*AVERAGED, "trainer.devices=2", "trainer.device_batch=1")
     for name in ("whole", "scoring", "saving"):
         OmegaConf.save(OmegaConf.structured(make(name, *settings)), tmp_path / f"{name}.yaml")
     (tmp_path / "main.py").write_text(SCRIPT)

@@ -198,7 +198,7 @@ def test_stage_2_goes_on_from_stage_2_under_another_loss(make: Make, stage1: Pat
 )
 def test_two_processes_train_and_score_as_one_does(make: Make, tmp_path: Path, settings: tuple[str, ...]) -> None:
     one = train.train(make("one", *settings, "trainer.device_batch=1"))  # of which each has noise of its own
-    config = make("ddp", *settings, "trainer.devices=2", "trainer.strategy=ddp", "trainer.device_batch=1")
+    config = make("ddp", *settings, "trainer.devices=2", "trainer.device_batch=1")
     file = tmp_path / "config.yaml"
     OmegaConf.save(OmegaConf.structured(config), file)
     script = (

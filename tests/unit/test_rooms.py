@@ -21,6 +21,7 @@ ROOMS = (
     "kinds.spec metrics.spec",  # what a configuration must know of kinds and scores, without torch
     "config",
     "weights",
+    "run.signals",
     "run.hardware",  # which the score sheets gather over
     "data",
     "diffusion",

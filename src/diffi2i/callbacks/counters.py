@@ -19,10 +19,11 @@ class Counters(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         loops = checkpoint["loops"]["fit_loop"]
-        set_progress(loops["epoch_progress"], checkpoint["global_step"] // self.epoch_steps)
-        for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
-            set_progress(loops[name], 0)
-            loops[name]["is_last_batch"] = False
+        epochs, steps = divmod(checkpoint["global_step"], self.epoch_steps)
+        set_progress(loops["epoch_progress"], epochs)
+        for name, batches in (("batch_progress", steps * self.micro_batches), ("val_loop.batch_progress", 0)):
+            set_progress(loops[f"epoch_loop.{name}"], batches)
+            loops[f"epoch_loop.{name}"]["is_last_batch"] = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.log_every = trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from diffi2i.errors import UserError
 from diffi2i.run import checkpoints
@@ -40,6 +41,15 @@ class FiniteSteps(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.made = trainer.global_step
+        self.norms = [module for module in pl_module.modules() if isinstance(module, _BatchNorm)]
+        self.keep_statistics()
+
+    def keep_statistics(self) -> None:
+        """Those of batch normalisation, which a forward pass changes."""
+        self.kept = [{key: value.clone() for key, value in norm.named_buffers()} for norm in self.norms]
+
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         """Takes the gradients away, a discriminator's too; without one an optimiser leaves a weight as it is.
 
@@ -49,19 +59,23 @@ class FiniteSteps(L.Callback):
         if gradients and not torch.nn.utils.get_total_norm(gradients).isfinite():
             self.found = True
             pl_module.zero_grad(set_to_none=True)
+            for norm, kept in zip(self.norms, self.kept, strict=True):
+                norm.load_state_dict(kept, strict=False)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not torch.isfinite(outputs["loss"]):
             self.blamed.update(not_finite(batch))
-        if trainer.fit_loop._should_accumulate():
+        step = trainer.global_step
+        if step == self.made:  # more batches belong to it
             return
+        self.made = step
         if not self.found:
             self.since = None
+            self.keep_statistics()
             return
         self.found, self.skipped = False, self.skipped + 1
-        step = trainer.global_step
         self.since = step - 1 if self.since is None else self.since
         names = sorted(set().union(*of_all_ranks(self.blamed)))
         self.blamed = set()

@@ -24,7 +24,7 @@ from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, 
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
+from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet, with_others
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
 from diffi2i.run.state import working_on
@@ -75,7 +75,8 @@ def score(
         enable_checkpointing=False,
         enable_progress_bar=False,
     )
-    trainer.validate(method, data, verbose=False)
+    with with_others(trainer, config.trainer.timeout):
+        trainer.validate(method, data, verbose=False)
     assert sheet.baseline is not None
     assert sheet.pictures is not None
     images, main = of_all_ranks(sheet.own.per_image), config.task.main_metric

@@ -29,6 +29,7 @@ from diffi2i.metrics.spec import METRICS
 from diffi2i.run.ensure import without_slurm
 from diffi2i.run.plan import planned, value_of
 from diffi2i.run.record import Record
+from diffi2i.run.signals import PARENT
 from diffi2i.run.state import done
 
 # conf/hydra/launcher/ has files of the plugins' own names, which win over these and are checked against them.
@@ -83,7 +84,7 @@ def run_one(_: DictConfig) -> float | None:
     code = subprocess.run(
         command,
         cwd=settings.runtime.cwd,
-        env=environment(os.environ, on_slurm(settings.launcher)),
+        env=environment(os.environ, on_slurm(settings.launcher)) | {PARENT: str(os.getpid())},
         check=False,
     ).returncode
     if code:

@@ -34,7 +34,7 @@ from diffi2i.run import checkpoints
 from diffi2i.run.checkpoints import Checkpoint, CheckpointFiles
 from diffi2i.run.directory import WEIGHTS, claim, load_method, load_weights, origin_of, save_weights
 from diffi2i.run.ensure import ensure_before
-from diffi2i.run.hardware import is_first_rank, new_trainer, quiet
+from diffi2i.run.hardware import is_first_rank, new_trainer, quiet, with_others
 from diffi2i.run.plan import place, planned
 from diffi2i.run.record import Init, Training
 from diffi2i.run.state import checkpoints_of, working_on
@@ -149,12 +149,8 @@ def fit(
     """Trains, from the checkpoint `last` where there is one, and leaves one after the last step."""
     trainer = build_trainer(config, method, run_dir, logger)
     try:
-        trainer.fit(method, data, ckpt_path=str(last) if last else None)
-    except SystemExit:
-        # Lightning turns Ctrl-C into exit(1) and so hides it from the command line.
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
+        with with_others(trainer, config.trainer.timeout):
+            trainer.fit(method, data, ckpt_path=str(last) if last else None)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

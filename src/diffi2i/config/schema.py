@@ -407,22 +407,24 @@ class ValidationConfig:
 class TrainerConfig:
     """Hardware. `precision` is fp32, bf16 or auto (bf16 where the processor multiplies bf16 natively).
 
+    Several `devices`, on each of `num_nodes`, train together by DDP. A process gives up on the others when one has not
+    answered for `timeout` seconds; it must be longer than what one image takes.
     `device_batch` is the batch of one device and pass; None takes the whole share of the global batch.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "auto"
     precision: str = "auto"
     device_batch: int | None = None
     threads: int | None = None
     progress: bool = True
+    timeout: int = 60
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16"))
-        above_zero(self, "trainer.", ("devices", "num_nodes", "device_batch", "threads"))
+        above_zero(self, "trainer.", ("devices", "num_nodes", "device_batch", "threads", "timeout"))
 
 
 @dataclass(kw_only=True)

@@ -236,7 +236,7 @@ def spread_crops(size: Sequence[int], crop: int, count: int, scale: int) -> list
 
 
 class StepSampler(Sampler[list[Draw]]):
-    """The batches of one epoch for one process: `steps` optimiser steps of `micro_batches` batches each.
+    """The batches of one epoch for one process: `steps` optimiser steps of `micro_batches` batches each, or those left.
 
     The processes together draw the indices 0, 1, ... of each step's global batch, however many they are, so the
     samples depend neither on their number nor on the accumulation. `first` is asked anew at each epoch's start for
@@ -259,7 +259,7 @@ class StepSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         first = self.first()
-        for step in range(first, first + self.steps):
+        for step in range(first, (first // self.steps + 1) * self.steps):
             phase = [phase for phase in self.phases if phase.step <= step][-1]
             share = phase.batch // self.micro_batches
             for start in range(0, phase.batch, share):

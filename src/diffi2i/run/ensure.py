@@ -17,6 +17,7 @@ from statistics import median
 from diffi2i.errors import UserError
 from diffi2i.run.plan import RUNS, Run, lineage
 from diffi2i.run.record import Record
+from diffi2i.run.signals import PARENT
 from diffi2i.run.state import Failure, done, failure_file, has_checkpoint, is_locked, log_file, read, write_failure
 
 PROGRAM = (sys.executable, "-m", "diffi2i")
@@ -69,8 +70,6 @@ def ensure(runs: Iterable[Run], jobs: int = 1) -> None:
     active: list[Started] = []
     told: set[Run] = set()
     progress = Progress(waiting, jobs)
-    # So that `kill` stops the runs too, as Ctrl-C does.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while waiting or active:
             for started in [each for each in active if each.process.poll() is not None]:
@@ -92,7 +91,6 @@ def ensure(runs: Iterable[Run], jobs: int = 1) -> None:
             time.sleep(POLL_SECONDS)
     finally:
         stop(active)
-        signal.signal(signal.SIGTERM, before)
 
 
 def without_us(run: Run, expected: Sequence[Run], begun: float) -> str | None:
@@ -130,7 +128,7 @@ def start(run: Run, jobs: int) -> Started:
 
 def environment() -> dict[str, str]:
     """A run's environment variables; unbuffered, so that the log's last lines are what was printed last."""
-    return without_slurm(os.environ) | {"PYTHONUNBUFFERED": "1"}
+    return without_slurm(os.environ) | {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
 
 
 def without_slurm(variables: Mapping[str, str]) -> dict[str, str]:

@@ -1,22 +1,65 @@
 """Hardware and precision: what a configuration's `trainer` node means on this machine."""
 
 import logging
+import signal
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffi2i.config.schema import TrainerConfig
-from diffi2i.errors import UserError
+from diffi2i.errors import LostProcessError, UserError
+from diffi2i.run import signals
 
 T = TypeVar("T")
 
 
-def new_trainer(trainer: TrainerConfig, unused_parameters: bool = False, **arguments: Any) -> L.Trainer:
+class Stopping(L.Callback):
+    """Signals stop the Trainer as they stop all else: its own handlers would let ranks wait for each other."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        signals.listen()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        signals.listen()
+
+
+@contextmanager
+def with_others(trainer: L.Trainer, seconds: int) -> Iterator[None]:
+    """Runs what needs all processes of a run. Raises `LostProcessError` where one of them is gone or does not answer.
+
+    Then none is left behind, not even one that is halted.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "ProcessGroup", "Store")):
+            raise
+        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+        raise LostProcessError(
+            f"another process of this run has ended, or has not answered for {seconds} s (trainer.timeout={seconds}): "
+            "what it printed says why; give the same command again to go on"
+        ) from error
+
+
+def new_trainer(
+    trainer: TrainerConfig,
+    unused_parameters: bool = False,
+    callbacks: Sequence[L.Callback] = (),
+    plugins: Sequence[Any] = (),
+    **arguments: Any,
+) -> L.Trainer:
     """Lightning's Trainer on the configured hardware, in the configured precision.
 
     `unused_parameters` tells DDP that some weights get no gradient in some backward passes, as with a discriminator.
@@ -26,17 +69,22 @@ def new_trainer(trainer: TrainerConfig, unused_parameters: bool = False, **argum
         UserError: this machine has no such hardware.
     """
     several = trainer.devices * trainer.num_nodes > 1
+    together = DDPStrategy(timeout=timedelta(seconds=trainer.timeout), find_unused_parameters=unused_parameters)
+    # Of whose handling of signals a checkpoint would be written in the midst of a step; see `callbacks.last`.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     try:
         return L.Trainer(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy="ddp_find_unused_parameters_true" if several and unused_parameters else trainer.strategy,
+            strategy=together if several else "auto",
             sync_batchnorm=several and device_of(trainer).type == "cuda",
             precision="bf16-mixed" if uses_bf16(trainer) else "32-true",
             # The project's samplers already divide the images among the processes.
             use_distributed_sampler=False,
             enable_model_summary=False,
+            callbacks=[Stopping(), *callbacks],
+            plugins=[*slurm, *plugins],
             **arguments,
         )
     except (ValueError, MisconfigurationException) as error:

@@ -1,0 +1,74 @@
+"""How a process is stopped: Ctrl-C and SIGTERM alike, and by itself once whoever started it is gone.
+
+Every file is written whole or not at all and every lock ends with its process, so it may stop anywhere.
+"""
+
+import os
+import signal
+import threading
+import time
+from functools import cache
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+LIMIT_SECONDS = 20.0
+"""How long a process that is told to stop may take to clear up."""
+WATCH_SECONDS = 1.0
+PARENT = "DIFFI2I_PARENT"
+"""The environment variable by which a process that starts another tells it to stop with it."""
+
+received: list[int] = []
+"""The signals that have come, since one may end up as another error than KeyboardInterrupt."""
+
+
+def listen() -> None:
+    """From now on each of `STOPPING` raises KeyboardInterrupt, and ends the process where that does not."""
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of a command under nohup
+            signal.signal(number, stop)
+
+
+def stop(number: int, *_: object) -> None:
+    """The handler: the first signal counts, and those that follow within its limit change nothing."""
+    first = not received
+    received.append(number)
+    if first:
+        raise KeyboardInterrupt
+
+
+@cache
+def bound() -> None:
+    """Ends the process `LIMIT_SECONDS` after a signal, also where the main thread is in the midst of what never ends.
+
+    Python calls a handler only between two of its own instructions; the descriptor is written to at once.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while (number := os.read(reader, 1)[0]) not in STOPPING:
+            pass
+        time.sleep(LIMIT_SECONDS)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def watch_parent() -> None:
+    """Stops this process once the one that started it is gone, where it was told to or is a further rank of a run."""
+    told = os.environ.pop(PARENT, None) is not None
+    parent = os.getppid()
+    if not told and os.environ.get("LOCAL_RANK", "0") == "0":
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def speaks() -> bool:
+    """Whether this process tells the user what has become of the run: of several ranks the first does."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0"

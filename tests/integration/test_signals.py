@@ -1,0 +1,171 @@
+"""Stopped by a signal anywhere: its exit status, one true line, nothing half done, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import diffi2i.__main__ as diffi2i_main
+from diffi2i.callbacks import last
+from diffi2i.callbacks.scores import ValidationScores
+from diffi2i.commands import eval as evaluation
+from diffi2i.commands import predict, score, train
+from diffi2i.data import check
+from diffi2i.methods.method import Method
+from diffi2i.run import checkpoints, signals
+from diffi2i.run.state import checkpoints_of
+from tests.conftest import small
+from tests.processes import diffi2i, prepared
+from tests.runs import repeatable, weight_bytes
+
+STEPS = ("train.steps=6", "train.epoch_steps=3", "validation.every_epochs=1")
+
+
+def signalled(owner: Any, name: str, number: int, when: Callable[..., bool] = lambda *_: True) -> Callable[[], None]:
+    """Makes `owner.name` send this process a signal first, once, at the first call `when` says so."""
+
+    def prepare() -> None:
+        go_on, sent = getattr(owner, name), list[int]()
+
+        def kills(*arguments: Any, **named: Any) -> Any:
+            if not sent and when(*arguments):
+                sent.append(number)
+                os.kill(os.getpid(), number)
+            return go_on(*arguments, **named)
+
+        setattr(owner, name, kills)
+
+    return prepare
+
+
+IN_TRAINING: dict[str, tuple[Any, str, Callable[..., bool]]] = {
+    "a step": (Method, "training_step", lambda self, *_: self.global_step == 4),
+    "validation": (ValidationScores, "on_validation_batch_end", lambda self, *_: self.pictures is None),
+    "the checkpoint": (last.LastCheckpoint, "on_train_epoch_end", lambda *_: True),
+    "the weights": (train, "save_weights", lambda *_: True),
+    "the final scores": (ValidationScores, "on_validation_batch_end", lambda self, *_: self.pictures is not None),
+    "its cost": (evaluation, "cost", lambda *_: True),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert diffi2i("train", *small("sisr", images, "no_prior"), *STEPS, "run_dir=run", cwd=folder).returncode == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("place", IN_TRAINING)
+def test_a_training_that_is_stopped_says_so_and_goes_on(
+    place: str, images: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    number = signal.SIGINT if place in ("a step", "the final scores") else signal.SIGTERM
+    command = ("train", *small("sisr", images, "no_prior"), *STEPS, "run_dir=run")
+    answer = prepared(signalled(*IN_TRAINING[place][:2], number, IN_TRAINING[place][2]), *command, cwd=tmp_path)
+    assert answer.returncode == 128 + number
+    word = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
+    assert answer.stderr == f"diffi2i: {word}; give the same command again to go on\n"
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert diffi2i(*command, cwd=tmp_path).returncode == 0
+    assert weight_bytes(tmp_path / "run") == weight_bytes(uninterrupted)
+    assert repeatable(tmp_path / "run") == repeatable(uninterrupted)
+
+
+def test_the_other_commands_too(images: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    pictures = str(uninterrupted / "images")
+    commands: list[tuple[tuple[str, ...], Any, str]] = [
+        (("eval", f"run={uninterrupted}", "output=e", "trainer=cpu"), ValidationScores, "on_validation_batch_end"),
+        (("predict", f"run={uninterrupted}", f"input={images}", "output=p", "trainer=cpu"), predict, "restore"),
+        (("score", "task=sisr", f"pred={pictures}", f"target={pictures}", "output=s.json"), score, "paired"),
+        (("data", "check", "dataset=folder", f"root={images}", "output=m.json"), check, "_check_split"),
+    ]
+    for command, owner, name in commands:
+        answer = prepared(signalled(owner, name, signal.SIGTERM), *command, cwd=tmp_path)
+        assert (answer.returncode, answer.stderr[:27]) == (143, "diffi2i: stopped by SIGTERM"), answer.stderr
+        assert not [file for file in tmp_path.rglob("*") if file.suffix in (".json", ".tmp")]
+
+
+@pytest.mark.parametrize(("number", "queued"), [(signal.SIGUSR1, True), (signal.SIGUSR2, False)])
+def test_slurm_takes_the_machine_away(
+    images: Path, tmp_path: Path, uninterrupted: Path, number: int, queued: bool
+) -> None:
+    """A warning in the midst of an epoch: that step is kept, and the job asks to be started again."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "1", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    command = ("train", *small("sisr", images, "no_prior"), *STEPS, "run_dir=run")
+    stop = signalled(Method, "training_step", number, IN_TRAINING["a step"][2])
+    answer = prepared(stop, *command, cwd=tmp_path, **slurm)
+    assert answer.returncode == 128 + number, answer.stderr
+    assert (tmp_path / "asked").exists() == queued
+    assert not queued or (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert checkpoints.read(checkpoints_of(tmp_path / "run")[0]).steps == 5
+    assert sorted(file.name for file in (tmp_path / "run").iterdir() if "ckpt" in file.name) == []
+    assert diffi2i(*command, cwd=tmp_path).returncode == 0
+    assert weight_bytes(tmp_path / "run") == weight_bytes(uninterrupted)
+    assert repeatable(tmp_path / "run") == repeatable(uninterrupted)
+
+
+def test_a_process_that_does_not_stop_is_ended(tmp_path: Path) -> None:
+    """The main thread waits in C, where Python calls no handler."""
+    code = (
+        "import ctypes, diffi2i.run.signals as s; s.LIMIT_SECONDS = 0.2; s.listen(); s.bound(); print(1, flush=True); "
+        "c, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64); [c.pthread_mutex_lock(mutex) for _ in (1, 2)]"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    child = (
+        "import pathlib, time, diffi2i.run.signals as s; s.WATCH_SECONDS = 0.1; s.listen(); s.watch_parent()\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        "try:\n  time.sleep(60)\n"
+        f"except KeyboardInterrupt:\n  pathlib.Path({str(tmp_path / 'down')!r}).touch()\n"
+    )
+    start = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", start], env={**os.environ, signals.PARENT: "1"})
+    try:
+        wait_for(tmp_path / "up")
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(tmp_path / "down")
+
+
+def wait_for(file: Path, seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not file.exists():
+        assert time.monotonic() < until, f"no {file.name}"
+        time.sleep(0.05)
+
+
+def test_a_rank_that_dies_or_differs_ends_the_run_in_one_line(images: Path, tmp_path: Path) -> None:
+    settings = (*small("sisr", images, "no_prior"), "trainer.devices=2", "trainer.device_batch=1", "trainer.timeout=20")
+    command = ("train", *settings, "run_dir=run", "train.steps=100000")
+
+    def second_dies() -> None:
+        # The second rank is started by command, in which no patch of this process would be.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os\nif os.environ.get('LOCAL_RANK') == '1':\n"
+            "  import threading; threading.Thread(target=lambda: (__import__('time').sleep(9), os._exit(9))).start()\n"
+        )
+        sys.argv = [diffi2i_main.__file__, *command]
+
+    begun = time.monotonic()
+    answer = prepared(second_dies, *command, cwd=tmp_path)
+    assert time.monotonic() - begun < 60
+    assert answer.returncode in (1, -9), answer.stderr
+    assert answer.stderr.count("\n") <= 2, answer.stderr

@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
 from diffi2i.errors import UserError
 from diffi2i.files import read_json
 from diffi2i.run import ensure as ensuring
+from diffi2i.run import signals
 from diffi2i.run.ensure import Durations, duration, ensure, ensure_before, total_duration
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run, planned
@@ -39,6 +41,7 @@ from diffi2i.run.state import (
     has_checkpoint,
     is_locked,
     log_file,
+    owner_file,
     read,
     working_on,
     write_failure,
@@ -277,6 +280,26 @@ def test_a_failure_is_noted_by_the_run_itself(tmp_path: Path, monkeypatch: pytes
     assert [file.name for file in (tmp_path / "runs").iterdir()] == [".locks"]
 
 
+def test_who_works_on_a_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs on one directory: the second waits, and then finds out whose it is. A killed owner's lock is free."""
+    run = tmp_path / "run"
+    with working_on(run):
+        told = (
+            "from pathlib import Path; from diffi2i.run.state import working_on\n"
+            f"with working_on(Path({str(run)!r})): pass"
+        )
+        with subprocess.Popen([sys.executable, "-c", told], stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout is not None
+            words = f"waiting for {run}: process {os.getpid()} on {socket.gethostname()} works on it\n"
+            assert second.stdout.readline() == words
+            second.kill()
+    assert capsys.readouterr().out == ""
+    owner_file(run).write_text("process 7 on another-host")
+    with working_on(run):
+        assert "was left by process 7 on another-host, which has not said goodbye" in capsys.readouterr().out
+    assert not owner_file(run).exists()
+
+
 def test_ranks_after_the_first_take_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     with working_on(tmp_path / "run"):
@@ -447,6 +470,7 @@ def test_a_stopped_table_stops_its_runs_and_leaves_them_to_be_resumed(behave: Se
     def body() -> None:
         # Shells start background jobs, perhaps this one, with Ctrl-C ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signals.listen()
         ensure(FOUR)
 
     caller = multiprocessing.get_context("fork").Process(target=body)

@@ -321,22 +321,29 @@ def test_weights_of_another_model_are_refused(make: Make, stage1: Path) -> None:
     state = weights(stage1)
     state["network.embed.weight"] = torch.zeros(5, 3, 3, 3)
     save_file(state, stage1 / "weights.safetensors")
+    (stage1 / "training.json").unlink()  # which has the hash of the others
     with pytest.raises(UserError, match="does not hold the model"):
         directory.load_method(stage1)
 
 
 def test_a_full_disk_loses_nothing(make: Make, monkeypatch: Any) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    write = Path.write_bytes
     config = make("full")
     run_dir = Path(str(config.run_dir))
-    with monkeypatch.context() as patch:
-        patch.setattr(directory, "save_file", full)
-        with pytest.raises(OSError, match="No space left"):
-            train.train(config)
-    assert not (run_dir / "weights.safetensors").exists()
-    assert not (run_dir / "result.json").exists()
+    for name in ("last.ckpt", "weights.safetensors"):
+
+        def full(self: Path, content: Any, name: str = name) -> int:
+            if self.name.startswith(name):
+                write(self, bytes(content)[:100])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(self, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", full)
+            with pytest.raises(OSError, match="No space left"):
+                train.train(config)
+        assert not list(run_dir.rglob(f"{name}*"))
+        assert not (run_dir / "result.json").exists()
     train.train(config)
     assert result(run_dir).training.steps == 4
 

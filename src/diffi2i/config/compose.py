@@ -5,6 +5,7 @@ Hydra composes `conf/`; `load` turns the composition into the dataclasses of `sc
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.config.checks import check, check_budget, check_dataset
@@ -106,18 +107,30 @@ def usual_model(composed: DictConfig) -> str | None:
 
     `method.models` has `default`, and of a budget one model or one for each task.
     """
-    models: Any = OmegaConf.to_container(composed.method, resolve=False).get("models", {})  # type: ignore[union-attr]
+    method: Any = OmegaConf.to_container(composed.method, resolve=False)
+    models = mapping(method.get("models"), "method.models")
     own = models.get(composed.budget)
     own = own.get(composed.task.name) if isinstance(own, dict) else own
     budgets: Any = OmegaConf.to_container(composed.task.budgets, resolve=False)
-    found: str | None = own or models.get("default") or budgets.get(composed.budget, {}).get("model")
+    found = own or models.get("default") or budgets.get(composed.budget, {}).get("model")
+    if not isinstance(found, str | None):
+        raise UserError(f"method.models names {found}: write the name of a model")
     return found
 
 
 def usual_options(composed: DictConfig) -> list[str]:
     """What `method.budgets` says of this budget, as overrides."""
-    budgets: Any = OmegaConf.to_container(composed.method, resolve=False).get("budgets", {})  # type: ignore[union-attr]
-    return [f"method.{key}={value}" for key, value in budgets.get(composed.budget, {}).items()]
+    method: Any = OmegaConf.to_container(composed.method, resolve=False)
+    budgets = mapping(method.get("budgets"), "method.budgets")
+    options = mapping(budgets.get(composed.budget), f"method.budgets.{composed.budget}")
+    return [f"method.{key}={value}" for key, value in options.items()]
+
+
+def mapping(node: Any, key: str) -> dict[str, Any]:
+    """The node, empty where there is none. Raises `UserError`: it is no mapping."""
+    if not isinstance(node, dict | None):
+        raise UserError(f"{key}={node} must be a mapping: leave it out")
+    return node or {}
 
 
 def quoted(text: str) -> str:
@@ -147,7 +160,12 @@ def composition(schema: type, name: str, overrides: Sequence[str]) -> DictConfig
     """What Hydra makes of `conf/<name>.yaml` and the overrides. Raises `UserError` in one line."""
     register(schema, name)
     with in_one_line(schema), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(name, overrides=list(overrides))
+        try:
+            return compose(name, overrides=list(overrides))
+        except (AssertionError, AttributeError, TypeError, ValueError) as error:
+            # What Hydra and OmegaConf let slip about nodes that do not fit together.
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"these settings do not fit together ({why}): {' '.join(overrides)}") from error
 
 
 def register(schema: type, name: str) -> None:
@@ -160,6 +178,7 @@ def typed(schema: type[T], overrides: Sequence[str], composed: DictConfig) -> T:
     with in_one_line(schema):
         plain: Any = OmegaConf.to_container(composed, resolve=False)
         if issubclass(schema, Config):
+            check_values(plain)
             check_budget(plain)
         if issubclass(schema, (Config, ScoreConfig)):
             # Before `${dataset.target.classes}` is looked up in a dataset without.
@@ -177,6 +196,15 @@ def typed(schema: type[T], overrides: Sequence[str], composed: DictConfig) -> T:
             config.method.pop(key, None)
         check(config)
     return config
+
+
+def check_values(node: Any, key: str = "") -> None:
+    """Every number is one, and every value is there. Raises `UserError` with the first key that is not."""
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            check_values(value, f"{key}.{name}" if key else str(name))
+    elif node == MISSING or (isinstance(node, float) and not math.isfinite(node)):
+        raise UserError(f"{key}={node}: write a value")
 
 
 def typed_options(kind: type[T], config: Config) -> T:

@@ -17,12 +17,12 @@ from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import of_kind
 
 
-def above_zero(node: object, prefix: str, keys: Sequence[str]) -> None:
-    """Raises `UserError` for a number that is 0 or less; None passes."""
+def above_zero(node: object, prefix: str, keys: Sequence[str], most: float = 1e9) -> None:
+    """Raises `UserError` for a number that is 0 or less, or more than `most`; None passes."""
     for key in keys:
         value = getattr(node, key)
-        if value is not None and value <= 0:
-            raise UserError(f"{prefix}{key}={value} must be above 0")
+        if value is not None and not 0 < value <= most:
+            raise UserError(f"{prefix}{key}={value} must be above 0" + (f", at most {most:g}" if value > 0 else ""))
 
 
 def one_of(key: str, value: str, choices: Sequence[str]) -> None:
@@ -251,6 +251,11 @@ class DatasetConfig:
         one_of("dataset.augment", self.augment, ("flips_and_turns", "flips", "none"))
         one_of("dataset.on_error", self.on_error, ("error", "skip"))
         above_zero(self, "dataset.", ("max_val_images",))
+        if not 0 <= self.workers <= 256 or self.cache_mb < 0:
+            raise UserError(
+                f"dataset.workers={self.workers} lies from 0 to 256, dataset.cache_mb={self.cache_mb} from 0 on: "
+                "write dataset.workers=4 dataset.cache_mb=2048"
+            )
         box = self.train_box
         if box is not None and (len(box) != 4 or not (0 <= box[0] < box[1] and 0 <= box[2] < box[3])):
             raise UserError(
@@ -348,7 +353,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of("train.schedule", self.schedule, ("constant", "cosine", "poly", "multistep"))
-        above_zero(self, "train.", ("steps", "batch", "patch", "val_crop", "val_crops", "lr", "gamma", "head_lr"))
+        above_zero(self, "train.", ("steps", "val_crop", "val_crops", "lr", "gamma", "head_lr"))
+        above_zero(self, "train.", ("batch", "patch"), most=16384)
         above_zero(self, "train.", ("clip", "epoch_steps", "ema_every"))
         if self.val_crops > 1 and self.val_crop is None:
             raise UserError(f"train.val_crops={self.val_crops} needs the crops' side: write train.val_crop=<pixels>")
@@ -424,7 +430,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16"))
-        above_zero(self, "trainer.", ("devices", "num_nodes", "device_batch", "threads", "timeout"))
+        above_zero(self, "trainer.", ("num_nodes", "device_batch", "timeout"), most=100_000)
+        above_zero(self, "trainer.", ("devices", "threads"), most=1024)
 
 
 @dataclass(kw_only=True)
@@ -447,6 +454,10 @@ class Config:
     seed: int = 0
     root: str | None = None
     run_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed} lies from 0 to {2**32 - 1}")
 
     @property
     def init(self) -> Path | None:

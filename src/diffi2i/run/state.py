@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from socket import gethostname
 
 from filelock import FileLock, Timeout
 
@@ -58,7 +59,13 @@ def failure_file(directory: Path) -> Path:
 
 
 def lock_of(directory: Path) -> FileLock:
+    """Ends with its process, also where that is killed. On a disk without locks it is a file that names its owner."""
     return FileLock(directory.parent / ".locks" / directory.name)
+
+
+def owner_file(directory: Path) -> Path:
+    """Says in words who holds the lock."""
+    return directory.parent / ".locks" / f"{directory.name}.owner"
 
 
 def read(run: Run) -> Entry:
@@ -116,19 +123,24 @@ def write_failure(directory: Path, reason: str) -> None:
 def working_on(directory: Path) -> Iterator[None]:
     """Holds the run's lock, so that no two processes work on it, and notes why it fails where that is a planned run.
 
-    Further processes of the same run (ranks) neither wait nor note.
+    Further processes of the same run (ranks) neither wait nor note. A network disk may keep the locks of each machine
+    apart: so an owner elsewhere that has not said goodbye is named.
     """
     ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
     if any(os.environ.get(rank, "0") != "0" for rank in ranks):
         yield
         return
-    lock = lock_of(directory)
-    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = lock_of(directory), owner_file(directory)
+    owner.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for {directory}: another process works on it", flush=True)
+        print(f"waiting for {directory}: {owner_of(directory) or 'another process'} works on it", flush=True)
         lock.acquire()
+    here = gethostname()
+    if (before := owner_of(directory)) and not before.endswith(f" on {here}"):
+        print(f"{directory} was left by {before}, which has not said goodbye: if it still runs, stop it", flush=True)
+    owner.write_text(f"process {os.getpid()} on {here}", encoding="utf-8")
     try:
         failure_file(directory).unlink(missing_ok=True)
         yield
@@ -137,7 +149,16 @@ def working_on(directory: Path) -> Iterator[None]:
             write_failure(directory, reason_of(error))
         raise
     finally:
+        owner.unlink(missing_ok=True)
         lock.release()
+
+
+def owner_of(directory: Path) -> str | None:
+    """Who works on the run, or has left it without a word: `process 12 on host`."""
+    try:
+        return owner_file(directory).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def reason_of(error: Exception) -> str:

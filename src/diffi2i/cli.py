@@ -3,6 +3,7 @@
 import difflib
 import errno
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -10,7 +11,7 @@ from typing import NamedTuple, get_origin, get_type_hints
 
 from diffi2i import __version__
 from diffi2i.config import commands, schema
-from diffi2i.errors import UserError
+from diffi2i.errors import Note, UserError
 
 
 class Command(NamedTuple):
@@ -42,6 +43,7 @@ COMMANDS = {
     "dashboard": Command(commands.DashboardConfig, "commands.dashboard:dashboard", "views and a report on W&B"),
 }
 
+FORMAT = warnings.formatwarning
 HELP = ("-h", "--help")
 SWEEP = ("-m", "--multirun")
 # Hydra's own flags that only show something; a word may follow the first ones.
@@ -52,6 +54,7 @@ SHOWING = (*WITH_WORD, "--resolve", "--hydra-help", "--shell-completion", "-sc")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 done, 1 failed, 2 refused (one line on stderr says why), 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = as_printed
     if not arguments or arguments[0] in (*HELP, "help"):
         print(usage(), end="")
         return
@@ -71,6 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("diffi2i: interrupted; give the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def as_printed(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as Python prints it; a note is for the user, to whom the line of code says nothing."""
+    own = issubclass(category, Note)
+    return f"diffi2i: {message}\n" if own else FORMAT(message, category, filename, lineno, line)
 
 
 def usage() -> str:

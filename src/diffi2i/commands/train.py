@@ -21,7 +21,7 @@ from diffi2i.commands.eval import method_facts, score
 from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
-from diffi2i.data.manifest import picture_role, shared_pictures
+from diffi2i.data.manifest import changes, picture_role, shared_pictures
 from diffi2i.errors import UserError
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.build import build_method
@@ -29,6 +29,7 @@ from diffi2i.methods.build import check as check_method
 from diffi2i.methods.method import Method
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import (
+    SHOWN,
     Checkpoint,
     claim,
     load_method,
@@ -87,6 +88,7 @@ def train(config: Config) -> Path:
     method = build_method(config, load_method(config.init) if config.init else None)
     with tracking(config, run_dir) as logger:
         training = finish_training(config, method, data, run_dir, logger)
+        say_changed(config, data)
         facts = method_facts(method, origin["init"] and Init(**origin["init"]))
         record = score(method, data, run_dir, facts, origin["train"], training, constant)
         if is_first_rank():
@@ -158,6 +160,17 @@ def say_shared(config: Config, data: ImageDataModule) -> None:
             f"{len(shared)} of {len(data.val_items)} validation images are trained on too, such as {name} "
             f"({other} in train): their scores say nothing about new images"
         )
+
+
+def say_changed(config: Config, data: ImageDataModule) -> None:
+    """Says what has become of the data while the run worked, which has noticed only what it has read since."""
+    try:
+        found = changes(data.manifests, build_data(config).manifests)
+    except UserError as error:
+        found = [str(error)]
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        say(f"trained on the data as they were; they have changed since: {'; '.join(found[:SHOWN])}{more}")
 
 
 @rank_zero_only

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from diffi2i.callbacks.panels import sheet, thumbnail
+from diffi2i.callbacks.panels import picture_file, sheet, thumbnail
 from diffi2i.config.run import read_run_config
 from diffi2i.config.schema import Config
 from diffi2i.data.images import as_picture
@@ -77,7 +77,7 @@ class Showcase(L.Callback):
         """What the first run made of this very image, where it has kept that."""
         if self.first is None:
             return None
-        files = [self.first / f"{name}_{role}.png" for role in ("target", "output")]
+        files = [picture_file(self.first, name, role) for role in ("target", "output")]
         if not all(file.is_file() for file in files):
             return None
         theirs, output = (Image.open(file).convert("RGB") for file in files)

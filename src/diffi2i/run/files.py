@@ -1,11 +1,27 @@
-"""Small JSON files, written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diffi2i.errors import UserError
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A place beside `file` to write to, with its suffix, which becomes `file` at the end or is gone.
+
+    Hidden, so that one that a killed process has left is no image to anyone.
+    """
+    temporary = file.with_name(f".{os.getpid()}{file.suffix}")
+    try:
+        yield temporary
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -313,7 +313,7 @@ def images_by_name(folder: Path, otherwise: Collection[str] = ()) -> dict[str, P
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; write the path of a folder of images")
-    files = files_below(folder, IMAGE_SUFFIXES) or files_below(folder, otherwise)
+    files = files_below(folder, IMAGE_SUFFIXES) or (files_below(folder, otherwise) if otherwise else {})
     if not files:
         suffixes = " ".join([*sorted(IMAGE_SUFFIXES), *sorted(otherwise)])
         raise UserError(f"{folder}: holds no image ({suffixes}); check the path")

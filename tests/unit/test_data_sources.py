@@ -119,7 +119,7 @@ def test_side_folders_are_left_out_and_links_followed_but_not_in_circles(tmp_pat
     linked.mkdir()
     (linked / "train").symlink_to(real)
     (linked / "4.png").symlink_to(real / "1.png")
-    with pytest.warns(Note, match="such as .*/self; save"):
+    with pytest.warns(Note, match="1 left out, such as .*/self; save"):
         assert names(folder("val", val_root=linked)) == ["4", "train/1", "train/sub/2"]
 
 
@@ -127,13 +127,13 @@ def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path: Pat
     make(tmp_path, "1.png")
     (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
     _, item = folder("val", val_root=tmp_path)
-    assert refusal(read_size, item.target) == f"{item.target}: a link that leads nowhere"
+    assert refusal(read_size, item.target) == f"{item.target}: a link that leads nowhere; mend it"
 
 
 def test_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
     make(tmp_path, "1.png", "b.heic", "notes.txt")
     (tmp_path / "more").symlink_to(tmp_path / "gone")
-    with pytest.warns(Note, match=r"2 file\(s\) left out, links .*b\.heic, .*more; save them as PNG"):
+    with pytest.warns(Note, match=r"2 left out, such as .*b\.heic, .*more; save pictures of other formats as PNG"):
         assert names(folder("val", val_root=tmp_path)) == ["1"]
 
 

@@ -87,6 +87,8 @@ def restore(method: Method, name: str, file: Path, mask_file: Path | None, confi
 
 def images_at(path: Path) -> dict[str, Path]:
     """The images of a folder, or one file, by name. Raises `UserError` as `images_by_name` does."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; check the path")
     return {item_name(path.name, path.parent): path} if path.is_file() else images_by_name(path)
 
 

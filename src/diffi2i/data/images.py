@@ -143,16 +143,16 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """
     try:
         if not path.is_file():
-            raise UserError(f"{path}: {'a link that leads nowhere' if path.is_symlink() else 'no such image file'}")
+            what = "a link that leads nowhere; mend it" if path.is_symlink() else "no such image file; check the path"
+            raise UserError(f"{path}: {what}")
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the file is empty; copy it again or remove it")
         with warnings.catch_warnings():
-            # Pillow has a limit of its own, which is higher.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            require_size(path, image.size)
-            yield image
+            # Pillow's, of damaged metadata, which nothing here depends on, and of a limit of its own, which is higher.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                require_size(path, image.size)
+                yield image
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError:

@@ -342,8 +342,8 @@ def files_below(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
         files[name] = path
     if unread and is_first_rank():
         warnings.warn(
-            f"{folder}: {len(unread)} file(s) left out, links that lead nowhere or of formats that are not read, such "
-            f"as {_such_as(unread)}; save them as PNG",
+            f"{folder}: {len(unread)} left out, such as {_such_as(unread)}; save pictures of other formats as PNG, "
+            "mend links that lead nowhere",
             Note,
             stacklevel=2,
         )

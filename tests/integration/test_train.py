@@ -438,8 +438,8 @@ def test_predict_writes_a_file_whole_or_not_at_all(
     odd_images(tmp_path / "in")
     save = Image.Image.save
 
-    def interrupted(self: Image.Image, file: Path) -> None:
-        save(self, file)
+    def interrupted(self: Image.Image, file: Path, kind: str) -> None:
+        save(self, file, kind)
         file.write_bytes(file.read_bytes()[:-9])
         raise KeyboardInterrupt
 

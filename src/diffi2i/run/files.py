@@ -12,11 +12,8 @@ from diffi2i.errors import UserError
 
 @contextmanager
 def whole(file: Path) -> Iterator[Path]:
-    """A place beside `file` to write to, with its suffix, which becomes `file` at the end or is gone.
-
-    Hidden, so that one that a killed process has left is no image to anyone.
-    """
-    temporary = file.with_name(f".{os.getpid()}{file.suffix}")
+    """A temporary file beside `file` to write to, which becomes `file` at the end or is gone."""
+    temporary = file.with_name(f"{file.name[:40]}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(file)

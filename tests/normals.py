@@ -201,7 +201,7 @@ def pictures(output: Tensor, batch: Mapping[str, Any], task: TaskConfig) -> list
 
 def save(output: Tensor, size: Sequence[int], file: Path) -> None:
     normals = F.interpolate(output[None], tuple(size), mode="bilinear")
-    as_picture((F.normalize(normals, dim=1)[0] + 1) / 2).save(file)
+    as_picture((F.normalize(normals, dim=1)[0] + 1) / 2).save(file, "PNG")
 
 
 def pairs(config: ScoreConfig, targets: Sequence[Path]) -> Pairs:

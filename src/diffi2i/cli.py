@@ -4,6 +4,7 @@ import difflib
 import errno
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -11,7 +12,7 @@ from typing import NamedTuple, get_origin, get_type_hints
 
 from diffi2i import __version__
 from diffi2i.config import commands, schema
-from diffi2i.errors import LostProcessError, UserError
+from diffi2i.errors import LostProcessError, Note, UserError
 from diffi2i.run import signals
 
 
@@ -59,6 +60,7 @@ DISK = {
     errno.EMFILE: "too many files are open: raise ulimit -n",
 }
 
+FORMAT = warnings.formatwarning
 HELP = ("-h", "--help")
 SWEEP = ("-m", "--multirun")
 # Hydra's own flags that only show something; a word may follow the first ones.
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     SIGTERM). Of all but 0 one line on stderr says why.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = as_printed
     if not arguments or arguments[0] in (*HELP, "help"):
         print(usage(), end="")
         return
@@ -108,6 +111,14 @@ def ending(error: BaseException) -> tuple[int | None, str]:
         place = f"{error.filename}: " if error.filename else ""
         return 1, f"{place}{DISK[error.errno]}, and give the same command again to go on"
     return None, ""
+
+
+def as_printed(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as Python prints it; a note is for the user, to whom the line of code says nothing."""
+    own = issubclass(category, Note)
+    return f"diffi2i: {message}\n" if own else FORMAT(message, category, filename, lineno, line)
 
 
 def usage() -> str:

@@ -15,6 +15,7 @@ from diffi2i import __version__, cli
 from diffi2i.config.commands import CompareConfig, TableConfig
 from diffi2i.config.compose import conf_dir, load
 from diffi2i.config.schema import Config
+from diffi2i.errors import Note
 from diffi2i.run.record import Record
 from tests.conftest import SMALL
 from tests.processes import diffi2i
@@ -86,6 +87,12 @@ def test_ctrl_c_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: py
         cli.main(["train"])
     assert caught.value.code == 130
     assert "give the same command again" in capsys.readouterr().err
+
+
+def test_a_note_is_printed_in_one_line() -> None:
+    place = ("module.py", 7)
+    assert cli.as_printed(Note("a.heic is left out"), Note, *place) == "diffi2i: a.heic is left out\n"
+    assert "module.py:7" in cli.as_printed(UserWarning("other"), UserWarning, *place)
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.build import method_class
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
+from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.method import Method
 from diffi2i.models.di2iformer import DynamicLayer
 from diffi2i.run import directory
@@ -387,9 +388,83 @@ def test_predict_fills_holes_and_keeps_the_rest(make: Make, tmp_path: Path) -> N
     filled = np.asarray(Image.open(tmp_path / "out" / "photo.png"))
     assert (filled[mask == 0] == image[mask == 0]).all()
     assert (filled[mask > 0] != image[mask > 0]).any()
-    Image.fromarray(mask[:9]).save(tmp_path / "hole.png")
-    with pytest.raises(UserError, match="is 30x9, its image"):
+    for wrong, words in ((mask[:9], "is 30x9, its image"), (0 * mask, "no hole"), (np.dstack([mask] * 4), "transp")):
+        Image.fromarray(wrong).save(tmp_path / "hole.png")
+        with pytest.raises(UserError, match=words):
+            predict(config)
+        assert (np.asarray(Image.open(tmp_path / "out" / "photo.png")) == filled).all()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_predict_out_of_memory_names_the_file_and_goes_on(
+    stage2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    odd_images(tmp_path / "in")
+    original = DiffI2IS2.predict
+
+    def small_only(self: DiffI2IS2, batch: Any, noise: Any) -> torch.Tensor:
+        if batch["name"] == ["grey"]:
+            raise error
+        return original(self, batch, noise)
+
+    monkeypatch.setattr(DiffI2IS2, "predict", small_only)
+    config = PredictConfig(run=str(stage2), input=str(tmp_path / "in"), output=str(tmp_path / "out"), trainer=CPU)
+    with pytest.raises(UserError, match=r"grey\.png: 14x9, for which memory is wanting; cut it into smaller images"):
         predict(config)
+    assert {file.stem for file in (tmp_path / "out").iterdir()} == {"rgba", "pixel", "thin"}
+
+
+def test_predict_writes_a_file_whole_or_not_at_all(
+    stage2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd_images(tmp_path / "in")
+    save = Image.Image.save
+
+    def interrupted(self: Image.Image, file: Path, kind: str) -> None:
+        save(self, file, kind)
+        file.write_bytes(file.read_bytes()[:-9])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(PredictConfig(run=str(stage2), input=str(tmp_path / "in"), output=str(tmp_path / "out"), trainer=CPU))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_predict_refuses_an_output_that_is_called_like_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"output=out\.png names a file: name the folder to write into"):
+        predict(PredictConfig(run="any", input=str(tmp_path), output="out.png"))
+
+
+def test_names_of_any_length_and_kind_train_and_what_changes_meanwhile_is_told(
+    make: Make, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "photos (1), größe=画像 #~&'[x]"
+    names = ["x" * 251, "画" * 83, "josé", "-a", "1e3"]
+    for name, image in zip(names, sorted(images.iterdir()), strict=False):
+        (root / "train").mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, root / "train" / f"{name}.png")
+    shutil.copytree(root / "train", root / "val")
+
+    def meanwhile(method: Method, file: Path) -> None:
+        directory.save_weights(method, file)
+        (root / "train" / "new.png").write_bytes((root / "val" / "1e3.png").read_bytes())
+        (root / "train" / "-a.png").unlink()  # read already, and kept in memory
+
+    monkeypatch.setattr(train, "save_weights", meanwhile)
+    run_dir = train.train(make("2024.10", f"root={root / 'train'}", f"dataset.source.val_root={root / 'val'}"))
+    assert {image["name"] for image in result(run_dir).images} == set(names)
+    assert len(list((run_dir / "images").iterdir())) == 3 * len(names)
+    told = "trained on the data as they were; they have changed since: gone: -a; new: new"
+    assert told in capsys.readouterr().out
 
 
 def test_a_run_without_a_name_is_named_by_its_settings(make: Make, tmp_path: Path) -> None:

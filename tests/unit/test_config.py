@@ -1,9 +1,9 @@
 """Every shipped configuration composes and builds; every impossible one is refused in one line."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -306,9 +306,9 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         (["task.protocol.lpips=false"], "unknown key 'task.protocol.lpips'"),
         (["task=segmentation", "task.scenes.zoom=[2,1]"], "the smallest and the largest zoom"),
         (["task=segmentation", "task.scenes.aspect=0"], "task.scenes.aspect=0.0 must be above 0"),
-        (["task=segmentation", "dataset=photos"], "write dataset= one of shapes, camvid or ade20k"),
+        (["task=segmentation", "dataset=photos"], "one of shapes, camvid, ade20k or label_pairs (your own)"),
         (["task=segmentation", "dataset=motorcycle"], "dataset=motorcycle holds no labels for task=segmentation"),
-        (["task=depth", "dataset=photos"], "write dataset= one of motorcycle, sevenscenes or nyu"),
+        (["task=depth", "dataset=photos"], "one of motorcycle, sevenscenes, nyu or depth_pairs (your own)"),
         (["task=sisr", "dataset=shapes"], "dataset=shapes holds no image for task=sisr"),
         (["task=sisr", "task.degrade=null"], "needs task.degrade"),
         (["task=sisr", "model=segment_tiny"], "model=segment_tiny predicts labels, task=sisr image"),
@@ -451,3 +451,56 @@ def test_a_sweep_refuses_a_bad_combination() -> None:
     good, bad = sweep.combinations(["budget=smoke,huge"])
     assert compose.load(Config, "train", good).budget == "smoke"
     assert "choose one of" in refused(*bad)
+
+
+ODD = ["photos (1)", "josé", "画像", "a,b", "run=3", "b[1]", "{a}", "#1", "~/x", "a&b", "it's", 'a "b"', "a\\", "\\'"]
+NUMBERS = ["2024.10", "1e3", "1_000", "0x1f", "true", "nan", "-", "null.", "choice(a,b)", " a ", "$x", "a:b"]
+
+
+@pytest.mark.parametrize("name", [*ODD, *NUMBERS])
+def test_a_path_may_have_any_name(name: str) -> None:
+    keys = ("run", "input", "output", "mask")
+    loaded: Any = compose.load(ROOTS["predict"], "predict", [f"{key}={name}" for key in keys])
+    assert [getattr(loaded, key) for key in keys] == [name] * 4
+    for written in (f"'{name}'", f'"{name}"'):
+        if "'" not in name and '"' not in name and "\\" not in name:
+            assert compose.quoted_path(f"+root={written}") == f"+root={written}"
+
+
+def test_paths_of_a_training_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b (1)").mkdir()
+    given = ["dataset=folder", "root=b (1)", "dataset.source.val_root=null", "seed=4", "run_dir=runs/${seed}, 1e3"]
+    loaded = compose.load(Config, "train", [*given, "method.init=2024.10"])
+    assert (loaded.root, loaded.dataset.source["root"], loaded.dataset.source["val_root"]) == ("b (1)", "b (1)", None)
+    assert (loaded.run_dir, loaded.init) == ("runs/4, 1e3", Path("2024.10"))
+    texts = ("root=b (1),'c,d',null", "run_dir=x/${seed}", "seed=1,2")
+    swept = [compose.quoted_path(text, swept=True) for text in texts]
+    assert sweep.combinations(swept)[::2] == [
+        [f"root={root}", "run_dir='x/${seed}'", "seed=1"] for root in ("'b (1)'", "'c,d'", "null")
+    ]
+    assert compose.quoted_path("method.init=glob(a*)", swept=True) == "method.init=glob(a*)"
+
+
+def test_a_name_in_quotes_is_meant_where_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("'q'").mkdir()
+    assert compose.load(Config, "train", ["dataset=folder", "root='q'"]).root == "'q'"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\udcff", "\u2028"])
+def test_a_path_that_cannot_be_printed_is_refused(name: str) -> None:
+    said = refused("run=a", f"input={name}", "output=b", root="predict")
+    assert said == f"input={name!a} has signs that cannot be printed: rename the file or folder"
+
+
+def test_every_path_of_a_command_is_known_as_one() -> None:
+    """A new key is a path, whose name is taken as written, or stands here."""
+    others = {"size", "action", "budget", "launcher", "project", "entity"}
+    texts = {
+        field.name
+        for schema in ROOTS.values()
+        for field in fields(schema)
+        if get_type_hints(schema)[field.name] in (str, str | None)
+    }
+    assert {name for name in texts if not compose.PATHS.fullmatch(name)} == others

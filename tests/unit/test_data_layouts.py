@@ -133,19 +133,16 @@ def shared(name: str) -> Path:
 
 @pytest.mark.parametrize("file", DATASETS, ids=lambda file: file.stem)
 def test_every_dataset_file_can_be_used(file: Path) -> None:
-    node = read(file).dataset
-    assert node.name == file.stem
     assert file.read_text().startswith("# ")
+    node = compose.load(EvalConfig, "eval", ["run=.", f"dataset={file.stem}", "root=."]).dataset
+    assert node is not None
+    assert node.name == file.stem
     assert callable(instantiate(node.source))
-    if "target" in node:
-        assert callable(instantiate(node.target).read)
-    loaded = compose.load(EvalConfig, "eval", ["run=.", f"dataset={file.stem}", "root=."])
-    assert loaded.dataset is not None
-    assert loaded.dataset.name == file.stem
+    assert node.target is None or callable(instantiate(node.target).read)
 
 
 def test_every_public_dataset_has_a_tree_here() -> None:
-    own = {"folder", "motorcycle", "pairs", "photos", "shapes"}
+    own = {"depth_pairs", "folder", "label_pairs", "motorcycle", "pairs", "photos", "shapes"}
     assert {file.stem for file in DATASETS} - own == TREES.keys()
     expected = {name: read(CONF / f"{name}.yaml").dataset.expected for name in TREES}
     assert {name for name in TREES if "train" not in expected[name]} == EVALUATION_ONLY
@@ -254,7 +251,7 @@ def test_layout_refusals(tmp_path: Path) -> None:
     (tmp_path / "c/1.jpg").write_bytes((tmp_path / "c/1.png").read_bytes())
     with pytest.raises(UserError, match=r"1\.png: has the same name as 1\.jpg"):
         layout("val", tmp_path, val=["c"])
-    with pytest.raises(UserError, match=r"no val split; set dataset\.source\.val"):
+    with pytest.raises(UserError, match=r"no val split; write dataset\.source\.val=\[<folder>\]"):
         layout("val", tmp_path, val=[])
 
 
@@ -279,7 +276,7 @@ def test_list_refusals(tmp_path: Path) -> None:
         listed("val")
     with pytest.raises(UserError, match=r"no train split; write dataset\.source\.train=<list file>"):
         listed("train", tmp_path, val="list.txt")
-    with pytest.raises(UserError, match=r"list\.txt: not a readable list file"):
+    with pytest.raises(UserError, match=r"list\.txt: not a readable list; put"):
         listed("val", tmp_path, val="list.txt")
     for text, paired, message in [
         ("\n \n", False, "the list is empty"),

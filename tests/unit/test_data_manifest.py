@@ -13,6 +13,7 @@ from diffi2i.data.manifest import (
     UNREADABLE,
     HashCache,
     Manifest,
+    Seal,
     changes,
     file_hash,
     manifest,
@@ -23,6 +24,7 @@ from diffi2i.data.manifest import (
 )
 from diffi2i.data.sources import Item
 from diffi2i.errors import UserError
+from tests.refusals import refusal
 
 
 @pytest.fixture
@@ -210,3 +212,22 @@ def test_a_moved_folder_is_the_same_data(tmp_path: Path, cache: Path) -> None:
     before = manifest(items)
     shutil.move(tmp_path / "d", tmp_path / "moved")
     assert manifest([Item(item.name, tmp_path / "moved" / item.name) for item in items]) == before
+
+
+def test_a_seal_notices_other_content_alone(tmp_path: Path) -> None:
+    items = some(tmp_path / "d", a="1", b="2")
+    file, seal = items[0].target, Seal()
+    seal.check(file)  # of which nothing is known
+    manifest(items, seal=seal)
+    os.utime(file, (1, 1))
+    seal.check(file)
+    for change in (lambda: file.write_text("2"), file.unlink):
+        change()
+        assert refusal(seal.check, file).startswith(f"{file} has been changed or removed since this run began")
+    file.write_text("1")
+    seal.check(file)
+
+
+def test_changes_of_equal_names_in_both_splits_are_named() -> None:
+    before = {"train": one(a="1", b="2"), "val": one(a="3", b="4")}
+    assert changes(before, {"train": one(a="x", b="2"), "val": one(a="3")}) == ["changed: a", "gone: b"]

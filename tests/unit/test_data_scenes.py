@@ -230,7 +230,7 @@ def test_wrong_items_are_refused(tmp_path: Path) -> None:
         lambda: EvalScenes(lonely, Labels(100), ImageCache(1)),
         lambda: check_scene(lonely[0]),
     ):
-        with pytest.raises(UserError, match=r"needs pairs.*dataset=pairs"):
+        with pytest.raises(UserError, match=r"needs pairs.*dataset=label_pairs"):
             build()
     crossed = Item("a", items[0].target, items[1].input)
     for read in (

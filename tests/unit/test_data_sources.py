@@ -1,14 +1,16 @@
 """Which files a source lists, what it holds out, and how it refuses what it cannot use."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from diffi2i.data.images import read_size
 from diffi2i.data.manifest import manifest_hash
-from diffi2i.data.sources import PHOTOS, Item, folder, pairs, photos
-from diffi2i.errors import UserError
+from diffi2i.data.sources import PHOTOS, Item, folder, layout, listed, pairs, photos
+from diffi2i.errors import Note, UserError
 from tests.listed import make, names
+from tests.refusals import refusal
 
 
 def test_photos_are_all_there_and_split() -> None:
@@ -65,7 +67,7 @@ def test_folder_refusals(tmp_path: Path) -> None:
     make(tmp_path, "a.png")
     with pytest.raises(UserError, match="cannot be split"):
         folder("val", tmp_path)
-    with pytest.raises(UserError, match=r"val_fraction is 1\.5"):
+    with pytest.raises(UserError, match=r"val_fraction=1\.5: write a number"):
         folder("val", tmp_path, val_fraction=1.5)
     make(tmp_path, "a.jpg")
     with pytest.raises(UserError, match=r"a\.png: has the same name as a\.jpg"):
@@ -107,3 +109,86 @@ def test_manifest_hash_follows_names_and_contents_only(tmp_path: Path) -> None:
     items[1].target.unlink()
     with pytest.raises(UserError, match=r"2\.png: cannot be read"):
         manifest_hash(items)
+
+
+def test_side_folders_are_left_out_and_links_followed_but_not_in_circles(tmp_path: Path) -> None:
+    real = make(tmp_path / "real", "1.png", "sub/2.png", ".hidden/3.png", "@eaDir/1.png/thumb.png", "__MACOSX/1.png")
+    (real / "sub" / "again").symlink_to(real)
+    (real / "self").symlink_to("self")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "train").symlink_to(real)
+    (linked / "4.png").symlink_to(real / "1.png")
+    with pytest.warns(Note, match="1 left out, such as .*/self; save"):
+        assert names(folder("val", val_root=linked)) == ["4", "train/1", "train/sub/2"]
+
+
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    make(tmp_path, "1.png")
+    (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
+    _, item = folder("val", val_root=tmp_path)
+    assert refusal(read_size, item.target) == f"{item.target}: a link that leads nowhere; mend it"
+
+
+def test_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
+    make(tmp_path, "1.png", "b.heic", "notes.txt")
+    (tmp_path / "more").symlink_to(tmp_path / "gone")
+    with pytest.warns(Note, match=r"2 left out, such as .*b\.heic, .*more; save pictures of other formats as PNG"):
+        assert names(folder("val", val_root=tmp_path)) == ["1"]
+
+
+@pytest.mark.parametrize("name", ["two\nlines.png", "red\x1b[31m.png", "latin\udce9.png", "sub\x7f/a.png"])
+def test_a_name_that_cannot_be_printed_is_refused(tmp_path: Path, name: str) -> None:
+    make(tmp_path, "1.png", name)
+    said = refusal(folder, "train", tmp_path)
+    assert f"the file name {name!a} has signs that cannot be printed" in said
+    assert said.isprintable()
+
+
+def test_odd_names_are_names(tmp_path: Path) -> None:
+    odd = ["josé", "画像", "a,b", "b[1]", "#1", "~", "-v", "it's", "x" * 251, "a\u202fb", "1e3"]
+    make(tmp_path, *(f"{name}.png" for name in odd))
+    assert sorted(names(folder("val", val_root=tmp_path))) == sorted(odd)
+
+
+def test_both_forms_of_unicode_are_one_name(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "größe") for form in ("NFC", "NFD"))
+    make(tmp_path, f"input/{nfd}.png", f"target/{nfc}.png", f"x/{nfd}/1.png")
+    assert names(pairs("val", val_root=tmp_path)) == [nfc]
+    for root, template in ((tmp_path, f"x/{nfc}/NAME"), (tmp_path / "x", f"{nfd}/NAME")):
+        assert names(layout("val", root, template)) == ["1"]
+    (tmp_path / "list.txt").write_text(f"target/{nfd}.png\n", encoding="utf-8")
+    (item,) = listed("val", tmp_path, val="list.txt")
+    assert (item.name, item.target) == (f"target/{nfc}", tmp_path / f"target/{nfc}.png")
+    make(tmp_path, f"target/{nfd}.png")
+    assert "has the same name as" in refusal(pairs, "val", None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "advice"),
+    [
+        (["0801x4", "0802x4"], ["0801", "0802"], {"input_name": "NAMEx4"}),
+        (["a/lr_1", "b/lr_1"], ["a/1", "b/1"], {"input_name": "lr_NAME"}),
+        (["1", "11"], ["1_gt", "11_gt"], {"target_name": "NAME_gt"}),
+    ],
+)
+def test_the_advice_for_other_names_pairs_them(
+    tmp_path: Path, inputs: list[str], targets: list[str], advice: dict[str, str]
+) -> None:
+    make(tmp_path, *(f"input/{name}.png" for name in inputs), *(f"target/{name}.png" for name in targets))
+    ((key, template),) = advice.items()
+    assert refusal(pairs, "val", None, tmp_path).endswith(f"; write dataset.source.{key}={template}")
+    items = pairs("val", val_root=tmp_path, **advice)  # type: ignore[arg-type]
+    assert set(names(items)) == set(inputs if key == "target_name" else targets)
+    make(tmp_path, "input/other.png")
+    assert "other.png; add the partners" in refusal(lambda: pairs("val", val_root=tmp_path, **advice))  # type: ignore[arg-type]
+    assert "NAME once" in refusal(lambda: pairs("val", val_root=tmp_path, input_name="x4"))
+
+
+def test_depth_may_lie_beside_the_photos_as_npy(tmp_path: Path) -> None:
+    make(tmp_path, "input/1.png", "target/1.npy", "mixed/1_rgb.png", "mixed/1_z.npy")
+    (item,) = pairs("val", val_root=tmp_path)
+    assert item.target.name == "1.npy"
+    (item,) = layout("val", tmp_path, "mixed/NAME_z", "mixed/NAME_rgb")
+    assert (item.name, item.target.name) == ("1", "1_z.npy")
+    assert "holds no image" in refusal(folder, "val", None, make(tmp_path / "photos", "1.npy"))

@@ -63,14 +63,14 @@ def test_values_that_are_no_class_are_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", STORED)
     with pytest.raises(UserError, match=r"a\.png: value 11 at 1 pixel.*none of the 5 classes 0 to 4.*target\.ignore"):
         Labels(5).read(path)
-    with pytest.raises(UserError, match=r"value 0 \(-1 with target\.shift=-1\) at 2 pixel"):
+    with pytest.raises(UserError, match=r"value 0 \(-1 with dataset\.target\.shift=-1\) at 2 pixel"):
         Labels(11, shift=-1).read(path)
     void = saved(tmp_path / "v.png", np.full((2, 2), 255, np.uint8))
     with pytest.raises(UserError, match="value 255 at 4 pixel"):
         Labels(5).read(void)  # 255 is ignored only where the dataset says so
     assert (Labels(5, ignore=[255]).read(void) == IGNORED).all()
     for classes in (0, 256):
-        with pytest.raises(UserError, match=r"target\.classes"):
+        with pytest.raises(UserError, match=r"classes is \d+; write a number from 1 to 255"):
             Labels(classes)
 
 
@@ -91,7 +91,7 @@ def test_depth_is_metres(tmp_path: Path) -> None:
     np.testing.assert_allclose(depth, np.array([[0, 0.001, 1.5], [0, 4, 12]]))
     np.testing.assert_allclose(Depth(unit=1 / 256).read(path)[1, 0], 65535 / 256)  # as KITTI stores it
     np.testing.assert_allclose(Depth(invalid=[0], max_depth=4).read(path), np.array([[0, 0.001, 1.5], [0, 4, 0]]))
-    with pytest.raises(UserError, match=r"target\.unit"):
+    with pytest.raises(UserError, match="unit is 0; write the metres"):
         Depth(unit=0)
 
 

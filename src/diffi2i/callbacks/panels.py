@@ -2,7 +2,9 @@
 
 The error is 4 times the absolute difference; for labels the wrong pixels; for depth 4 times the relative error."""
 
+import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +19,7 @@ ROW_HEIGHT = 320
 LINE = 18  # of text
 HEADER = 2 * LINE + 4  # an image's name, below it the titles: beside each other they would overlap on small pictures
 GAP = 4
+LONGEST_NAME = 255  # bytes, on usual disks
 
 
 class Pictures:
@@ -36,7 +39,7 @@ class Pictures:
         """Each (3, H, W) float, clamped to [0, 1]; the input as it is shown, at the target's size."""
         if self.saved < SAVED:
             for role, image in (("input", shown_input), ("output", output), ("target", target)):
-                file = self.folder / f"{name}_{role}.png"
+                file = picture_file(self.folder, name, role)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 as_picture(image).save(file)
             self.saved += 1
@@ -47,6 +50,15 @@ class Pictures:
     def panel(self) -> Image.Image:
         """All rows under one header. Needs at least one row."""
         return sheet([(name, dict(zip(COLUMNS, images, strict=True))) for name, images in self.rows])
+
+
+def picture_file(folder: Path, name: str, role: str) -> Path:
+    """`<name>_<role>.png`; of a name that is too long for that, its beginning and its hash."""
+    above, slash, last = name.rpartition("/")
+    tail = f"_{role}.png"
+    if len(os.fsencode(last + tail)) > LONGEST_NAME:
+        last = f"{last[:40]}-{sha256(last.encode()).hexdigest()[:16]}"
+    return folder / f"{above}{slash}{last}{tail}"
 
 
 def sheet(rows: Sequence[tuple[str, Mapping[str, Image.Image]]]) -> Image.Image:

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from diffi2i.callbacks.panels import sheet, thumbnail
+from diffi2i.callbacks.panels import picture_file, sheet, thumbnail
 from diffi2i.config.run import read_run_config
 from diffi2i.config.schema import Config
-from diffi2i.data.images import as_picture
+from diffi2i.data.images import as_picture, read_rgb
 from diffi2i.errors import UserError
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.batch import Batch
@@ -77,11 +77,12 @@ class Showcase(L.Callback):
         """What the first run made of this very image, where it has kept that."""
         if self.first is None:
             return None
-        files = [self.first / f"{name}_{role}.png" for role in ("target", "output")]
-        if not all(file.is_file() for file in files):
+        files = [picture_file(self.first, name, role) for role in ("target", "output")]
+        try:
+            theirs, output = (read_rgb(file) for file in files)
+        except UserError:
             return None
-        theirs, output = (Image.open(file).convert("RGB") for file in files)
-        return output if np.array_equal(np.asarray(theirs), np.asarray(target)) else None
+        return Image.fromarray(output) if np.array_equal(theirs, np.asarray(target)) else None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pictures = {name: picture for share in of_all_ranks(self.pictures) for name, picture in share.items()}

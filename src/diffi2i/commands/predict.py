@@ -1,5 +1,6 @@
 """`diffi2i predict`: restores a folder of images with a finished run."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -8,24 +9,30 @@ from rich.progress import track
 
 from diffi2i.config.commands import PredictConfig
 from diffi2i.data.degrade import has_holes
-from diffi2i.data.images import read_image, require_equal_sizes
+from diffi2i.data.images import IMAGE_SUFFIXES, read_image, read_mask, read_size, require_equal_sizes
 from diffi2i.data.scenes import network_size
-from diffi2i.data.sources import images_by_name
-from diffi2i.errors import UserError
+from diffi2i.data.sources import images_by_name, item_name
+from diffi2i.errors import Note, UserError
+from diffi2i.files import whole
 from diffi2i.kinds.kind import kind_of
 from diffi2i.kinds.spec import KINDS
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of
+from diffi2i.run.hardware import autocast_of, device_of, out_of_memory
 
 
 def predict(config: PredictConfig) -> Path:
-    """Writes `<output>/<name>.png` for each image; files that cannot be read are named at the end.
+    """Writes `<output>/<name>.png` for each image, each whole or not at all.
+
+    Files that cannot be restored are named at the end, a line each: the last as the error, the others as notes.
 
     Raises:
-        UserError: no such input, a method that needs the ground truth, a missing mask, or broken files.
+        UserError: no such input, a method that needs the ground truth, a missing mask, or such a file.
     """
+    output = Path(config.output)
+    if output.is_file() or (output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()):
+        raise UserError(f"output={output} names a file: name the folder to write into")
     method = load_method(Path(config.run), config.set)
     if method.sees_target:
         name = method.config.method["name"]
@@ -35,17 +42,28 @@ def predict(config: PredictConfig) -> Path:
     method = method.to(device_of(config.trainer)).eval()
     method.config.task.protocol.seed = config.seed
 
-    output, broken = Path(config.output), []
+    refused: list[str] = []
     output.mkdir(parents=True, exist_ok=True)
     for name, file in track(files.items(), description="restoring"):
         try:
             restore(method, name, file, masks.get(name), config, output / f"{name}.png")
         except UserError as error:
-            broken.append(str(error))
-    print(f"{len(files) - len(broken)} of {len(files)} images restored into {output}")
-    if broken:
-        raise UserError("; ".join(broken))
+            refused.append(str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            refused.append(too_large(file))
+    print(f"{len(files) - len(refused)} of {len(files)} images restored into {output}")
+    for line in refused[:-1]:
+        warnings.warn(line, Note, stacklevel=1)
+    if refused:
+        raise UserError(refused[-1])
     return output
+
+
+def too_large(file: Path) -> str:
+    height, width = read_size(file)
+    return f"{file}: {width}x{height}, for which memory is wanting; cut it into smaller images, or free some memory"
 
 
 def restore(method: Method, name: str, file: Path, mask_file: Path | None, config: PredictConfig, target: Path) -> None:
@@ -57,18 +75,21 @@ def restore(method: Method, name: str, file: Path, mask_file: Path | None, confi
         image = F.interpolate(image, seen, mode="bilinear", antialias=True, align_corners=False)
     batch: Batch = {"input": image, "name": [name]}
     if mask_file is not None:
-        mask = (read_image(mask_file)[:, :1].to(method.device) > 0.5).float()
+        mask = read_mask(mask_file).to(method.device)
         require_equal_sizes(mask_file, mask, f"image {file}", image)
         batch |= {"mask": mask, "input": image * (1 - mask)}
     with torch.inference_mode(), autocast_of(config.trainer):
         output = kind.final(method.predict(batch, method.noise(batch)), batch)
     target.parent.mkdir(parents=True, exist_ok=True)
-    kind.save(output[0], size, target)
+    with whole(target) as place:
+        kind.save(output[0], size, place)
 
 
 def images_at(path: Path) -> dict[str, Path]:
     """The images of a folder, or one file, by name. Raises `UserError` as `images_by_name` does."""
-    return {path.stem: path} if path.is_file() else images_by_name(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; check the path")
+    return {item_name(path.name, path.parent): path} if path.is_file() else images_by_name(path)
 
 
 def masks_for(files: dict[str, Path], config: PredictConfig, needed: bool) -> dict[str, Path]:

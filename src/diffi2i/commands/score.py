@@ -12,7 +12,7 @@ from torch import Tensor
 from diffi2i.callbacks.scores import as_scores
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.data.degrade import has_holes
-from diffi2i.data.images import IMAGE_SUFFIXES, read_image, require_equal_sizes
+from diffi2i.data.images import IMAGE_SUFFIXES, read_image, read_mask, require_equal_sizes
 from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.resize import enlarge
 from diffi2i.data.sources import Item, files_below
@@ -170,7 +170,7 @@ def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None
         pred, batch = pairs.read(files["pred"], files["target"])
         target, mask = batch["target"], batch.get("valid")
         if "mask" in files:
-            mask = (read_image(files["mask"])[:, :1] > 0.5).float()
+            mask = read_mask(files["mask"])
             require_equal_sizes(files["mask"], mask, f"target {files['target']}", target)
         sheet.update(pred, target, names=[name], mask=mask)
         if baseline:

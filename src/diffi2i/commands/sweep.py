@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from diffi2i.config.compose import conf_dir, in_one_line, register
+from diffi2i.config.compose import conf_dir, in_one_line, quoted_path, register
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check as check_method
@@ -58,6 +58,7 @@ def sweep(overrides: Sequence[str], flags: Sequence[str]) -> None:
         UserError: something that cannot be, before any run starts.
         SystemExit: the status of the first run that failed, after all runs that the launcher still started.
     """
+    overrides = [quoted_path(override, swept=True) for override in overrides]
     check(overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors over, in place of printing a traceback
     sys.argv = ["diffi2i train", *overrides, *flags]

@@ -22,7 +22,7 @@ from diffi2i.commands.eval import method_facts, score
 from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
-from diffi2i.data.manifest import file_hash, picture_role, shared_pictures
+from diffi2i.data.manifest import changes, file_hash, picture_role, shared_pictures
 from diffi2i.errors import UserError
 from diffi2i.files import read_json, write_json
 from diffi2i.kinds.kind import kind_of
@@ -32,7 +32,7 @@ from diffi2i.methods.method import Method
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run import checkpoints
 from diffi2i.run.checkpoints import Checkpoint, CheckpointFiles
-from diffi2i.run.directory import WEIGHTS, claim, load_method, load_weights, origin_of, save_weights
+from diffi2i.run.directory import SHOWN, WEIGHTS, claim, load_method, load_weights, origin_of, save_weights
 from diffi2i.run.ensure import ensure_before
 from diffi2i.run.hardware import is_first_rank, new_trainer, quiet, with_others
 from diffi2i.run.plan import place, planned
@@ -82,6 +82,7 @@ def train(config: Config) -> Path:
     method = build_method(config, load_method(config.init) if config.init else None)
     with tracking(config, run_dir) as logger:
         training = finish_training(config, method, data, run_dir, logger)
+        say_changed(config, data)
         facts = method_facts(method, origin["init"] and Init(**origin["init"]))
         record = score(method, data, run_dir, facts, origin["train"], training, constant)
         if is_first_rank():
@@ -169,6 +170,17 @@ def say_shared(config: Config, data: ImageDataModule) -> None:
             f"{len(shared)} of {len(data.val_items)} validation images are trained on too, such as {name} "
             f"({other} in train): their scores say nothing about new images"
         )
+
+
+def say_changed(config: Config, data: ImageDataModule) -> None:
+    """Says what has become of the data while the run worked, which has noticed only what it has read since."""
+    try:
+        found = changes(data.manifests, build_data(config).manifests)
+    except UserError as error:
+        found = [str(error)]
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        say(f"trained on the data as they were; they have changed since: {'; '.join(found[:SHOWN])}{more}")
 
 
 @rank_zero_only

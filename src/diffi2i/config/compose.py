@@ -24,11 +24,19 @@ from omegaconf.errors import OmegaConfBaseException
 from diffi2i.config.checks import check, check_budget, check_dataset
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ModelConfig
-from diffi2i.errors import UserError
+from diffi2i.errors import UserError, printable
 
 T = TypeVar("T")
 
 QUOTES = ("'", '"')
+PATHS = re.compile(
+    r"run|run_dir|root|roots\..+|imports\..+|input|output|pred|target|mask|method\.init|"
+    r"dataset\.source\.(root|val_root|(train|val|input|target)_dir|(input|target)_name)"
+)
+"""Keys whose value is taken as it is written, since it names a file or folder, which may have any name."""
+# One string in quotes.
+QUOTED = re.compile(r"'([^'\\]|\\.)*'|\"([^\"\\]|\\.)*\"")
+SWEPT = re.compile(r"(choice|glob|range|sort|shuffle|tag|interval)\(.*\)")
 BY_BUDGET = ("models", "budgets")
 """Of a method's node: which model and which options it has at which budget; gone once that is chosen."""
 METHOD_KEYS = ("_target_", "name", "init", "role", *BY_BUDGET)
@@ -60,7 +68,7 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
     Raises:
         UserError: see `load`.
     """
-    given = [quoted_settings(override) for override in overrides]
+    given = [quoted_settings(quoted_path(override)) for override in overrides]
     named = any(override.startswith("model=") for override in given)
     # Without settings of the model, which may be those of a model that is still to be found.
     others = [text for text in given if named or not text.lstrip("+~").startswith("model.")]
@@ -138,22 +146,48 @@ def quoted(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
+def quoted_path(override: str, swept: bool = False) -> str:
+    """`input=photos (1)` with quotes around the value, which Hydra's grammar would else read or refuse; see `PATHS`.
+
+    null stays, and what has quotes unless a file is called that. Where it may be `swept`, each value of `root=a,b` gets
+    its own.
+
+    Raises:
+        UserError: a value with signs that cannot be printed.
+    """
+    key, _, value = override.partition("=")
+    if not value or not PATHS.fullmatch(key.lstrip("+")):
+        return override
+    if not printable(value):
+        raise UserError(f"{key}={value!a} has signs that cannot be printed: rename the file or folder")
+    if swept and SWEPT.fullmatch(value):
+        return override
+    values = entries(value) if swept else [value]
+    kept = [text == "null" or (QUOTED.fullmatch(text) and not Path(text).exists()) for text in values]
+    return f"{key}={','.join(text if keep else quoted(text) for text, keep in zip(values, kept, strict=True))}"
+
+
 def quoted_settings(override: str) -> str:
     """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list. `cases` likewise."""
     key = override.partition("=")[0]
     if key not in ("set", "cases") or not override.startswith(f"{key}=[") or not override.endswith("]"):
         return override
-    entries, depth, quote = [""], 0, ""
-    for letter in override.removeprefix(f"{key}=[")[:-1]:
+    bare = [entry for entry in entries(override.removeprefix(f"{key}=[")[:-1]) if entry]
+    return f"{key}=[{','.join(entry if entry[0] in QUOTES else quoted(entry) for entry in bare)}]"
+
+
+def entries(text: str) -> list[str]:
+    """What stands between its commas, but for those inside quotes and brackets."""
+    found, depth, quote = [""], 0, ""
+    for letter in text:
         if quote or letter in QUOTES:
             quote = "" if letter == quote else quote or letter
         depth += 0 if quote else (letter in "[{(") - (letter in "]})")
         if letter == "," and not depth and not quote:
-            entries.append("")
+            found.append("")
         else:
-            entries[-1] += letter
-    bare = [entry.strip() for entry in entries if entry.strip()]
-    return f"{key}=[{','.join(entry if entry[0] in QUOTES else quoted(entry) for entry in bare)}]"
+            found[-1] += letter
+    return [entry.strip() for entry in found]
 
 
 def composition(schema: type, name: str, overrides: Sequence[str]) -> DictConfig:

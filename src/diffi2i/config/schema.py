@@ -229,9 +229,9 @@ class DatasetConfig:
     """Where the images come from.
 
     `source` is a partial that maps a split to its items. `target` reads label or depth files; None means photos.
-    `expected` counts the items of each split in the literature. `on_error` says what a file that breaks during
-    training does: `error` stops, `skip` draws another and warns. `augment` says how an image task's training crops are
-    varied: `flips_and_turns` (all eight), `flips` (left to right) or `none`. Labels and
+    `expected` counts the items of each split in the literature. `on_error` says what a file that cannot be read does:
+    `error` stops; `skip` draws another in training, leaves it out of the validation, and says so. `augment` says how an
+    image task's training crops are varied: `flips_and_turns` (all eight), `flips` (left to right) or `none`. Labels and
     depth: training sees the part of each photo between the rows and columns [top, bottom, left, right] of `train_box`
     alone, evaluation all of it.
     """

@@ -81,8 +81,8 @@ class Report:
 
     @property
     def broken(self) -> bool:
-        """Whether there is any fault. A number of items other than the expected one is none."""
-        return any(lines for split in self.splits for lines in split.faults.values())
+        """Whether there is any fault. Another number of items than the expected one is none, nor a shared picture."""
+        return any(lines for split in self.splits for kind, lines in split.faults.items() if kind != "shared")
 
     def lines(self) -> Iterator[str]:
         """The report as printed: each fault by name, at most `SHOWN` of a kind."""
@@ -154,7 +154,7 @@ def _check_split(
     split: Split,
     run: Run,
 ) -> SplitReport:
-    items, faults = _listed(source, split)
+    items, faults, advice = _listed(source, split)
     jobs = [Job(item.name, role, path) for item in items for role, path in files(item).items()]
     found, seen = [], None if reader is None else reader.seen()
     for file, share in track(run(partial(_read, reader), jobs), description=f"reading {split}", total=len(jobs)):
@@ -164,7 +164,7 @@ def _check_split(
     faults["broken"] = [file.error for file in found if file.error]
     faults["sizes"] = _misfits(items, found, "scale" if reader is None else "equal")
     report = SplitReport(split, len(items), dataset.expected.get(split), files=found, faults=faults)
-    report.contents = _contents(seen, reader, items)
+    report.contents = [*advice, *_contents(seen, reader, items)]
     if not faults["source"] and not faults["unpaired"]:
         # As in training and evaluation, whose result carries the hash of the images that were used.
         used = {item.name for item in (items[: dataset.max_val_images] if split == "val" else items)}
@@ -174,17 +174,17 @@ def _check_split(
     return report
 
 
-def _listed(source: Callable[[Split], list[Item]], split: Split) -> tuple[list[Item], dict[str, list[str]]]:
-    """The items that can be had, and what is wrong with the list."""
+def _listed(source: Callable[[Split], list[Item]], split: Split) -> tuple[list[Item], dict[str, list[str]], list[str]]:
+    """The items that can be had, what is wrong with the list, and what would mend it."""
     faults: dict[str, list[str]] = {"source": [], "unpaired": []}
     try:
-        return source(split), faults
+        return source(split), faults, []
     except IncompleteError as error:
         faults["unpaired"] = [str(path) if path.is_file() else f"{path}: missing" for path in error.files]
-        return error.items, faults
+        return error.items, faults, [f"all would pair by their names: write {error.advice}"] if error.advice else []
     except UserError as error:
         faults["source"] = [str(error)]
-        return [], faults
+        return [], faults, []
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """The one DataModule: a source, the samples made of it, and the loaders of this process."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -11,10 +13,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from diffi2i.data.dataset import EvalImages, ImageCache, Phase, Sample, StepSampler
-from diffi2i.data.manifest import Manifest, hash_of_manifest, manifest
+from diffi2i.data.manifest import Manifest, Seal, hash_of_manifest, manifest
 from diffi2i.data.scenes import EvalScenes
 from diffi2i.data.sources import Item, Split
-from diffi2i.errors import UserError
+from diffi2i.errors import Note, UserError
+from diffi2i.run.hardware import is_first_rank
 
 # Opening a header takes well under a millisecond on a local disk, several on a network one.
 CHECKED_FILES = 4000
@@ -60,9 +63,11 @@ class ImageDataModule(L.LightningDataModule):
             max_val_images: validate on the first so many images only.
             max_fit_images: a further bound for the validation during training.
             on_device: completes a training batch where it lies, for degradations that run there.
-            skip_broken: training files that cannot be read are left to the dataset, which skips them.
+            skip_broken: training files that cannot be read are left to the dataset, which skips them; validation images
+                are read whole before they are listed, and left out where that fails.
         """
         super().__init__()
+        self.seal = Seal()
         self.source, self.train_samples, self.val_samples = source, train_samples, val_samples
         self.check_item, self.skip_broken = check_item, skip_broken
         self.phases, self.steps_per_epoch, self.micro_batches = phases, steps_per_epoch, micro_batches
@@ -77,7 +82,24 @@ class ImageDataModule(L.LightningDataModule):
     @cached_property
     def val_items(self) -> list[Item]:
         """The validation images, at most `max_val_images`. Raises UserError as the source does."""
-        return self._listed("val")[: self.max_val_images]
+        items = self._listed("val")
+        return list(islice(self._readable(items) if self.skip_broken else items, self.max_val_images))
+
+    def _readable(self, items: Sequence[Item]) -> Iterator[Item]:
+        """Those of which a sample can be made; a note names each other. Raises UserError where none can."""
+        found, last = False, None
+        for item in items:
+            try:
+                self.val_samples(items=[item], cache=ImageCache(0))[0]
+            except UserError as error:
+                last = error
+                if is_first_rank():
+                    warnings.warn(f"left out of the validation: {error}", Note, stacklevel=2)
+            else:
+                found = True
+                yield item
+        if last and not found:
+            raise UserError(f"none of the {len(items)} validation images can be read: {last}")
 
     def _listed(self, split: Split) -> list[Item]:
         items = self.source(split)
@@ -88,11 +110,11 @@ class ImageDataModule(L.LightningDataModule):
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
         """The files of both splits by content; reads them all, once. Raises UserError."""
-        return {"train": manifest(self.train_items, self.skip_broken), "val": self._val_files}
+        return {"train": manifest(self.train_items, self.skip_broken, self.seal), "val": self._val_files}
 
     @cached_property
     def _val_files(self) -> Manifest:
-        return manifest(self.val_items)
+        return manifest(self.val_items, seal=self.seal)
 
     @cached_property
     def val_manifest(self) -> str:
@@ -113,8 +135,12 @@ class ImageDataModule(L.LightningDataModule):
                 self.check_item(item)
 
     def setup(self, stage: str) -> None:
-        """Build the datasets; training images only for `stage` "fit", so evaluation needs none."""
-        cache = ImageCache(self.cache_mb / max(1, self.num_workers))
+        """Build the datasets; training images only for `stage` "fit", so evaluation needs none.
+
+        From then on a file that is changed is noticed when it is read.
+        """
+        _ = self.manifests if stage == "fit" else self._val_files
+        cache = ImageCache(self.cache_mb / max(1, self.num_workers), self.seal)
         self.val_set: EvalImages | EvalScenes = self.val_samples(items=self.val_items, cache=cache)
         if stage == "fit":
             self.train_set = self.train_samples(items=self.train_items, cache=cache)

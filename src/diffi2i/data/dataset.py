@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,12 @@ from torch.utils.data import Dataset, Sampler
 
 from diffi2i.data.degrade import Degradation
 from diffi2i.data.images import read_rgb, read_size, to_tensor
+from diffi2i.data.manifest import Seal
 from diffi2i.data.skip import OnError, read_or_skip
 from diffi2i.data.sources import Item
 from diffi2i.errors import UserError
 
+T = TypeVar("T")
 Sample = dict[str, Any]
 Pixels = npt.NDArray[np.uint8]
 Augment = Literal["flips_and_turns", "flips", "none"]
@@ -50,21 +52,29 @@ class ImageCache:
     worker holds its own copy.
     """
 
-    def __init__(self, budget_mb: float) -> None:
-        """`budget_mb`: megabytes (2^20 bytes) of pixels to keep."""
+    def __init__(self, budget_mb: float, seal: Seal | None = None) -> None:
+        """`budget_mb`: megabytes (2^20 bytes) of pixels to keep; `seal`: what the files must still be."""
+        self.seal = seal or Seal()
         self.free = int(budget_mb * 2**20)
         self.images: dict[Path, Pixels] = {}
 
     def read(self, path: Path) -> Pixels:
-        """(H, W, 3) uint8, read-only. Raises UserError as `read_rgb` does."""
+        """(H, W, 3) uint8, read-only. Raises UserError as `read_rgb` does, or for a file that has changed."""
         if path in self.images:
             return self.images[path]
-        image = read_rgb(path)
+        image = self.sealed(path, read_rgb)
         image.setflags(write=False)
         if image.nbytes <= self.free:
             self.images[path] = image
             self.free -= image.nbytes
         return image
+
+    def sealed(self, path: Path, read: Callable[[Path], T]) -> T:
+        """What `read` makes of the file. Raises UserError as it does, or for a file that has changed."""
+        try:
+            return read(path)
+        finally:  # after it, since the file may change while it is read; its being gone is a change too
+            self.seal.check(path)
 
 
 class TrainImages(Dataset[Sample]):
@@ -291,8 +301,8 @@ def require_pair_sizes(item: Item, input_size: Sequence[int], target_size: Seque
     if list(input_size) != expected or 0 in expected:
         (h, w), (H, W) = input_size, target_size
         raise UserError(
-            f"{item.input} ({w}x{h}) does not fit {item.target} ({W}x{H}): at scale {scale} the input "
-            f"must be {expected[1]}x{expected[0]} and not empty; replace one of them or set the task's scale"
+            f"{item.input} ({w}x{h}) does not fit {item.target} ({W}x{H}): at scale {scale} the input must be "
+            f"{expected[1]}x{expected[0]} and not empty; replace one of them or write task.scale=<target over input>"
         )
 
 

@@ -1,7 +1,7 @@
 """Reading image files: one way in, every odd file either understood or refused by name."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,11 +12,30 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from diffi2i.data.resize import to_uint8
-from diffi2i.errors import UserError
+from diffi2i.errors import Note, UserError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".gif", ".jp2",
+})
+# fmt: on
 """Lower-case suffixes, with the dot, of the files that count as images."""
+# fmt: off
+UNREAD_SUFFIXES = frozenset({
+    ".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".xcf", ".tga", ".ico", ".exr", ".hdr", ".pfm", ".dds", ".dng",
+    ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".eps", ".pdf",
+})
+# fmt: on
+"""Of pictures that are not read: a folder that holds some is told of."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000")
+"""What a file may hold, whatever its suffix. Pillow knows more, among them EPS, for which it starts Ghostscript."""
+MAX_PIXELS = 2**26
+"""67 million, as 8192 x 8192: a camera's pictures pass, and none takes more than 0.8 GB as float. More are refused
+before they are decoded: a file of 90 kB may claim a hundred million."""
 
+# Of a mask: by how much channels may differ, for JPEG's sake, and which share may be neither black nor white.
+COLOURED, GREY = 16, 0.1
 EXIF_ORIENTATION = 0x0112
 SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
 
@@ -32,7 +51,7 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     - Float images are refused: their range is not in the file (and they may hold NaN).
 
     Raises:
-        UserError: missing, empty, truncated, not an image, float, or over Pillow's size limit.
+        UserError: missing, empty, truncated, not an image, float, or more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         upright = ImageOps.exif_transpose(image)
@@ -51,7 +70,7 @@ def read_size(path: Path) -> tuple[int, int]:
     """(height, width) in pixels as `read_rgb` would return them, from the header alone.
 
     Raises:
-        UserError: missing, empty, not an image, or over Pillow's size limit.
+        UserError: missing, empty, not an image, or more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -70,6 +89,40 @@ def read_image(path: Path) -> Tensor:
     return to_tensor(read_rgb(path))[None]
 
 
+def read_mask(path: Path) -> Tensor:
+    """The hole that a mask marks: (1, 1, H, W) float32, 1 = hole.
+
+    White is the hole and black what is kept; of what lies between, soft edges and JPEG's noise, the nearer one counts.
+    Values of 0 and 1 alone are black and white too. A note names a hole of more than half of the picture.
+
+    Raises:
+        UserError: as of `read_rgb`; no hole, nothing but a hole, or what may be no mask at all: transparent, coloured,
+            or grey at more than `GREY` of its pixels.
+    """
+    with _opened(path) as image:
+        alpha = "A" in image.getbands() or "transparency" in image.info
+        if alpha and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+            raise UserError(f"{path}: a mask must not be transparent; save it as white (hole) and black alone")
+    pixels = read_rgb(path)
+    if np.ptp(pixels, axis=2).max() > COLOURED:
+        raise UserError(f"{path}: a mask must not be coloured; save it as white (hole) and black alone")
+    grey = pixels[..., 0] * (255 if pixels.max() == 1 else 1)
+    if np.mean((grey > 63) & (grey < 192)) > GREY:
+        raise UserError(f"{path}: too much grey for a mask; save it as white (hole) and black alone")
+    hole = grey > 127
+    if not hole.any():
+        raise UserError(f"{path}: the mask has no hole, its brightest value is {grey.max()}; paint the hole white, 255")
+    if hole.all():
+        raise UserError(f"{path}: the mask is all hole, nothing is black; paint black what is to be kept")
+    if (share := hole.mean()) > 0.5:
+        warnings.warn(
+            f"{path}: the hole is {100 * share:.0f} % of the picture; if white marks what to keep, invert the mask",
+            Note,
+            stacklevel=2,
+        )
+    return torch.from_numpy(hole)[None, None].float()
+
+
 def as_picture(image: Tensor) -> Image.Image:
     """(3, H, W) float in [0, 1] -> an 8-bit RGB picture."""
     return Image.fromarray(np.ascontiguousarray(to_uint8(image.float()).permute(1, 2, 0).cpu().numpy()))
@@ -84,21 +137,32 @@ def require_equal_sizes(file: Path, image: Tensor, other_file: str, other: Tenso
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; whatever goes wrong until it is closed becomes a UserError that names it."""
+    """Open an image file; whatever goes wrong until it is closed becomes a UserError that names it.
+
+    But for want of memory, of which the file is not to blame.
+    """
     try:
         if not path.is_file():
-            raise UserError(f"{path}: no such image file; check the path")
+            what = "a link that leads nowhere; mend it" if path.is_symlink() else "no such image file; check the path"
+            raise UserError(f"{path}: {what}")
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the file is empty; copy it again or remove it")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-        with image:
-            yield image
-    except UserError:
+            # Pillow's, of damaged metadata, which nothing here depends on, and of a limit of its own, which is higher.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                require_size(path, image.size)
+                yield image
+    except (UserError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{path}: larger than {Image.MAX_IMAGE_PIXELS} pixels; cut it into smaller images") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: more than {MAX_PIXELS} pixels; cut it into smaller images") from None
     except Exception as error:  # a decoder fed broken bytes raises almost anything
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable image ({reason}); replace or remove it") from error
+
+
+def require_size(path: Path, size: Sequence[int]) -> None:
+    """Raises `UserError` for (width, height) of more than `MAX_PIXELS`."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UserError(f"{path}: {size[0]}x{size[1]}, more than {MAX_PIXELS} pixels; cut it into smaller images")

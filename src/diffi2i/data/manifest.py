@@ -32,12 +32,38 @@ MANY = 2000
 # Hashes found are kept together, so that processes side by side seldom wait for each other's writing.
 KEPT_AT_ONCE = 500
 
+State = tuple[int, int]
 Manifest = dict[tuple[str, str], str]
 """The sha256 (hex) of each file by its item's name and its role, `target` or `input`."""
 
 
-def manifest(items: Sequence[Item], skip_broken: bool = False) -> Manifest:
-    """The files of the items.
+class ChangedError(UserError):
+    """A file is not the one that it was when the run began."""
+
+
+class Seal:
+    """What files were like when their manifest was made, so that a change is noticed when one is read after that."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, tuple[State | None, str]] = {}
+
+    def check(self, path: Path) -> None:
+        """Raises `ChangedError` where size or time of change differ, and the content too."""
+        if path not in self.files:
+            return
+        before, digest = self.files[path]
+        if (now := state_of(path)) == before:
+            return
+        if now is None or file_hash(path) != digest:
+            raise ChangedError(
+                f"{path} has been changed or removed since this run began: put it back as it was and give the same "
+                "command again"
+            )
+        self.files[path] = now, digest
+
+
+def manifest(items: Sequence[Item], skip_broken: bool = False, seal: Seal | None = None) -> Manifest:
+    """The files of the items, which are sealed too.
 
     Raises:
         UserError: a file cannot be read. With `skip_broken` it counts as `UNREADABLE`.
@@ -47,12 +73,15 @@ def manifest(items: Sequence[Item], skip_broken: bool = False) -> Manifest:
     found: Manifest = {}
     with HashCache() as cache:
         for key, path in track(paths.items(), description="reading the data", disable=not shown):
+            state = state_of(path)
             try:
                 found[key] = cache.hash_of(path)
             except UserError:
                 if not skip_broken:
                     raise
                 found[key] = UNREADABLE
+            if seal is not None:
+                seal.files[path] = state, found[key]
     return found
 
 
@@ -70,6 +99,16 @@ def combined_hash(entries: Iterable[tuple[str, str, str]]) -> str:
     """The manifest's hash, of each file's name, role and sha256, in whatever order."""
     lines = sorted(f"{name}\t{role}\t{digest}\n" for name, role, digest in entries)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def state_of(path: Path) -> State | None:
+    """Size and time of change; None where there is no file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    # Its own time of change too: a copy may bring the time of what it was copied from.
+    return stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def file_hash(path: Path) -> str:
@@ -113,20 +152,16 @@ class HashCache:
 
     def hash_of(self, path: Path) -> str:
         """Sha256 (hex). Raises UserError when the file cannot be read."""
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); check the dataset") from error
-        # Its own time of change too: a copy may bring the time of what it was copied from.
-        changed = max(stat.st_mtime_ns, stat.st_ctime_ns)
-        key, state = os.fsencode(path.absolute()), (stat.st_size, changed)
+        if (state := state_of(path)) is None:
+            return file_hash(path)  # which says why not
+        key = os.fsencode(path.absolute())
         if self.database is not None:
             with suppress(sqlite3.Error):
                 row = self.database.execute("select size, changed, sha256 from files where path = ?", (key,)).fetchone()
                 if row is not None and row[:2] == state:
                     return str(row[2])
         digest = file_hash(path)
-        if self.database is not None and time.time_ns() - changed > SETTLED_NS:
+        if self.database is not None and time.time_ns() - state[1] > SETTLED_NS:
             self.found.append((key, *state, digest))
             if len(self.found) >= KEPT_AT_ONCE:
                 self.keep()
@@ -161,17 +196,15 @@ def read_manifests(file: Path) -> dict[str, Manifest]:
 def changes(before: Mapping[str, Manifest], now: Mapping[str, Manifest]) -> list[str]:
     """What has become of the data, a line a file: `new`, `gone`, `changed`, or moved between the splits."""
     lines = []
-    homes = [{key: split for split, found in splits.items() for key in found} for splits in (before, now)]
-    for key in sorted(homes[0].keys() | homes[1].keys()):
-        was, is_now = (home.get(key) for home in homes)
+    for key in sorted({key for found in (*before.values(), *now.values()) for key in found}):
+        was, is_now = ({split for split, found in splits.items() if key in found} for splits in (before, now))
         name = key[0] if key[1] == "target" else f"{key[0]} ({key[1]})"
-        if was is None:
-            lines.append(f"new: {name}")
-        elif is_now is None:
-            lines.append(f"gone: {name}")
-        elif was != is_now:
-            lines.append(f"from {was} to {is_now}: {name}")
-        elif before[was][key] != now[is_now][key]:
+        gone, new = was - is_now, is_now - was
+        if gone and new:
+            lines.append(f"from {gone.pop()} to {new.pop()}: {name}")
+        elif gone or new:
+            lines.append(f"{'gone' if gone else 'new'}: {name}")
+        if any(before[split][key] != now[split][key] for split in was & is_now):
             lines.append(f"changed: {name}")
     return lines
 

@@ -203,7 +203,7 @@ class SceneCache:
         return photo, self.maps[item]
 
     def _decode(self, item: Item, photo: Pixels) -> Map:
-        target: Map = self.target.read(item.target).astype(self.target.dtype, copy=False)
+        target: Map = self.images.sealed(item.target, self.target.read).astype(self.target.dtype, copy=False)
         _require_one_size(item, photo.shape[:2], target.shape[:2])
         target.setflags(write=False)
         return target
@@ -215,7 +215,7 @@ def require_photos(items: Sequence[Item]) -> None:
         if item.input is None:
             raise UserError(
                 f"{item.target}: stands alone, but this task needs pairs of a photo and its labels or depth; "
-                "write dataset=pairs root=<folder>, or another dataset of this task"
+                "write dataset=label_pairs or dataset=depth_pairs root=<folder>"
             )
 
 

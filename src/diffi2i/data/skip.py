@@ -6,8 +6,9 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from diffi2i.data.manifest import ChangedError
 from diffi2i.data.sources import Item
-from diffi2i.errors import UserError
+from diffi2i.errors import Note, UserError
 
 OnError = Literal["error", "skip"]
 T = TypeVar("T")
@@ -29,7 +30,7 @@ def read_or_skip(
             None: no item is skipped.
 
     Raises:
-        UserError: the item cannot be read (without `skipped`), or no item can (with it).
+        UserError: the item cannot be read (without `skipped`), no item can (with it), or it has changed meanwhile.
     """
     # Counted before each draw: other calls may have found the last readable file broken.
     while skipped is None or len(skipped) < len(items):
@@ -39,10 +40,10 @@ def read_or_skip(
         try:
             return item, read(item)
         except UserError as error:
-            if skipped is None:
+            if skipped is None or isinstance(error, ChangedError):
                 raise
             skipped.add(item.name)
-            warnings.warn(f"skipped {len(skipped)} unreadable files, last: {error}", stacklevel=2)
+            warnings.warn(f"skipped {len(skipped)} unreadable files, last: {error}", Note, stacklevel=2)
     raise UserError(
         f"none of the {len(items)} training files can be read, such as {items[0].target}; check the dataset"
     )

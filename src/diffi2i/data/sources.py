@@ -4,18 +4,28 @@ A source is a function `(split, ...) -> list[Item]`; Hydra fills in all but `spl
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Collection, Sequence
+import unicodedata
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import skimage
 
-from diffi2i.data.images import IMAGE_SUFFIXES
-from diffi2i.errors import UserError
+from diffi2i.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from diffi2i.errors import Note, UserError, printable
+from diffi2i.run.hardware import is_first_rank
 
 Split = Literal["train", "val"]
+
+# What operating systems, network disks and notebooks keep beside pictures: thumbnails, copies, what was deleted. Those
+# that begin with a dot are left out as hidden.
+SIDE_FOLDERS = frozenset({"@eaDir", "@Recycle", "#recycle", "#snapshot", "__MACOSX", "$RECYCLE.BIN", "lost+found"})
+MAP_SUFFIXES = (".npy",)
+"""Of files beside images that may hold a target, as depth in metres."""
 
 # Every natural photo that the scikit-image wheel carries. The stereo pair's right view shows the left
 # one's scene, so it is left out: it could end up on the other side of the split.
@@ -37,7 +47,10 @@ PHOTOS = (
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a dataset. `name` is unique in its split; `input` is set for paired data only."""
+    """One image of a dataset. `name` is unique in its split; `input` is set for paired data only.
+
+    A name is in Unicode's form NFC, whatever form its file's name has: macOS writes the other one.
+    """
 
     name: str
     target: Path
@@ -45,12 +58,15 @@ class Item:
 
 
 class IncompleteError(UserError):
-    """Files without a partner, or listed but absent; `items` are the complete ones of the split, `files` the others."""
+    """Files without a partner, or listed but absent; `items` are the complete ones of the split, `files` the others.
 
-    def __init__(self, message: str, items: list[Item], files: list[Path]) -> None:
+    `advice` is the setting that would pair them, where one is seen.
+    """
+
+    def __init__(self, message: str, items: list[Item], files: list[Path], advice: str | None = None) -> None:
         """`message` is one line, as for every `UserError`."""
         super().__init__(message)
-        self.items, self.files = items, files
+        self.items, self.files, self.advice = items, files, advice
 
 
 def photos(split: Split, held_out: Sequence[str] = ("astronaut", "camera", "coffee")) -> list[Item]:
@@ -107,15 +123,21 @@ def pairs(
     val_fraction: float = 0.1,
     input_dir: str = "input",
     target_dir: str = "target",
+    input_name: str = "NAME",
+    target_name: str = "NAME",
 ) -> list[Item]:
     """Recorded pairs: `root/input/NAME.*` and `root/target/NAME.*`, with equal names below the two folders.
 
     Arguments and errors as for `folder`; `val_root` holds the same two folders. Also raises IncompleteError
     when a file has no partner.
+
+    Args:
+        input_name, target_name: what a file is called, without suffix, where the two names are not equal: with
+            `NAMEx4` the input of `0801.png` is `0801x4.png`.
     """
     base, whole = _base(split, root, val_root)
-    inputs = images_by_name(base / input_dir)
-    targets = images_by_name(base / target_dir)
+    inputs = _unwrapped(images_by_name(base / input_dir), input_name)
+    targets = _unwrapped(images_by_name(base / target_dir, MAP_SUFFIXES), target_name)
     names = [name for name in targets if name in inputs]
     lonely = _lonely(inputs, targets)
     # Too few to split is another error, which must not hide this one.
@@ -123,7 +145,9 @@ def pairs(
         names = _part(split, names, val_fraction, base)
     items = [Item(name, targets[name], inputs[name]) for name in names]
     if lonely:
-        raise _unpaired(base, f"{input_dir}/ and {target_dir}/", items, lonely)
+        plain = (input_name, target_name) == ("NAME", "NAME")
+        advice = (_template("input", inputs, targets) or _template("target", targets, inputs)) if plain else None
+        raise _unpaired(base, f"{input_dir}/ and {target_dir}/", items, lonely, advice)
     return items
 
 
@@ -160,15 +184,18 @@ def layout(
     if root is None:
         raise UserError("the dataset has no folder; write root=<folder>")
     if not parts:
-        use = "train on another one" if split == "train" else "set dataset.source.val"
+        use = "train on another one" if split == "train" else "write dataset.source.val=[<folder>]"
         raise UserError(f"{root}: the dataset has no {split} split; {use}")
     if train and ("SPLIT" not in target or _nested(train, val)):
-        raise UserError(f"{root}: the train and val splits share images; give each its parts and write SPLIT in target")
+        raise UserError(
+            f"{root}: the train and val splits share images; give each its parts and write SPLIT in "
+            "dataset.source.target"
+        )
 
     items, lonely = [], []
     for part in parts:
         front = f"{part}/" if len(parts) > 1 else ""
-        targets = _fitting(Path(root), target, part)
+        targets = _fitting(Path(root), target, part, maps=input is not None)
         if input is None:
             items += [Item(front + name, path) for name, path in targets.items()]
             continue
@@ -222,7 +249,7 @@ def listed(
         # -sig: editors on Windows begin a file with an invisible mark, which is no part of the first name.
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path}: not a readable list file; put it there or set dataset.source.{split}") from None
+        raise UserError(f"{path}: not a readable list; put it there or write dataset.source.{split}=<file>") from None
 
     items: dict[str, Item] = {}
     for number, line in enumerate(lines, start=1):
@@ -232,10 +259,11 @@ def listed(
         if len(paths) < 1 + paired:
             raise UserError(f"{path}, line {number}: '{line.strip()}' must name an input and a target; mend the line")
         first, *others = (text.lstrip("/") for text in paths)
-        name = Path(first).with_suffix("").as_posix()
+        name = item_name(first, path)
         if name in items:
             raise UserError(f"{path}, line {number}: {name} is listed twice; remove one of the lines")
-        items[name] = Item(name, folder / others[0], folder / first) if paired else Item(name, folder / first)
+        places = [_in_either_form(folder, text) for text in (first, *others[:paired])]
+        items[name] = Item(name, places[-1], places[0] if paired else None)
     if not items:
         raise UserError(f"{path}: the list is empty; write one file a line")
 
@@ -264,7 +292,7 @@ def _base(split: Split, root: str | Path | None, val_root: str | Path | None) ->
         if first.is_relative_to(second) or second.is_relative_to(first):
             raise UserError(
                 f"{val_root}: val_root and root ({root}) overlap, so validation would see training images; "
-                "use separate folders, or val_root=null to hold out a part of root"
+                "use separate folders, or write dataset.source.val_root=null to hold out a part of root"
             )
     if split == "val" and val_root is not None:
         return Path(val_root), True
@@ -273,36 +301,117 @@ def _base(split: Split, root: str | Path | None, val_root: str | Path | None) ->
     return Path(root), val_root is not None
 
 
-def images_by_name(folder: Path) -> dict[str, Path]:
-    """The images below a folder, sorted, by their path below it without suffix.
+def images_by_name(folder: Path, otherwise: Collection[str] = ()) -> dict[str, Path]:
+    """The images below a folder, sorted, by their path below it without suffix; see `files_below`.
+
+    Args:
+        folder: where to look.
+        otherwise: suffixes of the files to take where there is no image.
 
     Raises:
-        UserError: no such folder, no image, or two files of one name.
+        UserError: no such folder, no image, or as `files_below` does.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; write the path of a folder of images")
-    files = files_below(folder, IMAGE_SUFFIXES)
+    files = files_below(folder, IMAGE_SUFFIXES) or (files_below(folder, otherwise) if otherwise else {})
     if not files:
-        raise UserError(f"{folder}: holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}); check the path")
+        suffixes = " ".join([*sorted(IMAGE_SUFFIXES), *sorted(otherwise)])
+        raise UserError(f"{folder}: holds no image ({suffixes}); check the path")
     return files
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     """The files with these suffixes (in lower case) below a folder, sorted, by their path below it without suffix.
 
+    Links are followed; one that leads nowhere counts as a file, which whoever reads it will name. Hidden files and
+    folders are left out, as are `SIDE_FOLDERS`. A note names pictures of formats that are not read.
+
     Raises:
-        UserError: two files of one name.
+        UserError: two files of one name, a name that cannot be printed, or a folder that cannot be listed.
     """
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        # A leading dot marks the shadow files (`._photo.jpg`) that macOS leaves on foreign disks.
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
+    unread: list[Path] = []
+    for path in sorted(_walk(folder)):
+        if (suffix := path.suffix.lower()) not in suffixes:
+            if suffix in UNREAD_SUFFIXES or (path.is_symlink() and not path.exists()):
+                unread.append(path)
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = item_name(path.relative_to(folder).as_posix(), folder)
         if name in files:
             raise UserError(f"{path}: has the same name as {files[name].name}; rename or remove one of them")
         files[name] = path
+    if unread and is_first_rank():
+        warnings.warn(
+            f"{folder}: {len(unread)} left out, such as {_such_as(unread)}; save pictures of other formats as PNG, "
+            "mend links that lead nowhere",
+            Note,
+            stacklevel=2,
+        )
     return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All that lies below a folder and is no folder, through links but for those to a folder that they lie in."""
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while waiting:
+        place, above = waiting.pop()
+        try:
+            found = place.stat()
+            entries = list(os.scandir(place))
+        except OSError as error:
+            raise UserError(f"{place}: cannot be listed ({error.strerror}); check the path and your rights") from error
+        here = (found.st_dev, found.st_ino)
+        if here in above:
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in SIDE_FOLDERS:
+                continue
+            path = Path(entry.path)
+            if path.is_dir() if entry.is_symlink() else entry.is_dir():
+                waiting.append((path, above | {here}))
+            else:
+                yield path
+
+
+def item_name(path: str, place: Path) -> str:
+    """What an image is called: its path in `place` without suffix, in Unicode's form NFC.
+
+    Raises:
+        UserError: bytes that are no UTF-8, or a sign that begins a line or steers the terminal.
+    """
+    if not printable(path):
+        raise UserError(f"{place}: the file name {path!a} has signs that cannot be printed; rename the file")
+    return unicodedata.normalize("NFC", Path(path).as_posix().removesuffix(Path(path).suffix))
+
+
+def _in_either_form(folder: Path, path: str) -> Path:
+    """The file of this path, of which Unicode has two forms; as it stands where there is neither."""
+    forms = [folder / path, *(folder / unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
+    return next((form for form in forms if form.exists()), forms[0])
+
+
+def _unwrapped(files: dict[str, Path], template: str) -> dict[str, Path]:
+    """The files by what NAME stands for in their names; one that does not fit the template keeps all of its name."""
+    if template.count("NAME") != 1:
+        raise UserError(f"{template}: write a template that holds the word NAME once, such as NAMEx4")
+    before, after = template.split("NAME")
+    found: dict[str, Path] = {}
+    for name, path in files.items():
+        folder, slash, last = name.rpartition("/")
+        fits = len(last) > len(before + after) and last.startswith(before) and last.endswith(after)
+        inner = last[len(before) : len(last) - len(after)] if fits else last + path.suffix
+        found[folder + slash + inner] = path
+    return found
+
+
+def _template(role: str, longer: dict[str, Path], shorter: dict[str, Path]) -> str | None:
+    """The setting by which all names of one side are those of the other, with more around them; None where none is."""
+    one = min(longer)
+    for other in shorter:
+        template = one.rpartition("/")[2].replace(other.rpartition("/")[2], "NAME", 1)
+        if template.count("NAME") == 1 and _unwrapped(longer, template).keys() == shorter.keys():
+            return f"dataset.source.{role}_name={template}"
+    return None
 
 
 def _nested(train: Sequence[str], val: Sequence[str]) -> bool:
@@ -311,22 +420,28 @@ def _nested(train: Sequence[str], val: Sequence[str]) -> bool:
     return any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in both)
 
 
-def _fitting(root: Path, template: str, part: str) -> dict[str, Path]:
-    """The images whose path below `root` has the template's form, by what FOLDER and NAME stand for, sorted."""
+def _fitting(root: Path, template: str, part: str, maps: bool = False) -> dict[str, Path]:
+    """The images whose path below `root` has the template's form, by what FOLDER and NAME stand for, sorted.
+
+    With `maps` other files that may hold one, where no image fits.
+    """
     if template.count("NAME") != 1:
         raise UserError(f"{template}: a template must hold the word NAME once, such as HR/NAME")
     meaning = {"SPLIT": re.escape(part), "FOLDER": "([^/]+)", "NAME": "(.+)"}
     pieces = re.split("(SPLIT|FOLDER|NAME)", template)
-    pattern = "".join(meaning.get(piece, re.escape(piece)) for piece in pieces)
+    pattern = unicodedata.normalize("NFC", "".join(meaning.get(piece, re.escape(piece)) for piece in pieces))
     # Listing starts at the folder that is the same for all, so that the rest of `root` need not be read.
     folder = re.split("FOLDER|NAME", template)[0].replace("SPLIT", part).rpartition("/")[0]
-    matches = (
-        (re.fullmatch(pattern, f"{folder}/{name}" if folder else name), path)
-        for name, path in images_by_name(root / folder).items()
-    )
-    fitting = {"/".join(match.groups()): path for match, path in matches if match}
+    folder = unicodedata.normalize("NFC", folder)
+
+    def fit(files: dict[str, Path]) -> dict[str, Path]:
+        matches = ((re.fullmatch(pattern, f"{folder}/{name}" if folder else name), files[name]) for name in files)
+        return {"/".join(match.groups()): path for match, path in matches if match}
+
+    place, others = _in_either_form(root, folder), MAP_SUFFIXES if maps else ()
+    fitting = fit(images_by_name(place, others)) or fit(files_below(place, others))
     if not fitting:
-        raise UserError(f"{root / folder}: no image there fits {template}; check root, or dataset.source's templates")
+        raise UserError(f"{place}: no image there fits {template}; check root, or dataset.source's templates")
     return fitting
 
 
@@ -335,12 +450,15 @@ def _lonely(inputs: dict[str, Path], targets: dict[str, Path]) -> list[Path]:
     return [(inputs | targets)[name] for name in sorted(inputs.keys() ^ targets.keys())]
 
 
-def _unpaired(base: str | Path, places: str, items: list[Item], lonely: list[Path]) -> IncompleteError:
+def _unpaired(
+    base: str | Path, places: str, items: list[Item], lonely: list[Path], advice: str | None = None
+) -> IncompleteError:
     return IncompleteError(
         f"{base}: {len(lonely)} file(s) without a partner of the same name in {places}, "
-        f"such as {_such_as(lonely)}; add the partners or remove them",
+        f"such as {_such_as(lonely)}; {f'write {advice}' if advice else 'add the partners or remove them'}",
         items,
         lonely,
+        advice,
     )
 
 
@@ -354,9 +472,9 @@ def _part(split: Split, names: list[str], val_fraction: float, base: Path) -> li
     By hash and not by position, so that a file added to the folder does not reshuffle the rest.
     """
     if not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction is {val_fraction}; write a number between 0 and 1")
+        raise UserError(f"dataset.source.val_fraction={val_fraction}: write a number between 0 and 1")
     if len(names) < 2:
-        raise UserError(f"{base}: one image cannot be split; add images or write val_root=<another folder>")
+        raise UserError(f"{base}: one image cannot be split; add images or write dataset.source.val_root=<folder>")
     count = min(max(1, round(val_fraction * len(names))), len(names) - 1)
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     held_out = set(by_hash[:count])

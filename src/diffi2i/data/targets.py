@@ -14,7 +14,7 @@ from PIL import ImageOps
 from torch import Tensor
 
 from diffi2i.config.schema import ProtocolConfig
-from diffi2i.data.images import _opened
+from diffi2i.data.images import _opened, require_size
 from diffi2i.data.seen import DepthSeen, LabelsSeen, Seen, suspicious, unit_of
 from diffi2i.errors import UserError
 from diffi2i.kinds.spec import IGNORED
@@ -66,7 +66,7 @@ class Labels:
             UserError: `classes` is out of range.
         """
         if not 1 <= classes <= IGNORED:
-            raise UserError(f"target.classes is {classes}; write a number from 1 to {IGNORED}")
+            raise UserError(f"classes is {classes}; write a number from 1 to {IGNORED}")
         self.classes, self.ignore, self.shift = classes, tuple(ignore), shift
 
     def read(self, path: Path) -> npt.NDArray[np.int64]:
@@ -91,10 +91,12 @@ class Labels:
         if wrong.any():
             values, counts = np.unique(stored[wrong], return_counts=True)
             value = values[counts.argmax()]
-            shifted = f" ({value + self.shift} with target.shift={self.shift})" if self.shift else ""
+            shifted = f" ({value + self.shift} with dataset.target.shift={self.shift})" if self.shift else ""
             raise UserError(
                 f"{path}: value {value}{shifted} at {counts.max()} pixel(s) is none of the {self.classes} classes "
-                f"0 to {self.classes - 1}; add it to target.ignore, or mend target.classes or target.shift"
+                f"0 to {self.classes - 1}; where it counts nowhere write dataset.target.ignore="
+                f"[{','.join(map(str, [*self.ignore, value]))}], else mend dataset.target.classes or "
+                "dataset.target.shift, or number the classes from 0 in the files"
             )
         return np.where(ignored, IGNORED, labels)
 
@@ -127,7 +129,7 @@ class Depth:
             UserError: `unit` is not positive.
         """
         if not unit > 0:
-            raise UserError(f"target.unit is {unit}; write the metres per stored unit, 0.001 for millimetres")
+            raise UserError(f"unit is {unit}; write the metres per stored unit, 0.001 for millimetres")
         self.unit, self.invalid, self.max_depth = unit, tuple(invalid), max_depth
 
     def read(self, path: Path) -> npt.NDArray[np.float32]:
@@ -167,7 +169,7 @@ def _read_integers(path: Path) -> npt.NDArray[np.int64]:
         if not image.mode.startswith("I"):
             raise UserError(
                 f"{path}: wrong dtype for depth ({image.mode}; 8-bit or colour cannot hold it): save it as "
-                "16-bit grey PNG, such as millimetres with target.unit=0.001, or as float32 .npy in metres"
+                "16-bit grey PNG, such as millimetres with dataset.target.unit=0.001, or as float32 .npy in metres"
             )
         return np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
 
@@ -177,12 +179,16 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such depth file; check the path")
-        metres: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped: the header of a small file may claim any size.
+        mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if mapped.dtype != np.float32 or mapped.ndim != 2:
+            raise UserError(
+                f"{path}: wrong dtype or shape for depth ({mapped.dtype}, {mapped.shape}); save (H, W) float32 metres"
+            )
+        require_size(path, mapped.shape)
+        return np.array(mapped)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a header is Python's text, so almost anything may be wrong with it
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable .npy file ({reason}); replace or remove it") from error
-    if metres.dtype != np.float32 or metres.ndim != 2:
-        raise UserError(
-            f"{path}: wrong dtype or shape for depth ({metres.dtype}, {metres.shape}); save (H, W) float32 metres"
-        )
-    return metres

@@ -99,7 +99,7 @@ def pictures(output: Tensor, batch: Mapping[str, Any], task: TaskConfig) -> list
 def save(output: Tensor, size: Sequence[int], file: Path) -> None:
     """16-bit millimetres."""
     metres = F.interpolate(output[None].float(), tuple(size), mode="bilinear", align_corners=False)[0, 0].cpu()
-    Image.fromarray((1000 * metres).round().clamp(0, 65534).numpy().astype(np.uint16)).save(file)
+    Image.fromarray((1000 * metres).round().clamp(0, 65534).numpy().astype(np.uint16)).save(file, "PNG")
 
 
 def pairs(config: ScoreConfig, targets: Sequence[Path]) -> Pairs:

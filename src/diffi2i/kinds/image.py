@@ -86,7 +86,7 @@ def pictures(output: Tensor, batch: Mapping[str, Any], task: TaskConfig) -> list
 
 def save(output: Tensor, size: Sequence[int], file: Path) -> None:
     """An 8-bit RGB picture, as large as the output."""
-    as_picture(output).save(file)
+    as_picture(output).save(file, "PNG")
 
 
 def pairs(config: ScoreConfig, targets: Sequence[Path]) -> Pairs:

@@ -78,7 +78,7 @@ class Kind(Protocol):
         """Input, output, target and error of the batch's first image, each (3, H, W) around [0, 1]."""
 
     def save(self, output: Tensor, size: Sequence[int], file: Path) -> None:
-        """Writes one output, without its batch dimension, as a file of `size` (height, width)."""
+        """Writes one output, without its batch dimension, as a PNG of `size` (height, width), whatever its suffix."""
 
     def pairs(self, config: ScoreConfig, targets: Sequence[Path]) -> Pairs:
         """How files are read to be scored; `targets` are all that will be."""

@@ -85,7 +85,7 @@ def save(output: Tensor, size: Sequence[int], file: Path) -> None:
     labels = Image.fromarray(logits.argmax(0).byte().numpy(), mode="P")
     palette = colour_labels(torch.arange(256)[None])[:, 0]  # (3, 256)
     labels.putpalette((palette.T * 255).round().byte().flatten().tolist())
-    labels.save(file)
+    labels.save(file, "PNG")
 
 
 def pairs(config: ScoreConfig, targets: Sequence[Path]) -> Pairs:

@@ -33,6 +33,6 @@ class Spec:
 
 KINDS = {
     "image": Spec("DI2Iformer", "photos, folder, pairs, df2k, gopro, ..."),
-    "labels": Spec("Segmenter", "shapes, camvid or ade20k", "Labels", classes=True),
-    "depth": Spec("Depther", "motorcycle, sevenscenes or nyu", "Depth"),
+    "labels": Spec("Segmenter", "shapes, camvid, ade20k or label_pairs (your own)", "Labels", classes=True),
+    "depth": Spec("Depther", "motorcycle, sevenscenes, nyu or depth_pairs (your own)", "Depth"),
 }

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from diffi2i.data.resize import to_uint8
-from diffi2i.errors import WeightsUnavailableError
+from diffi2i.errors import Note, WeightsUnavailableError
 from diffi2i.files import whole
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.hardware import of_all_ranks
@@ -266,7 +266,7 @@ def _read(path: Path) -> dict[str, dict[str, Tensor]]:
     except FileNotFoundError:
         return {}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        warnings.warn(f"{path} cannot be read ({error}); the targets' features are extracted again", stacklevel=3)
+        warnings.warn(f"{path} cannot be read ({error}); the targets' features are extracted again", Note, stacklevel=3)
         return {}
     return known
 
@@ -284,7 +284,7 @@ def _write(path: Path, known: dict[str, dict[str, Tensor]]) -> None:
             save_file(tensors, temporary, {"networks": json.dumps(said)})
     except (OSError, SafetensorError) as error:
         # The scores are worth more than the file.
-        warnings.warn(f"{path} cannot be written ({error}); the targets' features are not kept", stacklevel=3)
+        warnings.warn(f"{path} cannot be written ({error}); the targets' features are not kept", Note, stacklevel=3)
 
 
 def _sha256(features: Tensor) -> str:

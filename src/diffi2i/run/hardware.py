@@ -1,6 +1,7 @@
 """Hardware and precision: what a configuration's `trainer` node means on this machine."""
 
 import logging
+import re
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -109,6 +110,12 @@ def device_of(trainer: TrainerConfig) -> torch.device:
     """The device of a command that uses one."""
     wanted = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return torch.device("cuda" if wanted else "cpu")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory was wanting, on whatever device."""
+    said = r"(allocate|enough|out of) memory|bad_alloc|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(said, str(error))))
 
 
 def uses_bf16(trainer: TrainerConfig) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
+from diffi2i.data.images import read_rgb
+from diffi2i.errors import UserError
 from diffi2i.tables import experiment
 from diffi2i.tables.remarks import merged
 from diffi2i.tables.table import Table
@@ -94,9 +96,8 @@ def panel(label: str, file: Path, where: str, shown: dict[Path, str]) -> Panel:
     if place in shown:
         return Panel(label, words=f"the same run as in {shown[place]}, pictures there")
     try:
-        with Image.open(file) as image:
-            small = image.convert("RGB")
-    except OSError:
+        small = Image.fromarray(read_rgb(file))
+    except UserError:
         return Panel(label, words=f"no picture in {file}")
     shown[place] = where
     small.thumbnail(PICTURE)

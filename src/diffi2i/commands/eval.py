@@ -160,7 +160,7 @@ def evaluate(config: EvalConfig) -> Path:
     """
     run_dir = Path(config.run)
     trained = Record.read(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
-    method = load_method(run_dir, config.set)
+    method = load_method(run_dir, config.set, config.trust)
     settings = method.config
     settings.trainer = config.trainer
     if config.dataset is not None:

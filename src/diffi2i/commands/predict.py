@@ -26,7 +26,7 @@ def predict(config: PredictConfig) -> Path:
     Raises:
         UserError: no such input, a method that needs the ground truth, a missing mask, or broken files.
     """
-    method = load_method(Path(config.run), config.set)
+    method = load_method(Path(config.run), config.set, config.trust)
     if method.sees_target:
         name = method.config.method["name"]
         raise UserError(f"run={config.run} is of method={name}, which needs the ground truth: name a run of another")

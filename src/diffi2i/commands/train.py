@@ -84,7 +84,7 @@ def train(config: Config) -> Path:
     L.seed_everything(config.seed, workers=True, verbose=False)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    method = build_method(config, load_method(config.init) if config.init else None)
+    method = build_method(config, load_method(config.init, trust=config.trust) if config.init else None)
     with tracking(config, run_dir) as logger:
         training = finish_training(config, method, data, run_dir, logger)
         facts = method_facts(method, origin["init"] and Init(**origin["init"]))
@@ -134,7 +134,7 @@ def fit(config: Config, method: Method, data: ImageDataModule, run_dir: Path, lo
     last = run_dir / "checkpoints" / "last.ckpt"
     trainer = build_trainer(config, method, run_dir, logger)
     try:
-        trainer.fit(method, data, ckpt_path=str(last) if last.is_file() else None)
+        trainer.fit(method, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     except SystemExit:
         # Lightning turns Ctrl-C into exit(1) and so hides it from the command line.
         if trainer.interrupted:

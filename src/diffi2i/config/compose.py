@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffi2i.config.checks import check, check_budget, check_dataset
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ModelConfig
+from diffi2i.config.trust import check_row
 from diffi2i.errors import UserError
 
 T = TypeVar("T")
@@ -60,6 +62,7 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
         UserError: see `load`.
     """
     given = [quoted_settings(override) for override in overrides]
+    check_rows(given)
     named = any(override.startswith("model=") for override in given)
     # Without settings of the model, which may be those of a model that is still to be found.
     others = [text for text in given if named or not text.lstrip("+~").startswith("model.")]
@@ -80,6 +83,16 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
     if usual or not whole:
         composed = composition(schema, name, [*usual, *given])
     return [*usual, *given], composed
+
+
+def check_rows(overrides: Sequence[str]) -> None:
+    """The rows that the overrides name hold nothing that could do harm; see `trust`."""
+    with in_one_line(Config):
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values: dict[str, Any] = {str(override.key_or_group): override.value() for override in parsed}
+    rows = values.get("experiment")
+    for row in rows if isinstance(rows, list) else [rows]:
+        check_row(str(row).removesuffix(".yaml"), values.get("trust", []), conf_dir())
 
 
 def in_place_of(model: DictConfig, name: str) -> DictConfig | None:
@@ -126,8 +139,13 @@ def quoted(text: str) -> str:
 
 
 def quoted_settings(override: str) -> str:
-    """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list. `cases` likewise."""
-    key = override.partition("=")[0]
+    """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list. `cases` likewise.
+
+    `trust=mynet` as the list that it is.
+    """
+    key, _, value = override.partition("=")
+    if key == "trust" and not value.startswith("["):
+        return f"trust=[{value}]"
     if key not in ("set", "cases") or not override.startswith(f"{key}=[") or not override.endswith("]"):
         return override
     entries, depth, quote = [""], 0, ""

@@ -431,6 +431,7 @@ class Config:
 
     `method` is the node of `conf/method/`: `_target_` its class, `name`, `init` the run that it starts from, `role` the
     part of the task's budget that it has (see `BudgetConfig`), and the options of its own, which the class checks.
+    `trust` are modules of the user's own that the run to start from may name; see `config.trust`.
     """
 
     task: TaskConfig
@@ -445,6 +446,7 @@ class Config:
     seed: int = 0
     root: str | None = None
     run_dir: str | None = None
+    trust: list[str] = field(default_factory=list)
 
     @property
     def init(self) -> Path | None:

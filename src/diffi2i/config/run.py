@@ -9,7 +9,8 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffi2i.config.compose import METHOD_KEYS, conf_dir, explain, unknown_key
+from diffi2i.config import compose
+from diffi2i.config.compose import METHOD_KEYS, explain, unknown_key
 from diffi2i.config.schema import Config
 from diffi2i.config.trust import check_file, read_yaml
 from diffi2i.errors import UserError
@@ -35,7 +36,7 @@ def read_run_config(run_dir: Path, changes: Sequence[str] = (), trust: Sequence[
     if "stage" in saved:
         raise UserError(f"{file} is of version 0.1, whose settings were others: train the run anew")
     saved.logger, saved.trust = None, [*trust]
-    check_file(file, saved, trust, conf_dir())
+    check_file(file, saved, trust, compose.conf_dir())
     try:
         for change in changes:
             change_scoring(saved, change)

@@ -10,15 +10,16 @@ import inspect
 import io
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -223,11 +224,13 @@ class Check:
         functions = (*(() if logger else FUNCTIONS), *self.trust)
         # Nothing else is imported, since that runs code.
         if not lies_in(target, (*classes, *functions)):
-            if not self.in_conf(target):
+            if logger or not self.in_conf(target):
                 raise UserError(f"{where}, {self.foreign(target)}")
             return
         try:
-            found = get_object(target)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of torch.jit, which some of spandrel's modules use
+                found = resolve_name(target)
         except Exception:  # as will be said where it is built
             return
         if not inspect.isclass(found) and not inspect.isfunction(found):

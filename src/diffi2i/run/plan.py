@@ -76,7 +76,7 @@ def planned(overrides: Sequence[str]) -> Run:
 
 
 def evaluation(run: Run, name: str, overrides: Sequence[str], hardware: Sequence[str] = ()) -> Run:
-    """`diffi2i eval` of a run, with the overrides that shape the score and those that do not."""
+    """`diffi2i eval` of a run, with the overrides that shape the score, and further ones that do not."""
     directory = run.directory / "eval" / f"{name}-{sha256(repr([*overrides]).encode()).hexdigest()[:8]}"
     given = (f"run={run.directory}", *overrides, *hardware, f"output={directory}")
     return Run("eval", given, directory, run, run.config)

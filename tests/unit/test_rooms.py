@@ -17,6 +17,7 @@ PACKAGE = Path(diffi2i.__file__).parent
 # over two lines names its module there, which comes before its room, or after it where a comment says so.
 ROOMS = (
     "errors",
+    "paths",
     "kinds.spec metrics.spec",  # what a configuration must know of kinds and scores, without torch
     "config",
     "weights",

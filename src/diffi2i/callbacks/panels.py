@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from diffi2i.data.images import as_picture
+from diffi2i.paths import inside
 
 COLUMNS = ("input", "output", "ground truth", "error")
 SAVED = 64
@@ -36,7 +37,7 @@ class Pictures:
         """Each (3, H, W) float, clamped to [0, 1]; the input as it is shown, at the target's size."""
         if self.saved < SAVED:
             for role, image in (("input", shown_input), ("output", output), ("target", target)):
-                file = self.folder / f"{name}_{role}.png"
+                file = inside(self.folder, f"{name}_{role}.png")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 as_picture(image).save(file)
             self.saved += 1

@@ -23,6 +23,7 @@ from diffi2i.methods.method import Method
 from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, work
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.spec import METRICS
+from diffi2i.paths import inside
 from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet
 from diffi2i.run.provenance import provenance
@@ -65,7 +66,7 @@ def score(
     """
     config = method.config
     sheet = ValidationScores(
-        config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
+        config.task, config.dataset.name, inside(output, "images"), constant, statistics_file(config, data)
     )
     targets = TargetsSeen(config)
     trainer = new_trainer(
@@ -112,7 +113,7 @@ def score(
         for line in targets.lines:
             print(line, flush=True)
     if trainer.is_global_zero and sheet.pictures.rows:
-        sheet.pictures.panel().save(output / "panel.png")
+        sheet.pictures.panel().save(inside(output, "panel.png"))
     return record
 
 
@@ -178,7 +179,9 @@ def evaluate(config: EvalConfig) -> Path:
     data = build_data(settings)
     data.check(splits=("val",))
     kind_of(settings.task).check_targets(data.val_items, settings)
-    output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
+    output = Path(config.output) if config.output else inside(run_dir, f"eval/{settings.dataset.name}")
+    if (output / "config.yaml").exists():
+        raise UserError(f"output={output} is a run, whose record would be replaced: name another folder")
     output.mkdir(parents=True, exist_ok=True)
     facts = method_facts(method, trained.method.init if trained.method else None, config.set)
     facts = replace(facts, imported=trained.method.imported if trained.method else None)

@@ -20,6 +20,8 @@ from diffi2i.errors import UserError
 from diffi2i.kinds.kind import Scores, kind_of
 from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import METRICS
+from diffi2i.paths import inside
+from diffi2i.run.files import json_output
 from diffi2i.run.hardware import device_of
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import DataFacts, Record
@@ -95,9 +97,7 @@ def checked_output(output: str | None) -> Path | None:
     """The record's file, in a folder that exists from now on. Raises `UserError` for one that cannot be."""
     if output is None:
         return None
-    path = Path(output)
-    if path.suffix != ".json" or path.is_dir():
-        raise UserError(f"output={output}: write a file name that ends in .json")
+    path = json_output(output)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -208,7 +208,7 @@ def report(record: Record, pairing: Pairing) -> list[str]:
 
 def write_csv(path: Path, per_image: Sequence[Mapping[str, str | float]], keys: Sequence[str]) -> None:
     """A line per image: its name and the scores it has. Whole or not at all."""
-    temporary = path.with_suffix(".tmp")
+    temporary = inside(path.parent, f"{path.stem}.tmp")
     used = [key for key in keys if any(key in record for record in per_image)]
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["name", *used], restval="", extrasaction="ignore")

@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -21,7 +21,7 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffi2i.config.checks import check, check_budget, check_dataset
+from diffi2i.config.checks import check, check_budget, check_dataset, check_filled
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ModelConfig
 from diffi2i.config.trust import check_row
@@ -190,6 +190,7 @@ def typed(schema: type[T], overrides: Sequence[str], composed: DictConfig) -> T:
             # Anew from a plain container, since a key added with `+` would slip through between typed nodes.
             composed = OmegaConf.merge(OmegaConf.structured(schema), plain)  # type: ignore[assignment]
         config: T = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    check_filled(asdict(config))  # type: ignore[call-overload]
     if isinstance(config, Config):
         for key in BY_BUDGET:
             config.method.pop(key, None)

@@ -1,6 +1,7 @@
 """The configuration that a run directory keeps, and under which other settings a finished run may be scored."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffi2i.config import compose
+from diffi2i.config.checks import check_filled
 from diffi2i.config.compose import METHOD_KEYS, explain, unknown_key
 from diffi2i.config.schema import Config
 from diffi2i.config.trust import check_file, read_yaml
@@ -43,6 +45,7 @@ def read_run_config(run_dir: Path, changes: Sequence[str] = (), trust: Sequence[
         config: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), saved))  # type: ignore[assignment]
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{file} does not fit this version: {explain(error, Config)}") from error
+    check_filled(asdict(config))
     return config
 
 

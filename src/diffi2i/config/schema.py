@@ -15,6 +15,7 @@ from omegaconf import II
 from diffi2i.errors import UserError
 from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import of_kind
+from diffi2i.paths import check_name
 
 
 def above_zero(node: object, prefix: str, keys: Sequence[str]) -> None:
@@ -192,6 +193,7 @@ class TaskConfig:
     budgets: dict[str, BudgetConfig]
 
     def __post_init__(self) -> None:
+        check_name("task.name", self.name)
         one_of("task.kind", self.kind, list(KINDS))
         one_of("task.fill", self.fill, ("black", "smooth"))
         protocol = self.protocol
@@ -248,6 +250,7 @@ class DatasetConfig:
     max_val_images: int | None = None
 
     def __post_init__(self) -> None:
+        check_name("dataset.name", self.name)
         one_of("dataset.augment", self.augment, ("flips_and_turns", "flips", "none"))
         one_of("dataset.on_error", self.on_error, ("error", "skip"))
         above_zero(self, "dataset.", ("max_val_images",))

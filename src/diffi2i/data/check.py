@@ -23,6 +23,7 @@ from diffi2i.data.seen import Seen
 from diffi2i.data.sources import IncompleteError, Item, Split, files
 from diffi2i.data.targets import Target
 from diffi2i.errors import UserError
+from diffi2i.paths import inside
 
 SHOWN = 20  # lines of one kind of fault that are printed
 
@@ -138,7 +139,7 @@ def check_dataset(
 
 def write_manifest(report: Report, path: Path) -> None:
     """Writes the manifest as JSON, whole or not at all. Raises UserError when that cannot be done."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = inside(path.parent, path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(report.manifest(), indent=1) + "\n", encoding="utf-8")

@@ -15,6 +15,16 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
+def json_output(output: str) -> Path:
+    """The JSON file that a command is to write. Raises `UserError`: it is none, or the record of a run."""
+    path = Path(output)
+    if path.suffix != ".json" or path.is_dir():
+        raise UserError(f"output={output}: write a file name that ends in .json")
+    if path.name == "result.json" and (path.parent / "config.yaml").exists():
+        raise UserError(f"output={output} is the record of a run: write another file name")
+    return path
+
+
 def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffi2i.errors import UserError
+from diffi2i.paths import inside
 from diffi2i.run.files import read_json, write_json
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run
@@ -52,7 +53,7 @@ def failure_file(directory: Path) -> Path:
 
 
 def lock_of(directory: Path) -> FileLock:
-    return FileLock(directory.parent / ".locks" / directory.name)
+    return FileLock(inside(directory.parent, f".locks/{directory.name}"))
 
 
 def read(run: Run) -> Entry:

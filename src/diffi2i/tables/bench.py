@@ -8,6 +8,7 @@ from statistics import median, quantiles
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from diffi2i.paths import inside
 from diffi2i.run.files import write_json
 from diffi2i.run.record import Provenance
 from diffi2i.tables.figures import BLUE, STYLE
@@ -106,12 +107,12 @@ def write(rows: Sequence[Row], provenance: Provenance, device: str, folder: Path
     text = page(rows, device)
     print(text, end="")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.md").write_text(text)
+    inside(folder, "bench.md").write_text(text)
     write_json(
-        folder / "bench.json",
+        inside(folder, "bench.json"),
         {"device": device, "cases": [asdict(row) for row in rows], "provenance": asdict(provenance)},
     )
-    plot(rows, folder / "bench.png")
+    plot(rows, inside(folder, "bench.png"))
 
 
 def plot(rows: Sequence[Row], file: Path) -> None:

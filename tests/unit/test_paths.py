@@ -80,7 +80,7 @@ def test_a_list_stays_below_its_folder(tmp_path: Path) -> None:
 
 
 EMPTY = {
-    "train": ["run_dir", "root", "method.init", "dataset.source.root", "experiment", "budget", "seed", "dataset.name"],
+    "train": ["run_dir", "root", "method.init", "dataset.source.root", "budget", "seed", "dataset.name"],
     "eval": ["run", "output", "root"],
     "predict": ["run", "input", "output", "mask"],
     "score": ["pred", "target", "mask", "input", "output"],
@@ -90,7 +90,7 @@ EMPTY = {
     "compare": ["output"],
     "report": ["output"],
     "dashboard": ["output", "project"],
-    "import": ["run_dir", "root"],
+    "import": ["run_dir"],
 }
 WORDS = {
     "train": ["dataset=folder", "budget=smoke"],
@@ -123,7 +123,7 @@ def test_a_variable_that_is_not_set_is_no_path(
 def test_empty_words_and_seeds_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "runs[0] is empty" in command_refusal(["compare", "", "x"], capsys)
     assert "names[0] is empty" in command_refusal(["table", ""], capsys)
-    assert "output is empty (a shell variable that is not set?)" in command_refusal(["report", "output="], capsys)
+    assert "output is empty (a shell variable that is not set?)" in command_refusal(["bench", "output="], capsys)
     for seed in ("", "abc", "1.5"):
         assert "seed: " in refusal(planned, ["task=sisr", f"seed={seed}"])
 
@@ -193,10 +193,9 @@ def test_predict_replaces_neither_masks_nor_what_lies_beside(
 
 def test_predict_writes_through_no_link(run: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(outside.parents[1] / "photos", "a.png")
-    assert "leads out of" in command_refusal(predicting(run, folder, outside.parents[1] / "out"), capsys)
-    assert "leads out of" in command_refusal(
-        predicting(run, folder / "a.png", outside.parents[1] / "out/new.png"), capsys
-    )
+    out = outside.parents[1] / "out"
+    for source, output in ((folder, out), (folder / "a.png", out / "new.png")):
+        assert "leads out of" in command_refusal(predicting(run, source, output), capsys)
     assert untouched(outside)
 
 

@@ -64,10 +64,8 @@ def score(
 
     `trained_on` is the hash of the training files; for `constant` see `Kind.naive`.
     """
-    config = method.config
-    sheet = ValidationScores(
-        config.task, config.dataset.name, inside(output, "images"), constant, statistics_file(config, data)
-    )
+    config, pictures, panel = method.config, inside(output, "images"), inside(output, "panel.png")
+    sheet = ValidationScores(config.task, config.dataset.name, pictures, constant, statistics_file(config, data))
     targets = TargetsSeen(config)
     trainer = new_trainer(
         config.trainer,
@@ -113,7 +111,7 @@ def score(
         for line in targets.lines:
             print(line, flush=True)
     if trainer.is_global_zero and sheet.pictures.rows:
-        sheet.pictures.panel().save(inside(output, "panel.png"))
+        sheet.pictures.panel().save(panel)
     return record
 
 

@@ -179,7 +179,7 @@ def check_overrides(file: Path, overrides: Sequence[str], conf: Path) -> None:
 
 def modules_named(plain: Any) -> list[str]:
     """The modules of all targets in a configuration."""
-    return [str(value).rpartition(".")[0] for _, name, value in leaves(plain) if name == "_target_"]
+    return [str(value).rpartition(".")[0] for _, name, value in leaves(plain) if name == "_target_" and value]
 
 
 def leaves(node: Any, key: str = "", name: str = "") -> Iterator[tuple[str, str, Any]]:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and small JSON files."""
+"""Files written whole or not at all, and inside the folder that the user named; small JSON files."""
 
 import json
 import os
@@ -45,6 +45,34 @@ def clear_leftovers(folder: Path) -> None:
     """Removes what killed writers left in a folder that no other process writes to."""
     for file in folder.glob(f"*{TEMPORARY}"):
         file.unlink(missing_ok=True)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path `folder/name`. Raises `UserError`: it leads out of the folder, by `..`, a slash before it, or a link."""
+    path = folder / name
+    try:
+        within = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle; a name that no file can have
+        within = False
+    if not within:
+        raise UserError(f"{path!s} leads out of {folder}: rename it, remove the link, or write another output")
+    return path
+
+
+def check_name(key: str, name: str) -> None:
+    """Raises `UserError`: a name that becomes a folder's is a path, or no name at all."""
+    if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+        raise UserError(f"{key}={name!a} becomes a folder's name: write one without slashes")
+
+
+def json_output(output: str) -> Path:
+    """The JSON file that a command is to write. Raises `UserError`: it is none, or the record of a run."""
+    path = Path(output)
+    if path.suffix != ".json" or path.is_dir():
+        raise UserError(f"output={output}: write a file name that ends in .json")
+    if path.name == "result.json" and (path.parent / "config.yaml").exists():
+        raise UserError(f"output={output} is the record of a run: write another file name")
+    return path
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

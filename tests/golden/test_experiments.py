@@ -597,7 +597,7 @@ def test_a_good_folder_is_read(tables: Path) -> None:
         ("claim_column: 0", "claim_column: 2", ["claim_column=2: columns count from 0 to 1"]),
         ("run: ours", "run: theirs", ["rescored", "no run 'theirs'"]),
         ("task: sisr", "task: tennis", ["unknown task tennis", "inpainting"]),
-        (GOOD, "- 1\n- 2", ["must hold the keys title, task"]),
+        (GOOD, "- 1\n- 2", ["holds no keys"]),
         (GOOD, "title: [", ["not a readable YAML"]),
         ("title: A table", "title: A table\ntitle: B", ["not a readable YAML", "duplicate"]),
         ("peer,Peer,30.00,,", "peer,Peer,thirty,,", ["row peer", "'thirty' must be a number"]),

@@ -243,7 +243,8 @@ def test_a_regressor_trains_and_is_scored(make: Make, task: str, loss: str, tmp_
     assert own.keys() <= saved.keys()
     assert all(key.startswith("network.") for key in saved), "a discriminator was kept"
     assert found.cost.parameters == sum(weight.numel() for weight in own.values())
-    again = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, output=str(tmp_path / "again")))
+    its: dict[str, Any] = {"run": str(run_dir), "trainer": CPU, "trust": [__name__]}
+    again = evaluate(EvalConfig(**its, output=str(tmp_path / "again")))
     assert result(again).scores == found.scores
 
 
@@ -398,9 +399,10 @@ def test_a_method_without_training_is_scored_at_once(
     assert (found.method.name, found.cost.parameters) == ("sharpen", 0)
     assert (found.training.steps, found.training.network_steps, found.training.loss) == (0, 0, None)
     assert found.scores["psnr"].value != found.scores["psnr"].baseline
-    again = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, output=str(tmp_path / "again")))
+    its: dict[str, Any] = {"run": str(run_dir), "trainer": CPU, "trust": [__name__]}
+    again = evaluate(EvalConfig(**its, output=str(tmp_path / "again")))
     assert result(again).scores == found.scores
-    other = evaluate(EvalConfig(run=str(run_dir), trainer=CPU, set=["method.amount=0"], output=str(tmp_path / "plain")))
+    other = evaluate(EvalConfig(**its, set=["method.amount=0"], output=str(tmp_path / "plain")))
     assert result(other).scores != found.scores
     if task == "deblur":
         assert result(other).scores["psnr"].value == pytest.approx(found.scores["psnr"].baseline, abs=1e-4)
@@ -408,7 +410,7 @@ def test_a_method_without_training_is_scored_at_once(
     assert "finished: nothing to do" in capsys.readouterr().out
 
     file = sorted(images.iterdir())[0]
-    predict(PredictConfig(run=str(run_dir), input=str(file), output=str(tmp_path / "out"), trainer=CPU))
+    predict(PredictConfig(**its, input=str(file), output=str(tmp_path / "out")))
     with Image.open(file) as image, Image.open(tmp_path / "out" / file.name) as output:
         scale = found.data.protocol["border"] or 1  # of sisr the scale
         assert output.size == (image.width * scale, image.height * scale)
@@ -428,13 +430,15 @@ def test_a_method_without_l_task_trains_and_goes_on(make: Make, tmp_path: Path) 
     found = result(first)
     assert (found.method.name, found.cost.parameters) == ("means", 6)
     assert (found.training.steps, found.training.loss) == (4, None)
-    second = train.train(make("second", *guest, "method.role=continued", f"method.init={first}"))
+    onward = (*guest, "method.role=continued", f"method.init={first}")
+    assert f"write trust={__name__}" in refusal(train.train, make("second", *onward))
+    second = train.train(make("second", *onward, f"trust={__name__}"))
     assert result(second).training.network_steps == 8
     one, two = (weights(run) for run in (first, second))
     assert one.keys() == two.keys() == {"shift.weight", "shift.bias"}
     assert not torch.equal(one["shift.bias"], two["shift.bias"])
     with pytest.raises(UserError, match="is a run of means, from which no regressor starts"):
-        check(make("third", "method=regressor", f"method.init={first}"))
+        check(make("third", "method=regressor", f"method.init={first}", f"trust={__name__}"))
 
 
 # --- who knows whom --------------------

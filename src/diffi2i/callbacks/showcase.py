@@ -107,7 +107,7 @@ def first_images(config: Config) -> Path | None:
     images = None
     while config.init is not None and (config.init / "config.yaml").is_file():
         images = config.init / "images"
-        config = read_run_config(config.init)
+        config = read_run_config(config.init, trust=config.trust)
     return images
 
 

@@ -115,7 +115,7 @@ def case_of(words: Sequence[str], config: BenchConfig) -> Case:
     """The method and its image. Raises `UserError`: they cannot be."""
     device, (height, width) = device_of(config.trainer), config.sides
     if words and words[0].startswith("run="):
-        method = load_method(Path(words[0].removeprefix("run=")), words[1:])
+        method = load_method(Path(words[0].removeprefix("run=")), words[1:], config.trust)
     else:
         method = new_method(load(Config, "train", [*config.base, *config.overrides, *words]))
     task = method.config.task

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffi2i.config.commands import CompareConfig
 from diffi2i.errors import UserError
-from diffi2i.files import write_json
+from diffi2i.files import json_output, write_json
 from diffi2i.run.record import Record
 from diffi2i.tables.compare import comparison, comparison_table
 
@@ -16,9 +16,11 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     Raises:
         UserError: a place without record, or records that do not compare.
     """
-    output, places = config.output and Path(config.output), config.runs
-    if output and (output.suffix != ".json" or not output.parent.is_dir()):
-        raise UserError(f"output={output}: write a file name that ends in .json, in a folder that exists")
+    output, places = config.output and json_output(config.output), config.runs
+    if output and not output.parent.is_dir():
+        raise UserError(f"output={output}: name a file in a folder that exists")
+    if output and any(output.resolve() == Path(place).resolve() for place in places):
+        raise UserError(f"output={output} is one of the two that are compared: write another file name")
     a, b = (Record.read(Path(place)) for place in places)
     found = comparison(a, b, places)
     # A run may be scored under other settings than its own; a score of folders does not say what made them.

@@ -17,7 +17,7 @@ from diffi2i.config import compose
 from diffi2i.config.commands import DashboardConfig
 from diffi2i.config.schema import Config, TaskConfig
 from diffi2i.errors import UserError
-from diffi2i.files import write_json
+from diffi2i.files import inside, write_json
 from diffi2i.metrics.spec import COLUMNS, METRICS, of_kind
 from diffi2i.run.rows import table_names
 from diffi2i.tables import experiment
@@ -44,8 +44,8 @@ def dashboard(settings: DashboardConfig) -> None:
     output.mkdir(parents=True, exist_ok=True)
     # Without an owner: a report's runs would be looked up at W&B.
     tasks, unowned = shipped_tasks(), replace(settings, entity=None)
-    write_json(output / "workspace_spec.json", {task.name: spec(workspace(task, unowned)) for task in tasks})
-    write_json(output / "report_spec.json", spec(report(tasks, unowned)))
+    write_json(inside(output, "workspace_spec.json"), {task.name: spec(workspace(task, unowned)) for task in tasks})
+    write_json(inside(output, "report_spec.json"), spec(report(tasks, unowned)))
     print(f"wrote {output / 'workspace_spec.json'} and {output / 'report_spec.json'}")
     try:
         if not wandb.login(prompt=False, verify=False):

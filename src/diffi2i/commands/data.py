@@ -9,6 +9,7 @@ from diffi2i.config.commands import DataConfig
 from diffi2i.config.schema import DatasetConfig
 from diffi2i.data.check import check_dataset, write_manifest
 from diffi2i.data.sources import Split
+from diffi2i.files import json_output
 
 
 def data(config: DataConfig) -> None:
@@ -17,16 +18,16 @@ def data(config: DataConfig) -> None:
     The manifest goes to `config.output`, by default outputs/data/<dataset name>/manifest.json.
 
     Raises:
-        UserError: no such folder, source or target reader, or the manifest cannot be written.
+        UserError: no such folder, source or target reader, or a manifest that cannot be written.
         SystemExit: status 1, with the manifest written, where anything is broken.
     """
     dataset = config.dataset
     check_source(dataset)
+    output = json_output(config.output) if config.output else Path(f"outputs/data/{dataset.name}/manifest.json")
     reader = None if dataset.target is None else build(dataset.target, "dataset.target")
     report = check_dataset(dataset, build(dataset.source, "dataset.source"), reader, splits_of(dataset))
     for line in report.lines():
         print(line)
-    output = Path(config.output or f"outputs/data/{dataset.name}/manifest.json")
     write_manifest(report, output)
     print(f"manifest: {output}")
     if report.broken:

@@ -17,6 +17,7 @@ from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
+from diffi2i.files import inside
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
@@ -63,10 +64,8 @@ def score(
 
     `trained_on` is the hash of the training files; for `constant` see `Kind.naive`.
     """
-    config = method.config
-    sheet = ValidationScores(
-        config.task, config.dataset.name, output / "images", constant, statistics_file(config, data)
-    )
+    config, pictures, panel = method.config, inside(output, "images"), inside(output, "panel.png")
+    sheet = ValidationScores(config.task, config.dataset.name, pictures, constant, statistics_file(config, data))
     targets = TargetsSeen(config)
     trainer = new_trainer(
         config.trainer,
@@ -113,7 +112,7 @@ def score(
         for line in targets.lines:
             print(line, flush=True)
     if trainer.is_global_zero and sheet.pictures.rows:
-        sheet.pictures.panel().save(output / "panel.png")
+        sheet.pictures.panel().save(panel)
     return record
 
 
@@ -161,7 +160,7 @@ def evaluate(config: EvalConfig) -> Path:
     """
     run_dir = Path(config.run)
     trained = Record.read(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
-    method = load_method(run_dir, config.set)
+    method = load_method(run_dir, config.set, config.trust)
     settings = method.config
     settings.trainer = config.trainer
     if config.dataset is not None:
@@ -179,7 +178,9 @@ def evaluate(config: EvalConfig) -> Path:
     data = build_data(settings)
     data.check(splits=("val",))
     kind_of(settings.task).check_targets(data.val_items, settings)
-    output = Path(config.output) if config.output else run_dir / "eval" / settings.dataset.name
+    output = Path(config.output) if config.output else inside(run_dir, f"eval/{settings.dataset.name}")
+    if (output / "config.yaml").exists():
+        raise UserError(f"output={output} is a run, whose record would be replaced: name another folder")
     output.mkdir(parents=True, exist_ok=True)
     facts = method_facts(method, trained.method.init if trained.method else None, config.set)
     facts = replace(facts, imported=trained.method.imported if trained.method else None)

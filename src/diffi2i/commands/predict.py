@@ -1,6 +1,7 @@
 """`diffi2i predict`: restores a folder of images with a finished run."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from diffi2i.data.images import IMAGE_SUFFIXES, read_image, read_mask, read_size
 from diffi2i.data.scenes import network_size
 from diffi2i.data.sources import images_by_name, item_name
 from diffi2i.errors import Note, UserError
-from diffi2i.files import whole
+from diffi2i.files import inside, whole
 from diffi2i.kinds.kind import kind_of
 from diffi2i.kinds.spec import KINDS
 from diffi2i.methods.batch import Batch
@@ -23,30 +24,29 @@ from diffi2i.run.hardware import autocast_of, device_of, out_of_memory
 
 
 def predict(config: PredictConfig) -> Path:
-    """Writes `<output>/<name>.png` for each image, each whole or not at all.
+    """Writes `<output>/<name>.png` for each image, or `output` itself where that names the PNG file of a single one.
 
-    Files that cannot be restored are named at the end, a line each: the last as the error, the others as notes.
+    Each is written whole or not at all. Files that cannot be restored are named at the end, a line each: the last as
+    the error, the others as notes.
 
     Raises:
-        UserError: no such input, a method that needs the ground truth, a missing mask, or such a file.
+        UserError: no such input, a method that needs the ground truth, a missing mask, an output that would replace
+            any of these files, or such a file.
     """
-    output = Path(config.output)
-    if output.is_file() or (output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()):
-        raise UserError(f"output={output} names a file: name the folder to write into")
-    method = load_method(Path(config.run), config.set)
+    method = load_method(Path(config.run), config.set, config.trust)
     if method.sees_target:
         name = method.config.method["name"]
         raise UserError(f"run={config.run} is of method={name}, which needs the ground truth: name a run of another")
     files = images_at(Path(config.input))
     masks = masks_for(files, config, needed=has_holes(method.config.task))
+    targets = targets_for(files, [*files.values(), *masks.values()], config)
     method = method.to(device_of(config.trainer)).eval()
     method.config.task.protocol.seed = config.seed
 
-    refused: list[str] = []
-    output.mkdir(parents=True, exist_ok=True)
+    output, refused = Path(config.output), list[str]()
     for name, file in track(files.items(), description="restoring"):
         try:
-            restore(method, name, file, masks.get(name), config, output / f"{name}.png")
+            restore(method, name, file, masks.get(name), config, targets[name])
         except UserError as error:
             refused.append(str(error))
         except (MemoryError, RuntimeError) as error:
@@ -90,6 +90,32 @@ def images_at(path: Path) -> dict[str, Path]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
     return {item_name(path.name, path.parent): path} if path.is_file() else images_by_name(path)
+
+
+def targets_for(files: dict[str, Path], read: Sequence[Path], config: PredictConfig) -> dict[str, Path]:
+    """The file to write for each image.
+
+    Raises:
+        UserError: `output` is no folder, or the input's; or a target leads out of it, or would replace a file that is
+            `read` or one beside the input.
+    """
+    source, output = Path(config.input), Path(config.output)
+    named = source.is_file() and output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
+    if named and output.suffix.lower() != ".png":
+        raise UserError(f"output={output}: pictures are written as PNG: write output={output.with_suffix('.png')}")
+    folder = output.parent if named else output
+    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+        raise UserError(f"output={output} is no folder: name another")
+    if folder.resolve() == source.resolve():
+        raise UserError(f"output={output} is the folder of the input, whose pictures would be replaced: name another")
+    targets = {name: inside(folder, output.name if named else f"{name}.png") for name in files}
+    kept = {(state.st_dev, state.st_ino): file for file in read for state in [file.stat()]}
+    for target in (target for target in targets.values() if target.exists()):
+        state = target.stat()
+        beside = not named and folder.resolve() == source.parent.resolve()
+        if (file := kept.get((state.st_dev, state.st_ino))) or beside or target.is_dir():
+            raise UserError(f"output={output} would replace {file or target}: name another output")
+    return targets
 
 
 def masks_for(files: dict[str, Path], config: PredictConfig, needed: bool) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from diffi2i.data.manifest import manifest_hash
 from diffi2i.data.resize import enlarge
 from diffi2i.data.sources import Item, files_below
 from diffi2i.errors import UserError
-from diffi2i.files import whole
+from diffi2i.files import json_output, whole
 from diffi2i.kinds.kind import Scores, kind_of
 from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import METRICS
@@ -96,9 +96,7 @@ def checked_output(output: str | None) -> Path | None:
     """The record's file, in a folder that exists from now on. Raises `UserError` for one that cannot be."""
     if output is None:
         return None
-    path = Path(output)
-    if path.suffix != ".json" or path.is_dir():
-        raise UserError(f"output={output}: write a file name that ends in .json")
+    path = json_output(output)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from diffi2i.config.compose import conf_dir, in_one_line, quoted_path, register
+from diffi2i.config.compose import check_rows, conf_dir, in_one_line, quoted_path, quoted_settings, register
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.build import check as check_method
@@ -58,7 +58,7 @@ def sweep(overrides: Sequence[str], flags: Sequence[str]) -> None:
         UserError: something that cannot be, before any run starts.
         SystemExit: the status of the first run that failed, after all runs that the launcher still started.
     """
-    overrides = [quoted_path(override, swept=True) for override in overrides]
+    overrides = [quoted_settings(quoted_path(text, swept=True)) for text in overrides]
     check(overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors over, in place of printing a traceback
     sys.argv = ["diffi2i train", *overrides, *flags]
@@ -210,6 +210,7 @@ def hydra_node(overrides: Sequence[str]) -> Any:
     Raises:
         UserError: no such launcher or sweeper, or its package is missing.
     """
+    check_rows(overrides)  # which may hold keys of Hydra's own
     register(Config, "train")
     with in_one_line(Config), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:

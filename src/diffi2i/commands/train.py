@@ -79,7 +79,7 @@ def train(config: Config) -> Path:
     L.seed_everything(config.seed, workers=True, verbose=False)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    method = build_method(config, load_method(config.init) if config.init else None)
+    method = build_method(config, load_method(config.init, trust=config.trust) if config.init else None)
     with tracking(config, run_dir) as logger:
         training = finish_training(config, method, data, run_dir, logger)
         say_changed(config, data)

@@ -4,10 +4,24 @@ from pathlib import Path
 from typing import Any
 
 from diffi2i.config.schema import Config, DatasetConfig, one_of
+from diffi2i.config.trust import leaves
 from diffi2i.errors import UserError
+from diffi2i.files import check_name
 from diffi2i.kinds.spec import KINDS
 
 ROLES = ("fresh", "continued", "adversarial")
+
+
+def check_filled(plain: Any) -> None:
+    """No value is an empty text, as `output=$UNSET` would be: as a path that is the current folder.
+
+    Raises:
+        UserError: one line that names the key.
+    """
+    for key, name, value in leaves(plain):
+        if isinstance(value, str) and not value.strip():
+            key = f"{key}.{name}".strip(".")
+            raise UserError(f"{key} is empty (a shell variable that is not set?): write {key}=<value>, or leave it out")
 
 
 def check_budget(plain: dict[str, Any]) -> None:
@@ -73,6 +87,8 @@ def check(config: Config) -> None:
         )
     if train.loss not in task.losses:
         raise UserError(f"train.loss={train.loss}: choose one of {', '.join(task.losses)}")
+    for key, name in {"method.name": config.method["name"], "budget": config.budget}.items():
+        check_name(key, name)
     check_phases(config)
     check_kind(config)
     check_source(config.dataset)

@@ -11,7 +11,7 @@ class EvalConfig:
     """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset.
 
     `set` changes settings of the run that do not concern its training, as overrides: the method's options, the
-    protocol, the degradation, the crops. The record keeps the list.
+    protocol, the degradation, the crops. The record keeps the list. `trust` is that of `schema.Config`, of the run.
     """
 
     run: str
@@ -19,6 +19,7 @@ class EvalConfig:
     set: list[str] = field(default_factory=list)
     root: str | None = None
     output: str | None = None
+    trust: list[str] = field(default_factory=list)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
@@ -42,7 +43,10 @@ class ImportConfig:
 
 @dataclass(kw_only=True)
 class PredictConfig:
-    """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole. `set` is eval's."""
+    """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole.
+
+    `set` and `trust` are eval's.
+    """
 
     run: str
     set: list[str] = field(default_factory=list)
@@ -50,6 +54,7 @@ class PredictConfig:
     output: str
     mask: str | None = None
     seed: int = 0
+    trust: list[str] = field(default_factory=list)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
@@ -60,7 +65,7 @@ class BenchConfig:
     Each of `cases` is the overrides of a training, after `base` and `overrides`, which are the same for all, or
     `run=<run directory>` with settings as `eval` has in `set`; none: `base` and `overrides` alone. `size` is that of
     the output, `256` or `256x320`. There are `repeats` rounds, in each of which every case is timed once, one of more
-    than `limit` seconds on some of its network's calls.
+    than `limit` seconds on some of its network's calls. `trust` is eval's, of all cases that are runs.
     """
 
     cases: list[str] = field(default_factory=list)
@@ -69,6 +74,7 @@ class BenchConfig:
     repeats: int = 5
     limit: float = 60.0
     output: str = "outputs/bench"
+    trust: list[str] = field(default_factory=list)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     overrides: list[str] = field(default_factory=list)
 

@@ -9,21 +9,23 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffi2i.config.checks import check, check_budget, check_dataset
+from diffi2i.config.checks import check, check_budget, check_dataset, check_filled
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ModelConfig
+from diffi2i.config.trust import check_row
 from diffi2i.errors import UserError, printable
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
         UserError: see `load`.
     """
     given = [quoted_settings(quoted_path(override)) for override in overrides]
+    check_rows(given)
     named = any(override.startswith("model=") for override in given)
     # Without settings of the model, which may be those of a model that is still to be found.
     others = [text for text in given if named or not text.lstrip("+~").startswith("model.")]
@@ -89,6 +92,16 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
     if usual or not whole:
         composed = composition(schema, name, [*usual, *given])
     return [*usual, *given], composed
+
+
+def check_rows(overrides: Sequence[str]) -> None:
+    """The rows that the overrides name hold nothing that could do harm; see `trust`."""
+    with in_one_line(Config):
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values: dict[str, Any] = {str(override.key_or_group): override.value() for override in parsed}
+    rows = values.get("experiment")
+    for row in rows if isinstance(rows, list) else [rows]:
+        check_row(str(row).removesuffix(".yaml"), values.get("trust", []), conf_dir())
 
 
 def in_place_of(model: DictConfig, name: str) -> DictConfig | None:
@@ -168,8 +181,13 @@ def quoted_path(override: str, swept: bool = False) -> str:
 
 
 def quoted_settings(override: str) -> str:
-    """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list. `cases` likewise."""
-    key = override.partition("=")[0]
+    """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list. `cases` likewise.
+
+    `trust=mynet` as the list that it is.
+    """
+    key, _, value = override.partition("=")
+    if key == "trust" and not value.startswith("["):
+        return f"trust=[{value}]"
     if key not in ("set", "cases") or not override.startswith(f"{key}=[") or not override.endswith("]"):
         return override
     bare = [entry for entry in entries(override.removeprefix(f"{key}=[")[:-1]) if entry]
@@ -225,6 +243,7 @@ def typed(schema: type[T], overrides: Sequence[str], composed: DictConfig) -> T:
             # Anew from a plain container, since a key added with `+` would slip through between typed nodes.
             composed = OmegaConf.merge(OmegaConf.structured(schema), plain)  # type: ignore[assignment]
         config: T = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    check_filled(asdict(config))  # type: ignore[call-overload]
     if isinstance(config, Config):
         for key in BY_BUDGET:
             config.method.pop(key, None)

@@ -1,6 +1,7 @@
 """The configuration that a run directory keeps, and under which other settings a finished run may be scored."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffi2i.config import compose
+from diffi2i.config.checks import check_filled
 from diffi2i.config.compose import METHOD_KEYS, explain, unknown_key
 from diffi2i.config.schema import Config
+from diffi2i.config.trust import check_file, read_yaml
 from diffi2i.errors import UserError
 
 # What of a run may be changed when it is scored anew: nothing that its training depended on. Of a method's options its
@@ -18,24 +22,30 @@ from diffi2i.errors import UserError
 OF_SCORING = ("method.", "task.protocol.", "task.degrade", "train.val_crop", "train.val_crops")
 
 
-def read_run_config(run_dir: Path, changes: Sequence[str] = ()) -> Config:
+def read_run_config(run_dir: Path, changes: Sequence[str] = (), trust: Sequence[str] = ()) -> Config:
     """The configuration a run directory was trained with, under the overrides `changes`, which concern its scoring.
 
+    It may name the classes and functions of which runs are made and those of the modules `trust`; see `config.trust`.
+    Without the logger, which was that of the training.
+
     Raises:
-        UserError: no such file, not one of this version's, or a change that cannot be.
+        UserError: no such file, not one of this version's, names what it may not, or a change that cannot be.
     """
     file = run_dir / "config.yaml"
     if not file.is_file():
         raise UserError(f"{run_dir} is no run directory: it has no config.yaml")
+    saved = read_yaml(file)
+    if "stage" in saved:
+        raise UserError(f"{file} is of version 0.1, whose settings were others: train the run anew")
+    saved.logger, saved.trust = None, [*trust]
+    check_file(file, saved, trust, compose.conf_dir())
     try:
-        saved = OmegaConf.load(file)
-        if "stage" in saved:
-            raise UserError(f"{file} is of version 0.1, whose settings were others: train the run anew")
         for change in changes:
             change_scoring(saved, change)
         config: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), saved))  # type: ignore[assignment]
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{file} does not fit this version: {explain(error, Config)}") from error
+    check_filled(asdict(config))
     return config
 
 

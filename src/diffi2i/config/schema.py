@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import II
 
 from diffi2i.errors import UserError
+from diffi2i.files import check_name
 from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import of_kind
 
@@ -192,6 +193,7 @@ class TaskConfig:
     budgets: dict[str, BudgetConfig]
 
     def __post_init__(self) -> None:
+        check_name("task.name", self.name)
         one_of("task.kind", self.kind, list(KINDS))
         one_of("task.fill", self.fill, ("black", "smooth"))
         protocol = self.protocol
@@ -248,6 +250,7 @@ class DatasetConfig:
     max_val_images: int | None = None
 
     def __post_init__(self) -> None:
+        check_name("dataset.name", self.name)
         one_of("dataset.augment", self.augment, ("flips_and_turns", "flips", "none"))
         one_of("dataset.on_error", self.on_error, ("error", "skip"))
         above_zero(self, "dataset.", ("max_val_images",))
@@ -440,6 +443,7 @@ class Config:
 
     `method` is the node of `conf/method/`: `_target_` its class, `name`, `init` the run that it starts from, `role` the
     part of the task's budget that it has (see `BudgetConfig`), and the options of its own, which the class checks.
+    `trust` are modules of the user's own that the run to start from may name; see `config.trust`.
     """
 
     task: TaskConfig
@@ -454,6 +458,7 @@ class Config:
     seed: int = 0
     root: str | None = None
     run_dir: str | None = None
+    trust: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

@@ -233,8 +233,8 @@ def listed(
         paired: the lines name inputs too.
 
     Raises:
-        UserError: no root, no such split, one list for both, a missing or empty list, a line that does not fit, or a
-            name listed twice.
+        UserError: no root, no such split, one list for both, a missing or empty list, a line that does not fit, a path
+            with `..`, or a name listed twice.
         IncompleteError: a listed file is missing.
     """
     if root is None:
@@ -258,6 +258,8 @@ def listed(
         paths = line.split() if paired else [line.strip()]
         if len(paths) < 1 + paired:
             raise UserError(f"{path}, line {number}: '{line.strip()}' must name an input and a target; mend the line")
+        if any(".." in Path(text).parts for text in paths[: 1 + paired]):
+            raise UserError(f"{path}, line {number}: '{line.strip()}' leads out of {folder}; write paths below it")
         first, *others = (text.lstrip("/") for text in paths)
         name = item_name(first, path)
         if name in items:

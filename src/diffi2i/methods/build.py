@@ -74,7 +74,7 @@ def read_init(config: Config, run_dir: Path) -> Config:
         raise UserError(
             f"method.init={run_dir} is unfinished: run its `diffi2i train ... run_dir={run_dir}` again first"
         )
-    saved = read_run_config(run_dir)
+    saved = read_run_config(run_dir, trust=config.trust)
     if saved.task.name != config.task.name:
         raise UserError(f"method.init={run_dir} was trained for task={saved.task.name}: write task={saved.task.name}")
     if saved.task.fill != config.task.fill:

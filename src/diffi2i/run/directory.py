@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from diffi2i.config.run import read_run_config
 from diffi2i.config.schema import Config
+from diffi2i.config.trust import modules_named
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
@@ -118,7 +119,8 @@ def check_own(
     Raises:
         UserError: it is not, or its training is `done` and something was to change.
     """
-    saved, ours = asdict(read_run_config(run_dir)), asdict(config)
+    ours = asdict(config)
+    saved = asdict(read_run_config(run_dir, trust=[*config.trust, *modules_named(ours)]))
     if difference := first_difference(saved, ours, (*PLACES, *CHANGEABLE)):
         key, before, now = difference
         raise UserError(f"{run_dir} holds a run with {key}={before}, this one has {now}: name another run_dir")
@@ -161,13 +163,13 @@ def check_origin(run_dir: Path, config: Config, data: ImageDataModule, origin: d
         )
 
 
-def load_method(run_dir: Path, changes: Sequence[str] = ()) -> Method:
-    """A finished run's method with its (averaged) weights, under `changes`; see `config.read_run_config`.
+def load_method(run_dir: Path, changes: Sequence[str] = (), trust: Sequence[str] = ()) -> Method:
+    """A finished run's method with its (averaged) weights, under `changes`; for both see `config.read_run_config`.
 
     Raises:
         UserError: the weights are missing or belong to another model, or a change that cannot be.
     """
-    config = read_run_config(run_dir, changes)
+    config = read_run_config(run_dir, changes, trust)
     kind = method_class(config)
     for key in (change.partition("=")[0] for change in changes if kind.trains):
         if key.startswith("method.") and key.split(".")[1] not in kind.scored_under:

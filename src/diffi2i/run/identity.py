@@ -14,6 +14,7 @@ PLACES = (
     "validation",
     "run_dir",
     "root",
+    "trust",
     "dataset.workers",
     "dataset.cache_mb",
     "dataset.source.root",

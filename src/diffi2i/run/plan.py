@@ -57,13 +57,13 @@ def planned(overrides: Sequence[str]) -> Run:
         if other := same_as(row):
             return planned([text if text != f"experiment={row}" else f"experiment={other}" for text in overrides])
     seed = value_of("seed", overrides)
-    own = f"seed={seed}"
+    own = f"seed={seed}" if seed is not None and seed.isdecimal() else None  # what else it may be, Hydra says
     named = any("seed" in text for text in overrides if text != own)  # as in run_dir=runs/${seed}
     settings = composed(tuple(text for text in overrides if named or text != own))
     if isinstance(settings, str):
         return planned(further(overrides, settings))
     made = deepcopy(settings)
-    if seed is not None and seed.isdecimal():
+    if seed is not None and own in overrides:
         made.seed = int(seed)
     init, before = made.method["init"], None
     if init is not None and is_row(init) and not Path(init).exists():
@@ -76,7 +76,7 @@ def planned(overrides: Sequence[str]) -> Run:
 
 
 def evaluation(run: Run, name: str, overrides: Sequence[str], hardware: Sequence[str] = ()) -> Run:
-    """`diffi2i eval` of a run, with the overrides that shape the score and those that do not."""
+    """`diffi2i eval` of a run, with the overrides that shape the score, and further ones that do not."""
     directory = run.directory / "eval" / f"{name}-{sha256(repr([*overrides]).encode()).hexdigest()[:8]}"
     given = (f"run={run.directory}", *overrides, *hardware, f"output={directory}")
     return Run("eval", given, directory, run, run.config)

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from diffi2i.config import compose
+from diffi2i.config.trust import read_yaml
 from diffi2i.errors import UserError
 
 TABLE, COMMON = "table", "common"
@@ -64,7 +65,7 @@ def origin(row: str) -> str:
 
 @cache
 def only_default(file: Path) -> str | None:
-    match OmegaConf.to_container(OmegaConf.load(file)):
+    match OmegaConf.to_container(read_yaml(file)):
         case {"defaults": [str(other)], **rest} if not rest:
             return other.removeprefix("/experiment/")
     return None

@@ -15,7 +15,7 @@ from socket import gethostname
 from filelock import FileLock, Timeout
 
 from diffi2i.errors import UserError
-from diffi2i.files import read_json, write_json
+from diffi2i.files import inside, read_json, write_json
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run
 from diffi2i.run.record import Record
@@ -60,7 +60,7 @@ def failure_file(directory: Path) -> Path:
 
 def lock_of(directory: Path) -> FileLock:
     """Ends with its process, also where that is killed. On a disk without locks it is a file that names its owner."""
-    return FileLock(directory.parent / ".locks" / directory.name)
+    return FileLock(inside(directory.parent, f".locks/{directory.name}"))
 
 
 def owner_file(directory: Path) -> Path:

@@ -8,7 +8,7 @@ from statistics import median, quantiles
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from diffi2i.files import write_json
+from diffi2i.files import inside, write_json
 from diffi2i.run.record import Provenance
 from diffi2i.tables.figures import BLUE, STYLE
 from diffi2i.tables.markdown import markdown
@@ -106,12 +106,12 @@ def write(rows: Sequence[Row], provenance: Provenance, device: str, folder: Path
     text = page(rows, device)
     print(text, end="")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.md").write_text(text)
+    inside(folder, "bench.md").write_text(text)
     write_json(
-        folder / "bench.json",
+        inside(folder, "bench.json"),
         {"device": device, "cases": [asdict(row) for row in rows], "provenance": asdict(provenance)},
     )
-    plot(rows, folder / "bench.png")
+    plot(rows, inside(folder, "bench.png"))
 
 
 def plot(rows: Sequence[Row], file: Path) -> None:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
 
 from diffi2i.config import compose
+from diffi2i.config.trust import check_file, check_overrides, read_yaml
 from diffi2i.errors import UserError
 from diffi2i.metrics.spec import COLUMNS, COSTS
 from diffi2i.run.rows import TABLE, experiments_dir, no_such, row_files, table_names
@@ -158,20 +158,23 @@ def load(name: str) -> Experiment:
 
 def starts_from(file: Path) -> str | None:
     """The row or run directory that a row's run starts from."""
-    init: str | None = OmegaConf.select(OmegaConf.load(file), "method.init")
+    init: str | None = OmegaConf.select(read_yaml(file), "method.init")
     return init
 
 
 def read_settings(file: Path) -> Settings:
     """Raises `UserError` as `load` does."""
+    plain = read_yaml(file)
+    check_file(file, plain, (), compose.conf_dir())
     try:
-        plain = OmegaConf.load(file)
-        if not isinstance(plain, DictConfig):
-            raise UserError(f"{file}: must hold the keys {', '.join(key.name for key in fields(Settings))}")
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
         assert isinstance(settings, Settings)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{file}: {explain(error)}") from error
+    given = [text for testset in settings.testsets.values() for text in (*testset.overrides, *testset.set)]
+    given += [text for rescored in settings.rescored.values() for text in rescored.set]
+    given += [text for weights in settings.imports.values() for text in weights.overrides]
+    check_overrides(file, given, compose.conf_dir())
     tasks = [ALL_TASKS, *sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))]
     if settings.task not in tasks:
         raise UserError(f"{file}: unknown task {settings.task}: write one of {', '.join(tasks)}")
@@ -198,7 +201,7 @@ def explain(error: Exception) -> str:
         return f"{error.full_key} is missing"
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {str(error).splitlines()[0]}"
-    return f"not a readable YAML file ({' '.join(str(error).split())})"
+    return str(error).splitlines()[0]
 
 
 def read_paper(file: Path, settings: Settings, run: set[str]) -> list[Row]:

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from diffi2i.files import inside
 from diffi2i.metrics.spec import COSTS, FEW_IMAGES, METRICS
 from diffi2i.tables.experiment import SECONDS, Experiment
 from diffi2i.tables.remarks import counted
@@ -49,7 +50,7 @@ def draw(experiment: Experiment, table: Table) -> Figure:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Writes `<stem>.svg` and `<stem>.png`."""
-    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
+    files = [inside(stem.parent, f"{stem.name}.{kind}") for kind in ("svg", "png")]
     with mpl.rc_context(STYLE):
         # Without the metadata, which would name the day.
         figure.savefig(files[0], metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

@@ -104,7 +104,7 @@ def of_weights(name: str, file: Path, given: Sequence[str]) -> Run:
 def cell(experiment: Experiment, row: Row, run: Run, extra: Sequence[str], roots: Mapping[str, str]) -> Cell:
     """A row's run, with its evaluations."""
     rescored = experiment.rescored.get(row.name)
-    hardware = [text for text in extra if text.startswith("trainer")]
+    hardware = [text for text in extra if text.startswith(("trainer", "trust="))]
     settings = rescored.set if rescored else []
     columns = {}
     for dataset in columns_of(experiment, row):

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import escape
 
-from diffi2i.files import write_json
+from diffi2i.files import inside, write_json
 from diffi2i.metrics.spec import COLUMNS
 from diffi2i.run.ensure import duration
 from diffi2i.tables import figures
@@ -215,7 +215,7 @@ def template(name: str, dialect: Dialect) -> Template:
 def write(table: Table, experiment: Experiment, folder: Path) -> list[Path]:
     """Writes the table into `folder`. Returns the files, the page first."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / table.name
+    stem = inside(folder, table.name)
     pictures = figures.save(figures.draw(experiment, table), stem) if experiment.x else []
     texts = {
         "md": to_markdown(table, [file.name for file in pictures if file.suffix == ".svg"]),
@@ -224,7 +224,7 @@ def write(table: Table, experiment: Experiment, folder: Path) -> list[Path]:
     }
     files = []
     for kind, text in texts.items():
-        files.append(folder / f"{table.name}.{kind}")
+        files.append(inside(folder, f"{table.name}.{kind}"))
         files[-1].write_text(text, encoding="utf-8")
-    write_json(folder / f"{table.name}.json", table.to_json())
+    write_json(inside(folder, f"{table.name}.json"), table.to_json())
     return [*files, folder / f"{table.name}.json", *pictures]

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
@@ -459,12 +460,11 @@ NUMBERS = ["2024.10", "1e3", "1_000", "0x1f", "true", "nan", "-", "null.", "choi
 
 @pytest.mark.parametrize("name", [*ODD, *NUMBERS])
 def test_a_path_may_have_any_name(name: str) -> None:
-    keys = ("run", "input", "output", "mask")
-    loaded: Any = compose.load(ROOTS["predict"], "predict", [f"{key}={name}" for key in keys])
-    assert [getattr(loaded, key) for key in keys] == [name] * 4
-    for written in (f"'{name}'", f'"{name}"'):
-        if "'" not in name and '"' not in name and "\\" not in name:
-            assert compose.quoted_path(f"+root={written}") == f"+root={written}"
+    parser = OverridesParser.create()
+    assert parser.parse_override(compose.quoted_path(f"input={name}")).value() == name
+    for quote in compose.QUOTES:
+        if not set(name) & {*compose.QUOTES, "\\"}:
+            assert compose.quoted_path(f"+root={quote}{name}{quote}") == f"+root={quote}{name}{quote}"
 
 
 def test_paths_of_a_training_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

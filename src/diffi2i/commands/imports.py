@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from diffi2i.commands.eval import method_facts, score
 from diffi2i.config.commands import ImportConfig
+from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data
 from diffi2i.data.manifest import file_hash
 from diffi2i.errors import UserError
@@ -43,6 +44,8 @@ def import_run(config: ImportConfig) -> Path:
         return run_dir
     if (run_dir / "origin.json").is_file():  # of a training, which is not finished
         raise UserError(f"{run_dir} holds another run: name another run_dir")
+    if (run_dir / "config.yaml").is_file():
+        read_run_config(run_dir)  # refuses another program's
     if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir()) and not (run_dir / "config.yaml").is_file()):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     method = import_module(f"diffi2i.methods.imports.{source}").convert(file, config.overrides)

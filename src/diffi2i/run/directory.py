@@ -80,7 +80,7 @@ def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str
             print(
                 f"{change['key']} is {change['to']} from step {change['step']} on, it was {change['from']}", flush=True
             )
-    elif is_first_rank() and run_dir.is_dir() and not (run_dir / "config.yaml").is_file() and any(run_dir.iterdir()):
+    elif is_first_rank() and run_dir.is_dir() and not (run_dir / "origin.json").is_file() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     if not is_first_rank():
         return True

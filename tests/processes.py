@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -47,15 +47,36 @@ def prepared(
     prepare: Callable[[], None], *arguments: str, cwd: Path, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Likewise, after that process has called `prepare`."""
-    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
-        process = os.fork()
-        if process == 0:
-            prepare()
-            os._exit(status_of(arguments, cwd, variables, out, err))
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        out.seek(0)
-        err.seek(0)
-        return subprocess.CompletedProcess(arguments, status, out.read(), err.read())
+    return begun(arguments, cwd, variables, prepare).ended()
+
+
+class Begun(NamedTuple):
+    """A forked `diffi2i` at work, and the files that it prints to."""
+
+    arguments: Sequence[str]
+    pid: int
+    out: IO[str]
+    err: IO[str]
+
+    def ended(self) -> subprocess.CompletedProcess[str]:
+        """Waits for its end."""
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with self.out as out, self.err as err:
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(self.arguments, status, out.read(), err.read())
+
+
+def begun(
+    arguments: Sequence[str], cwd: Path, variables: Mapping[str, str], prepare: Callable[[], None] = lambda: None
+) -> Begun:
+    """Starts `diffi2i` in a forked process, which calls `prepare` before. Its files are closed when it is `ended`."""
+    out, err = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115
+    pid = os.fork()
+    if pid == 0:
+        prepare()
+        os._exit(status_of(tuple(arguments), cwd, dict(variables), out, err))
+    return Begun(arguments, pid, out, err)
 
 
 def status_of(arguments: tuple[str, ...], cwd: Path, variables: dict[str, str], out: IO[str], err: IO[str]) -> int:

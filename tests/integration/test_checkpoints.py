@@ -187,7 +187,7 @@ def load_config(run_dir: Path) -> Config:
 
 def test_a_run_killed_while_it_claims_its_folder_is_not_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make("run", "train.steps=2")
-    for name in ("config.yaml", "data.jsonl.gz", "origin.json"):
+    for name in ("origin.json", "data.jsonl.gz", "config.yaml"):
         replace: Any = Path.replace
 
         def dies(self: Path, target: Path, name: str = name, replace: Any = replace) -> Path:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from omegaconf import OmegaConf
 
 from diffi2i.commands import train
 from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data
+from diffi2i.methods.build import build_method
 from tests.adversaries import gan
 from tests.conftest import Make
 from tests.interruption import (
@@ -83,6 +86,24 @@ def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytes
         assert repeatable(broken) == repeatable(whole), name
 
 
+class Gadget:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+def test_nothing_in_a_checkpoint_runs(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, last = make("run"), tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    torch.save({"state_dict": Gadget(tmp_path / "marker")}, last)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        train.fit(config, build_method(config), build_data(config), tmp_path / "run", None)
+    assert not (tmp_path / "marker").exists()
+
+
 def logged(run_dir: Path) -> list[tuple[str, int, int, str]]:
     """(key, step, epoch, value as written) of all parts of a run's table, in the order of writing; no final scores."""
     rows = []
@@ -135,6 +156,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from diffi2i.commands.train import train
 from diffi2i.config.schema import Config
+from diffi2i.data.build import build_data
+from diffi2i.methods.build import build_method
 
 def give(name):
     file = OmegaConf.load(here / f"{name}.yaml")

@@ -18,6 +18,7 @@ from diffi2i.config.schema import Config, DatasetConfig
 from diffi2i.data.sources import listed
 from diffi2i.files import inside, json_output
 from diffi2i.run.plan import planned
+from diffi2i.run.tracking import build_logger
 from tests.conftest import small
 from tests.listed import make
 from tests.refusals import command_refusal, refusal
@@ -66,6 +67,24 @@ def test_pictures_stay_inside(tmp_path: Path, outside: Path) -> None:
 def test_what_becomes_a_folders_name_is_no_path(name: str) -> None:
     assert "becomes a folder's name" in refusal(lambda: DatasetConfig(name=name, source={}))
     assert "becomes a folder's name" in refusal(lambda: task_config(name=name))
+
+
+def test_a_logger_writes_into_the_run(tmp_path: Path) -> None:
+    config = compose.load(Config, "train", ["logger.name=../elsewhere"])
+    assert "leads out of" in refusal(build_logger, config, tmp_path / "run")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("command", ["train", "import"])
+def test_another_programs_folder_is_no_run_directory(
+    command: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mine := tmp_path / "config.yaml").write_text("mine: 1\n")
+    words = [*small("deblur", images, "regressor")] if command == "train" else ["diffir", __file__, "task=deblur"]
+    line = command_refusal([command, *words, f"run_dir={tmp_path}"], capsys)
+    assert str(tmp_path) in line
+    assert mine.read_text() == "mine: 1\n"
+    assert [*tmp_path.iterdir()] == [mine]
 
 
 def test_a_list_stays_below_its_folder(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffi2i.commands.eval import method_facts, score
 from diffi2i.config.commands import ImportConfig
+from diffi2i.config.run import read_run_config
 from diffi2i.data.build import build_data
 from diffi2i.data.manifest import file_hash
 from diffi2i.errors import UserError
@@ -41,7 +42,9 @@ def import_run(config: ImportConfig) -> Path:
         return run_dir
     if (run_dir / "origin.json").is_file():  # of a training, which is not finished
         raise UserError(f"{run_dir} holds another run: name another run_dir")
-    if run_dir.is_file() or (run_dir.is_dir() and is_of_others(run_dir)):
+    if (run_dir / "config.yaml").is_file():
+        read_run_config(run_dir)  # refuses another program's
+    if run_dir.is_file() or (run_dir.is_dir() and is_of_others(run_dir, "config.yaml")):
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     method = import_module(f"diffi2i.methods.imports.{source}").convert(file, config.overrides)
     settings = replace(method.config, run_dir=str(run_dir))

@@ -53,7 +53,10 @@ FUNCTIONS = (
     "diffi2i.diffusion",
 )
 """Where what is called lies: a module, a package or the very name. Functions of other rooms read and write files."""
-LOGGERS = ("diffi2i.run.tracking.WandbRun", "lightning.pytorch.loggers")
+LOGGERS = (
+    "diffi2i.run.tracking.WandbRun",
+    *(f"lightning.pytorch.loggers.{name}" for name in ("CSVLogger", "TensorBoardLogger", "csv_logs", "tensorboard")),
+)
 """Classes for the key `logger` alone, since they write where they are told."""
 GROUPS = ("task", "dataset", "model", "method")
 """The folders of `conf/` whose targets are parts of a run."""

@@ -90,9 +90,9 @@ def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str
         for folder in (run_dir, run_dir / "checkpoints"):
             clear_leftovers(folder)
         # First what tells the folder to be a run: one that is killed in between must not be refused.
-        write_config(run_dir, config)
-        write_manifests(run_dir / "data.jsonl.gz", data.manifests)
         write_json(run_dir / "origin.json", known)
+        write_manifests(run_dir / "data.jsonl.gz", data.manifests)
+        write_config(run_dir, config)
     except OSError as error:
         raise UserError(f"run_dir={run_dir} cannot be written: {error.strerror}") from error
     return True
@@ -103,9 +103,9 @@ def write_config(run_dir: Path, config: Config) -> None:
         OmegaConf.save(OmegaConf.structured(config), temporary)
 
 
-def is_of_others(folder: Path) -> bool:
-    """Whether there are files in it, and no run's."""
-    return not (folder / "config.yaml").is_file() and any(file.suffix != TEMPORARY for file in folder.iterdir())
+def is_of_others(folder: Path, own: str = "origin.json") -> bool:
+    """Whether there are files in it, but not the one that a run of ours begins with."""
+    return not (folder / own).is_file() and any(file.suffix != TEMPORARY for file in folder.iterdir())
 
 
 def check_own(

@@ -22,7 +22,7 @@ from PIL import Image
 from diffi2i.callbacks.panels import COLUMNS
 from diffi2i.config.build import build
 from diffi2i.config.schema import Config
-from diffi2i.files import whole
+from diffi2i.files import inside, whole
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Record
 
@@ -48,11 +48,13 @@ def build_logger(config: Config, run_dir: Path) -> Logger | None:
     """The logger that `config.logger` names, told the configuration and its provenance; None for none.
 
     Raises:
-        UserError: its `_target_` cannot be built from its settings.
+        UserError: its `_target_` cannot be built from its settings, or would write elsewhere.
     """
     node = {key: value for key, value in (config.logger or {}).items() if key != "panels"}
     if not node.get("_target_"):
         return None
+    for key in {"name", "version", "sub_dir"} & node.keys():
+        inside(run_dir, str(node[key]))  # which the loggers make folders of
     logger: Logger = build({**node, "save_dir": str(run_dir)}, "logger")
     logger.log_hyperparams(asdict(config) | {"provenance": asdict(provenance(config))})
     return logger

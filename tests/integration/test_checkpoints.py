@@ -23,7 +23,6 @@ from diffi2i.run import checkpoints
 from diffi2i.run.directory import load_method
 from diffi2i.run.state import checkpoints_of, has_checkpoint
 from tests.adversaries import gan
-from tests.checkpoints import Running
 from tests.conftest import Make
 from tests.interruption import InterruptedRunError, stop_before_step, stop_while_scoring
 from tests.refusals import refusal
@@ -137,16 +136,6 @@ def test_a_checkpoint_is_never_half_written(tmp_path: Path, monkeypatch: pytest.
     with files.whole(file, kept) as temporary:
         temporary.write_text("new")
     assert (file.read_text(), kept.read_text()) == ("new", "old")
-
-
-def test_a_resumed_training_runs_nothing_from_its_checkpoint(
-    broken: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    last, _ = checkpoints_of(Path(str(broken.run_dir)))
-    torch.save({"state_dict": Running(Path.touch, tmp_path / "ran")}, last)
-    train.train(broken)
-    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("damage", [tear, lambda file: flip(file, -9)])

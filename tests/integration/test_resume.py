@@ -19,6 +19,7 @@ from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.methods.build import build_method
 from tests.adversaries import gan
+from tests.checkpoints import Running
 from tests.conftest import Make
 from tests.interruption import (
     InterruptedRunError,
@@ -86,21 +87,13 @@ def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytes
         assert repeatable(broken) == repeatable(whole), name
 
 
-class Gadget:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.marker,)
-
-
 def test_nothing_in_a_checkpoint_runs(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, last = make("run"), tmp_path / "run" / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
-    torch.save({"state_dict": Gadget(tmp_path / "marker")}, last)
+    torch.save({"state_dict": Running(Path.touch, tmp_path / "marker")}, last)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        train.fit(config, build_method(config), build_data(config), tmp_path / "run", None)
+        train.fit(config, build_method(config), build_data(config), tmp_path / "run", None, last)
     assert not (tmp_path / "marker").exists()
 
 

@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
 	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
-.PHONY: help install demo report test test-fast check format weights lock clean $(REPRODUCE)
+.PHONY: help install demo report test test-fast chaos fuzz check format weights lock clean $(REPRODUCE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
@@ -48,6 +48,12 @@ test-fast: $(STAMP) ## run the tests that take no training, while you work
 
 test: $(STAMP) ## run the whole test suite, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+chaos: $(STAMP) ## faults at random places of 200 trainings, and what is left of them (half an hour on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: $(STAMP) ## 5,000 generated command lines and 105,000 damaged files (half an hour on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -95,7 +95,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """A small file that `write_json` wrote. Raises `UserError` where it is damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}): name another run_dir") from error
     if not isinstance(found, dict):
         raise UserError(f"{file} is damaged (not a JSON object): name another run_dir")

@@ -15,6 +15,7 @@ from diffi2i.callbacks.counters import Counters
 from diffi2i.callbacks.guard import FiniteSteps
 from diffi2i.callbacks.last import LastCheckpoint
 from diffi2i.callbacks.progress import Progress
+from diffi2i.callbacks.ranks import SameRun
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.callbacks.showcase import Showcase
 from diffi2i.callbacks.timers import ProcessorTimer
@@ -34,7 +35,7 @@ from diffi2i.run import checkpoints
 from diffi2i.run.checkpoints import Checkpoint, CheckpointFiles
 from diffi2i.run.directory import SHOWN, WEIGHTS, claim, load_method, load_weights, origin_of, save_weights
 from diffi2i.run.ensure import ensure_before
-from diffi2i.run.hardware import is_first_rank, new_trainer, quiet, with_others
+from diffi2i.run.hardware import is_first_rank, new_trainer, out_of_memory, quiet, with_others
 from diffi2i.run.plan import place, planned
 from diffi2i.run.record import Init, Training
 from diffi2i.run.state import checkpoints_of, working_on
@@ -148,7 +149,7 @@ def fit(
     config: Config, method: Method, data: ImageDataModule, run_dir: Path, logger: Logger | None, last: Path | None
 ) -> None:
     """Trains, from the checkpoint `last` where there is one, and leaves one after the last step."""
-    trainer = build_trainer(config, method, run_dir, logger)
+    trainer = build_trainer(config, method, run_dir, logger, last)
     try:
         with with_others(trainer, config.trainer.timeout):
             trainer.fit(method, data, ckpt_path=str(last) if last else None)
@@ -158,6 +159,15 @@ def fit(
         raise UserError(
             "batch normalisation has a single value per channel (one image a batch, one pixel at the coarsest level): "
             f"write trainer.device_batch=2 or train.patch={2 * config.train.patch}"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        share = config.train.batch // (config.world * config.micro_batches)
+        less = f"trainer.device_batch={share // 2}" if share > 1 else f"train.patch={config.train.patch // 2}"
+        raise UserError(
+            f"the memory does not hold {share} crop(s) of {config.train.patch} pixels and what training needs of them: "
+            f"write {less}, or of whole images that are validated train.val_crop={config.train.patch}"
         ) from error
 
 
@@ -188,13 +198,14 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger | None) -> L.Trainer:
+def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger | None, last: Path | None) -> L.Trainer:
     """Lightning's Trainer. An epoch is `train.epoch_steps` optimiser steps and ends with a checkpoint."""
     train, trainer = config.train, config.trainer
     # With a discriminator the method itself accumulates and clips the gradients of both networks.
     manual = not method.automatic_optimization
     main, finite = config.task.main_metric, FiniteSteps(run_dir)
     callbacks: list[Callback] = [
+        SameRun(config, last),
         Counters(train.epoch_steps, config.micro_batches),
         EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
         finite,  # before the scores, which only refuse such predictions

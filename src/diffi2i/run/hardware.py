@@ -1,6 +1,7 @@
 """Hardware and precision: what a configuration's `trainer` node means on this machine."""
 
 import logging
+import os
 import re
 import signal
 import warnings
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -70,6 +72,12 @@ def new_trainer(
         UserError: this machine has no such hardware.
     """
     several = trainer.devices * trainer.num_nodes > 1
+    started = SLURMEnvironment.detect() or TorchElasticEnvironment.detect() or "NODE_RANK" in os.environ
+    if trainer.num_nodes > 1 and not started:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes} waits for other machines, which nobody starts: start the command "
+            "on each by srun or torchrun, or with NODE_RANK and MASTER_ADDR set"
+        )
     together = DDPStrategy(timeout=timedelta(seconds=trainer.timeout), find_unused_parameters=unused_parameters)
     # Of whose handling of signals a checkpoint would be written in the midst of a step; see `callbacks.last`.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

@@ -215,7 +215,7 @@ class Record:
         except ValidationError as error:
             first = error.errors()[0]
             why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             why = str(error)
         raise UserError(f"{file} is damaged ({why}): delete it and give its command again")
 

@@ -9,6 +9,8 @@ SEEDS ?=
 # Further overrides of all runs: ARGS="dataset=celebahq root=<folder> roots.celebahq-wide=<folder>", ARGS=--dry-run
 ARGS ?=
 BIN := $(VENV)/bin
+# One more than cores, since tests also wait for processes that they start.
+WORKERS = -n $$($(PYTHON) -c 'import os; print(1 + min(4, os.cpu_count()))') --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -44,10 +46,10 @@ report: $(STAMP) ## all tables and figures made at BUDGET as one HTML page
 	$(BIN)/diffi2i report budget=$(BUDGET)
 
 test-fast: $(STAMP) ## run the tests that take no training, while you work
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
-test: $(STAMP) ## run the whole test suite, on up to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## run the whole test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 chaos: $(STAMP) ## faults at random places of 200 trainings, and what is left of them (half an hour on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)

@@ -218,7 +218,7 @@ def test_table8_has_the_papers_losses() -> None:
     assert [each.prior_loss for each in made] == ["l1", "l2", "kl"]
 
 
-WITH_CONTROLS = [(name, "demo") for name in [*NAMES, *SMALL] if experiment.load(name).controls]
+WITH_CONTROLS = [(name, "smoke") for name in [*NAMES, *SMALL] if experiment.load(name).controls]
 
 
 @pytest.mark.slow
@@ -233,10 +233,10 @@ def test_a_control_differs_from_its_row_in_the_prior_alone(name: str, budget: st
             total += kind.network_steps(of_link, link.train.steps)  # type: ignore[arg-type]
         return total
 
-    found = experiment.load(name)
+    found, root = experiment.load(name), [f"root={images}"] if name in SMALL else []
     for control, rows in found.controls.items():
         for row in rows:
-            ours, other = (run_of(name, each, f"budget={budget}", f"root={images}") for each in (row, control))
+            ours, other = (run_of(name, each, f"budget={budget}", *root) for each in (row, control))
             assert all(link.config.method["name"] == "no_prior" for link in lineage(other))
             assert ours.config.method["name"] != "no_prior"
             assert steps(ours) == steps(other), row
@@ -267,7 +267,7 @@ def test_tables_share_their_runs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", ["demo", "paper"])
+@pytest.mark.parametrize("budget", ["smoke", "paper"])
 @pytest.mark.parametrize("name", [f"table{number}" for number in range(1, 5)])
 def test_compared_rows_have_been_trained_as_long_as_ours(name: str, budget: str) -> None:
     """But for RePaint, of which nothing but its diffusion is trained, and what no discriminator judges."""

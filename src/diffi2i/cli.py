@@ -2,6 +2,8 @@
 
 import difflib
 import errno
+import io
+import os
 import signal
 import sys
 import warnings
@@ -82,11 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments[0] == "--version":
         print(__version__)
         return
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not know every letter of a name
+            stream.reconfigure(errors="backslashreplace")
     signals.listen()
     signals.bound()
     signals.watch_parent()
     try:
         run(arguments[0], arguments[1:])
+        sys.stdout.flush()
     except BaseException as error:
         status, line = ending(error)
         if line and signals.speaks():
@@ -107,9 +113,12 @@ def ending(error: BaseException) -> tuple[int | None, str]:
         return 2, str(error)
     if isinstance(error, LostProcessError):
         return 1, str(error)
+    if isinstance(error, BrokenPipeError):  # of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes to at its end
+        return 128 + signal.SIGPIPE, ""
     if isinstance(error, OSError) and error.errno in DISK:
-        place = f"{error.filename}: " if error.filename else ""
-        return 1, f"{place}{DISK[error.errno]}, and give the same command again to go on"
+        place = error.filename or error.strerror
+        return 1, f"{place}: {DISK[error.errno]}, and give the same command again to go on"
     return None, ""
 
 

@@ -1,6 +1,7 @@
 """The command line: quick help, exit statuses, one-line refusals, sweeps."""
 
 import errno
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from diffi2i import __version__, cli
 from diffi2i.config.commands import CompareConfig, TableConfig
 from diffi2i.config.compose import conf_dir, load
 from diffi2i.config.schema import Config
-from diffi2i.errors import Note
+from diffi2i.errors import LostProcessError, Note
 from diffi2i.run.record import Record
 from tests.conftest import SMALL
 from tests.processes import diffi2i
@@ -95,15 +96,45 @@ def test_a_note_is_printed_in_one_line() -> None:
     assert "module.py:7" in cli.as_printed(UserWarning("other"), UserWarning, *place)
 
 
-def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: the disk is full: make room"),
+        (OSError(errno.EROFS, "Read-only file system", "/r/x"), "/r/x: the disk is read-only: make it writable"),
+        (OSError(errno.EFBIG, "File too large"), "File too large: the file is larger than this disk"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/r/y"), "/r/y: the name is too long for this disk"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/r/z"), "/r/z: this has gone while it was needed"),
+        (LostProcessError("another process of this run has ended"), "another process of this run has ended"),
+    ],
+)
+def test_what_fails_at_work_is_one_line_with_status_1(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(cli, "run", full)
+    monkeypatch.setattr(cli, "run", fails)
     with pytest.raises(SystemExit) as caught:
         cli.main(["train"])
+    said = capsys.readouterr().err
     assert caught.value.code == 1
-    assert "the disk is full" in capsys.readouterr().err
+    assert said.startswith(f"diffi2i: {words}")
+    assert said.count("\n") == 1
+
+
+def test_a_reader_who_has_enough_and_a_terminal_without_umlauts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "diffi2i", "predict", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+    (tmp_path / "größe").mkdir()
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "DIFFI2I_OFFLINE": "1"}
+    arguments = [sys.executable, "-m", "diffi2i", "table", "table7", "--dry-run", "root=größe", "dataset=folder"]
+    answer = subprocess.run(arguments, cwd=tmp_path, env=ascii_only, capture_output=True, text=True, check=False)
+    assert "Traceback" not in answer.stderr
 
 
 @pytest.mark.usefixtures("quick_bench")

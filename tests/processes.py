@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, NamedTuple
@@ -86,6 +87,9 @@ def status_of(arguments: tuple[str, ...], cwd: Path, variables: dict[str, str], 
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
     sys.stdout, sys.stderr = out, err
+    # By these Lightning starts the further ranks of a run.
+    sys.argv, sys.modules["__main__"].__spec__ = ["diffi2i", *arguments], find_spec("diffi2i.__main__")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
         cli.main(arguments)
     except SystemExit as ended:

@@ -95,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BaseException as error:
         status, line = ending(error)
-        if line and signals.speaks():
-            print(f"diffi2i: {line}", file=sys.stderr, flush=True)
+        if line and not (signals.rank() and signals.received):
+            print(f"diffi2i: {signals.rank()}{line}", file=sys.stderr, flush=True)
         if status is None:
             raise
         sys.exit(status)

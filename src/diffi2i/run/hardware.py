@@ -4,6 +4,10 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +21,10 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed import DistError
 
 from diffi2i.config.schema import TrainerConfig
 from diffi2i.errors import LostProcessError, UserError
@@ -37,6 +43,33 @@ class Stopping(L.Callback):
         signals.listen()
 
 
+def watch_ranks(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends this process, the first of a run, when a rank that it has started fails.
+
+    In place of Lightning's watch, which kills it without a word.
+    """
+
+    def watch() -> None:
+        while not any(codes := [rank.poll() for rank in ranks]):
+            if codes and None not in codes:
+                return  # all have ended well
+            time.sleep(signals.WATCH_SECONDS)
+        time.sleep(signals.WATCH_SECONDS)  # perhaps this process has been told to stop, too, or knows the reason
+        if signals.received:
+            return
+        number, code = next((i + 1, code) for i, code in enumerate(codes) if code)
+        for rank in ranks:
+            rank.kill()
+        say = f"rank {number} of this run has ended with status {code}: what it printed says why"
+        print(f"diffi2i: {say}; give the same command again to go on", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+subprocess_script._launch_process_observer = watch_ranks  # type: ignore[assignment, attr-defined]
+
+
 @contextmanager
 def with_others(trainer: L.Trainer, seconds: int) -> Iterator[None]:
     """Runs what needs all processes of a run. Raises `LostProcessError` where one of them is gone or does not answer.
@@ -46,7 +79,7 @@ def with_others(trainer: L.Trainer, seconds: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if trainer.world_size == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "ProcessGroup", "Store")):
+        if trainer.world_size == 1 or not (isinstance(error, DistError) or re.search("gloo|NCCL", str(error))):
             raise
         if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
             trainer.strategy.launcher.kill(signal.SIGKILL)

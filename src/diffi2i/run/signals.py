@@ -69,6 +69,7 @@ def watch_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def speaks() -> bool:
-    """Whether this process tells the user what has become of the run: of several ranks the first does."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0"
+def rank() -> str:
+    """`rank 1: ` of the further processes of a run, for what they print."""
+    number = os.environ.get("SLURM_PROCID") or os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+    return "" if number == "0" else f"rank {number}: "

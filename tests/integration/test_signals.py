@@ -6,22 +6,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diffi2i.callbacks import last
+from diffi2i.callbacks.ranks import SameRun
 from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.commands import eval as evaluation
 from diffi2i.commands import predict, score, train
+from diffi2i.config.schema import Config, DatasetConfig, ModelConfig, TrainerConfig
 from diffi2i.data import check
 from diffi2i.methods.method import Method
 from diffi2i.run import checkpoints, signals
+from diffi2i.run.hardware import new_trainer
 from diffi2i.run.state import checkpoints_of
 from tests.conftest import small
-from tests.processes import begun, diffi2i, prepared
+from tests.processes import begun, diffi2i, joined, prepared, together
+from tests.refusals import refusal
 from tests.runs import repeatable, weight_bytes
+from tests.settings import task_config, train_config
 
 STEPS = ("train.steps=6", "train.epoch_steps=3", "validation.every_epochs=1")
 
@@ -192,3 +198,27 @@ def wait_for_rank(parent: int) -> int:
 def is_alive(pid: int) -> bool:
     state = Path(f"/proc/{pid}/stat")
     return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def meet(rank: int, world: int, folder: str) -> None:
+    """Two processes of a run, of the same settings and of others."""
+    config = Config(
+        task=task_config(), dataset=DatasetConfig(name="d", source={}), model=ModelConfig(name="m", network={}),
+        method={"init": None}, train=train_config(),
+    )  # fmt: skip
+    with joined(rank, world, folder):
+        SameRun(config, None).setup(*[None] * 3)  # type: ignore[arg-type]
+        for other, last in ((replace(config, seed=rank), None), (config, Path(f"step {rank}"))):
+            assert "different settings or checkpoints" in refusal(SameRun(other, last).setup, None, None, "fit")
+
+
+def test_processes_of_other_settings_do_not_train_together(tmp_path: Path) -> None:
+    together(meet, 2, tmp_path)
+
+
+def test_machines_that_nobody_starts_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NODE_RANK", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert "waits for other machines, which nobody starts" in refusal(
+        new_trainer, TrainerConfig(accelerator="cpu", num_nodes=2)
+    )

@@ -132,6 +132,19 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path: Path) -> None:
     assert process.wait(timeout=20) == 143
 
 
+def test_what_a_forked_process_is_told_does_not_concern_who_forked_it() -> None:
+    """A data worker is ended by SIGTERM whenever its loader is."""
+    code = (
+        "import os, signal, time, diffi2i.run.signals as s; s.LIMIT_SECONDS = 0.1; s.listen(); s.bound()\n"
+        "child = os.fork()\n"
+        "if child == 0: time.sleep(60); os._exit(1)\n"
+        "time.sleep(0.5)\n"  # Python drops signals that come while it forks
+        "os.kill(child, signal.SIGTERM); print(os.waitpid(child, 0)[1], flush=True); time.sleep(1)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, f"{signal.SIGTERM.value}\n", "")
+
+
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     child = (
         "import pathlib, time, diffi2i.run.signals as s; s.WATCH_SECONDS = 0.1; s.listen(); s.watch_parent()\n"

@@ -54,6 +54,19 @@ def bound() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def forget() -> None:
+    """A forked process, such as a data worker, is told for itself: what it gets must not end the one that forked it."""
+    signal.set_wakeup_fd(-1)
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is stop:
+            signal.signal(number, usual)
+    received.clear()
+    bound.cache_clear()
+
+
+os.register_at_fork(after_in_child=forget)
+
+
 def watch_parent() -> None:
     """Stops this process once the one that started it is gone, where it was told to or is a further rank of a run."""
     told = os.environ.pop(PARENT, None) is not None

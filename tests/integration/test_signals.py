@@ -128,6 +128,7 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
+    time.sleep(1)  # until it waits
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 143
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -83,6 +84,7 @@ def begun(
 def status_of(arguments: tuple[str, ...], cwd: Path, variables: dict[str, str], out: IO[str], err: IO[str]) -> int:
     """Turns this process into that of the command, and runs it."""
     os.chdir(cwd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # of tests in the background a shell has it ignored
     os.environ.update({"DIFFI2I_OFFLINE": "1", **variables})
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)

@@ -439,11 +439,6 @@ def test_predict_writes_a_file_whole_or_not_at_all(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_predict_refuses_an_output_that_is_called_like_a_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"output=out\.png names a file: name the folder to write into"):
-        predict(PredictConfig(run="any", input=str(tmp_path), output="out.png"))
-
-
 def test_names_of_any_length_and_kind_train_and_what_changes_meanwhile_is_told(
     make: Make, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

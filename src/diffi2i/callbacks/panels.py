@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from diffi2i.data.images import as_picture
+from diffi2i.files import inside
 
 COLUMNS = ("input", "output", "ground truth", "error")
 SAVED = 64
@@ -53,12 +54,16 @@ class Pictures:
 
 
 def picture_file(folder: Path, name: str, role: str) -> Path:
-    """`<name>_<role>.png`; of a name that is too long for that, its beginning and its hash."""
+    """`<name>_<role>.png`; of a name that is too long for that, its beginning and its hash.
+
+    Raises:
+        UserError: it leads out of the folder.
+    """
     above, slash, last = name.rpartition("/")
     tail = f"_{role}.png"
     if len(os.fsencode(last + tail)) > LONGEST_NAME:
         last = f"{last[:40]}-{sha256(last.encode()).hexdigest()[:16]}"
-    return folder / f"{above}{slash}{last}{tail}"
+    return inside(folder, f"{above}{slash}{last}{tail}")
 
 
 def sheet(rows: Sequence[tuple[str, Mapping[str, Image.Image]]]) -> Image.Image:

@@ -255,9 +255,12 @@ def check_values(node: Any, key: str = "") -> None:
     """Every number is one, and every value is there. Raises `UserError` with the first key that is not."""
     if isinstance(node, dict | list):
         for name, value in node.items() if isinstance(node, dict) else enumerate(node):
-            check_values(value, f"{key}.{name}" if key else str(name))
-    elif node == MISSING or (isinstance(node, float) and not math.isfinite(node)):
-        raise UserError(f"{key}={node}: write a value")
+            place = f"[{name}]" if isinstance(node, list) else f".{name}"
+            check_values(value, f"{key}{place}".removeprefix("."))
+    elif node == MISSING:
+        raise UserError(f"{key} is missing: write a value")
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise UserError(f"{key}={node}: write a finite number")
 
 
 def typed_options(kind: type[T], config: Config) -> T:

@@ -68,7 +68,8 @@ def telling(runs: Runs, tmp_path: Path) -> Path:
         method.state_dict()["network.head.3.weight"].normal_()
     save_weights(method, run_dir / "weights.safetensors")
     (run_dir / "training.json").unlink()  # which has the hash of the others
-    cli.main(["eval", f"run={run_dir}", *ON_CPU, f"output={run_dir}"])
+    cli.main(["eval", f"run={run_dir}", *ON_CPU, f"output={tmp_path / 'told'}"])
+    shutil.copytree(tmp_path / "told", run_dir, dirs_exist_ok=True)
     return run_dir
 
 

@@ -190,13 +190,15 @@ def same(one: Path, other: Path) -> bool:
     return bool(repeatable(one) == repeatable(other))
 
 
-def trials(count: int, seed: int, names: Sequence[str] = tuple(METHODS)) -> dict[str, Counter[str]]:
+def trials(
+    count: int, seed: int, names: Sequence[str] = tuple(METHODS), faults: Sequence[str] = tuple(FAULTS)
+) -> dict[str, Counter[str]]:
     """What came of `count` faults, by kind."""
-    rng, found = random.Random(seed), {name: Counter[str]() for name in FAULTS}
+    rng, found = random.Random(seed), {name: Counter[str]() for name in faults}
     with tempfile.TemporaryDirectory() as folder:
         known = cases(Path(folder), names)
         for i in track(range(count), description="faults", disable=not sys.stdout.isatty()):
-            fault, case = list(FAULTS)[i % len(FAULTS)], rng.choice(list(known.values()))
+            fault, case = faults[i % len(faults)], rng.choice(list(known.values()))
             FAULTS[fault](case, f"run{i}", rng)
             found[fault][after(case, f"run{i}")] += 1
             shutil.rmtree(case.home / f"run{i}", ignore_errors=True)

@@ -3,6 +3,8 @@
 import gc
 import shutil
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,9 +129,17 @@ def make(images: Path, tmp_path: Path) -> Make:
             -1
         ]
         others = [text for text in overrides if not text.startswith(("task=", "method="))]
-        return compose.load(Config, "train", [*small(task, images, method), f"run_dir={tmp_path / name}", *others])
+        config = deepcopy(composed(compose.conf_dir(), *small(task, images, method), *others))
+        config.run_dir = str(tmp_path / name)
+        return config
 
     return build
+
+
+@cache
+def composed(_: Path, *overrides: str) -> Config:
+    """Composing takes longer than most of what is tested by it, and many runs of a test differ in their name alone."""
+    return compose.load(Config, "train", overrides)
 
 
 @pytest.fixture(scope="session")

@@ -156,6 +156,15 @@ def test_what_a_training_has_left_is_made_again_where_it_is_damaged(
     assert result(file.parent).training.weights
 
 
+def test_a_damaged_record_is_no_finished_run(stage1: Path) -> None:
+    tear(stage1 / "result.json")
+    said = refusal(train.train, load_config(stage1))
+    assert "result.json is damaged (" in said
+    assert "delete it and give its command again" in said
+    (stage1 / "result.json").unlink()
+    assert result(train.train(load_config(stage1))).scores
+
+
 def test_damaged_weights_of_a_finished_run_are_not_used(stage1: Path) -> None:
     flip(stage1 / "weights.safetensors", -9)
     said = refusal(load_method, stage1)

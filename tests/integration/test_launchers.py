@@ -101,6 +101,7 @@ def test_submitit_runs_jobs_without_slurm(images: Path, tmp_path: Path) -> None:
 
 
 @ray
+@pytest.mark.skipif("DIFFI2I_ALL_TESTS" not in os.environ, reason="Ray takes two minutes: DIFFI2I_ALL_TESTS=1 runs it")
 def test_ray_runs_tasks_on_this_machine(images: Path, tmp_path: Path) -> None:
     answer = train_sweep(images, tmp_path, "hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=1", "seed=4")
     if "timed out during startup" in answer.stderr:

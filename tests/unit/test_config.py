@@ -356,6 +356,9 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         ([phases((5, 64, 0))], "batches be above 0"),
         ([phases((5, 64, 3)), "trainer.devices=2"], "batch 3 at step 5 is not a multiple of the 2 batches"),
         ([phases((5, 64, 2)), "trainer.device_batch=2"], "batch 2 at step 5 is not a multiple of the 4 batches"),
+        (["budget=???"], "budget is missing"),
+        (["train.lr=nan"], "train.lr=nan: write a finite number"),
+        (["train.lr=???"], "train.lr is missing: write a value"),
         (["train.phases=[{step: 5, patch: 64}]"], "train.phases[0].batch is missing"),
     ],
 )

@@ -84,8 +84,9 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
         whole, composed = False, composition(schema, name, others)
     if not issubclass(schema, Config):
         return given, composed
-    model = None if named else usual_model(composed)
-    usual = [*usual_options(composed), *([f"model={model}"] if model else [])]
+    with in_one_line(schema):
+        model = None if named else usual_model(composed)
+        usual = [*usual_options(composed), *([f"model={model}"] if model else [])]
     if usual == [f"model={model}"] and others == given and (node := in_place_of(composed.model, str(model))):
         composed.model = node
         return [*usual, *given], composed

@@ -74,6 +74,7 @@ def claim(run_dir: Path, config: Config, data: ImageDataModule, origin: dict[str
     if finished or done or has_checkpoint(run_dir):
         changed = check_own(run_dir, config, data, origin, done or finished)
         if finished:
+            Record.read(run_dir)  # refuses a damaged one
             return False
         before = read_json(run_dir / "origin.json") if (run_dir / "origin.json").is_file() else {}
         known["changed"] = [*before.get("changed", []), *changed]

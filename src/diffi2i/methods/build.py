@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_class
 
 from diffi2i.config.build import build
 from diffi2i.config.compose import typed_options
@@ -20,10 +20,10 @@ def method_class(config: Config) -> type[Method]:
     """The class that `method._target_` names. Raises `UserError`: there is none, or it is no `Method`."""
     target = str(config.method["_target_"])
     try:
-        found = get_class(target)
-    except (ImportError, ValueError) as error:
+        found = resolve_name(target)
+    except (ImportError, ValueError, AttributeError) as error:
         raise UserError(f"method._target_={target}: {str(error).splitlines()[0]}") from error
-    if not issubclass(found, Method):
+    if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"method._target_={target} is no diffi2i.methods.method.Method")
     return found
 

@@ -74,15 +74,16 @@ subprocess_script._launch_process_observer = watch_ranks  # type: ignore[assignm
 def with_others(trainer: L.Trainer, seconds: int) -> Iterator[None]:
     """Runs what needs all processes of a run. Raises `LostProcessError` where one of them is gone or does not answer.
 
-    Then none is left behind, not even one that is halted.
+    After any error none is left behind, not even one that is halted.
     """
     try:
         yield
-    except RuntimeError as error:
-        if trainer.world_size == 1 or not (isinstance(error, DistError) or re.search("gloo|NCCL", str(error))):
-            raise
+    except BaseException as error:
         if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
             trainer.strategy.launcher.kill(signal.SIGKILL)
+        lost = isinstance(error, DistError) or (isinstance(error, RuntimeError) and re.search("gloo|NCCL", str(error)))
+        if trainer.world_size == 1 or not lost:
+            raise
         raise LostProcessError(
             f"another process of this run has ended, or has not answered for {seconds} s (trainer.timeout={seconds}): "
             "what it printed says why; give the same command again to go on"

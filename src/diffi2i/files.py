@@ -59,9 +59,9 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def check_name(key: str, name: str) -> None:
+def check_name(key: str, name: object) -> None:
     """Raises `UserError`: a name that becomes a folder's is a path, or no name at all."""
-    if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+    if not isinstance(name, str) or name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
         raise UserError(f"{key}={name!a} becomes a folder's name: write one without slashes")
 
 

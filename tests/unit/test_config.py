@@ -357,6 +357,8 @@ def test_base_needs_fewer_operations_than_diffir() -> None:
         ([phases((5, 64, 3)), "trainer.devices=2"], "batch 3 at step 5 is not a multiple of the 2 batches"),
         ([phases((5, 64, 2)), "trainer.device_batch=2"], "batch 2 at step 5 is not a multiple of the 4 batches"),
         (["budget=???"], "budget is missing"),
+        (["trust={a: 1}"], "write the names of modules: trust=mynet"),
+        (["method.name=3"], "method.name=3 becomes a folder's name: write one without slashes"),
         (["train.lr=nan"], "train.lr=nan: write a finite number"),
         (["train.lr=???"], "train.lr is missing: write a value"),
         (["train.phases=[{step: 5, patch: 64}]"], "train.phases[0].batch is missing"),

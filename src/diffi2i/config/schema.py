@@ -464,6 +464,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed} lies from 0 to {2**32 - 1}")
+        if not all(isinstance(name, str) for name in self.trust):
+            raise UserError(f"trust={self.trust}: write the names of modules: trust=mynet")
 
     @property
     def init(self) -> Path | None:

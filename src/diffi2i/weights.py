@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from diffi2i.errors import WeightsUnavailableError
+from diffi2i.files import whole
 
 Net = Literal["alex", "vgg"]
 
@@ -271,19 +271,10 @@ def _cached(path: Path, sha256: str, make: Callable[[], bytes]) -> bytes:
         _check_sha256(data, sha256, f"{path} (delete it to fetch it again)")
     else:
         data = make()
-        _write_atomically(path, data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as temporary:  # ranks and jobs may fetch at the same time: the last rename wins
+            temporary.write_bytes(data)
     return data
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    # Ranks and jobs may fetch at the same time: each writes its own file, and the last rename wins whole.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _from_torchvision(trunk: _Trunk) -> bytes | None:

@@ -162,6 +162,7 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
     wait_for(tmp_path / "down")
+    assert (tmp_path / "down").exists()
 
 
 def wait_for(file: Path, seconds: float = 30.0) -> None:
@@ -233,10 +234,12 @@ def meet(rank: int, world: int, folder: str) -> None:
         SameRun(config, None).setup(*[None] * 3)  # type: ignore[arg-type]
         for other, last in ((replace(config, seed=rank), None), (config, Path(f"step {rank}"))):
             assert "different settings or checkpoints" in refusal(SameRun(other, last).setup, None, None, "fit")
+    Path(folder, f"told {rank}").touch()
 
 
 def test_processes_of_other_settings_do_not_train_together(tmp_path: Path) -> None:
     together(meet, 2, tmp_path)
+    assert [file.name for file in sorted(tmp_path.glob("told *"))] == ["told 0", "told 1"]
 
 
 def test_machines_that_nobody_starts_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffi2i.config.commands import ReportConfig
 from diffi2i.errors import UserError
-from diffi2i.files import inside
+from diffi2i.files import inside, whole
 from diffi2i.tables.report import page, sections_of
 from diffi2i.tables.write import TABLES
 
@@ -21,7 +21,8 @@ def report(config: ReportConfig) -> Path:
     text = page(sections_of(folder, config.budget), config.budget)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        inside(output.parent, output.name).write_text(text, encoding="utf-8")
+        with whole(inside(output.parent, output.name)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}") from error
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

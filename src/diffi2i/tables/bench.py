@@ -8,7 +8,7 @@ from statistics import median, quantiles
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from diffi2i.files import inside, write_json
+from diffi2i.files import inside, whole, write_json
 from diffi2i.run.record import Provenance
 from diffi2i.tables.figures import BLUE, STYLE
 from diffi2i.tables.markdown import markdown
@@ -106,7 +106,8 @@ def write(rows: Sequence[Row], provenance: Provenance, device: str, folder: Path
     text = page(rows, device)
     print(text, end="")
     folder.mkdir(parents=True, exist_ok=True)
-    inside(folder, "bench.md").write_text(text)
+    with whole(inside(folder, "bench.md")) as temporary:
+        temporary.write_text(text)
     write_json(
         inside(folder, "bench.json"),
         {"device": device, "cases": [asdict(row) for row in rows], "provenance": asdict(provenance)},

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import escape
 
-from diffi2i.files import inside, write_json
+from diffi2i.files import inside, whole, write_json
 from diffi2i.metrics.spec import COLUMNS
 from diffi2i.run.ensure import duration
 from diffi2i.tables import figures
@@ -225,6 +225,7 @@ def write(table: Table, experiment: Experiment, folder: Path) -> list[Path]:
     files = []
     for kind, text in texts.items():
         files.append(inside(folder, f"{table.name}.{kind}"))
-        files[-1].write_text(text, encoding="utf-8")
+        with whole(files[-1]) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     write_json(inside(folder, f"{table.name}.json"), table.to_json())
     return [*files, folder / f"{table.name}.json", *pictures]

@@ -34,7 +34,7 @@ PRINTED = Path(__file__).parents[1] / "data" / "printed_tables.txt"
 TABLES = [f"table{number}" for number in range(1, 12)]
 NAMES = [*TABLES, "figure1", "figure6"]
 SMALL = [f"small-{name}" for name in ("sisr", "depth", "deblur", "realsr", "segmentation")]
-STUDIES = ["study-sisr"]  # the compared methods at equal processor seconds
+STUDIES = ["study-sisr", "study-inpainting"]  # the compared methods at equal processor seconds
 # Rows that are run and that the paper does not have: their labels say what they are like, their notes whose they are.
 OWN = {
     "table1": ["lama-like"],

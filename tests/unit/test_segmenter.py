@@ -8,8 +8,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from diffi2i.models.axial import AxialBlock, AxialLayer, AxisAttention, SeaEncoder, SqueezeAxialAttention
 from diffi2i.models.cpen import CPEN
@@ -299,13 +299,10 @@ def test_hydra_builds_it_from_a_configuration():
 def test_drop_path_rises_within_each_stage_from_nothing() -> None:
     encoder = SeaEncoder(**TINY | {"attention": [0, 1, 2, 3]}, prior_dim=PRIOR, drop_path=0.1)
     stages: Any = encoder.blocks
-    rates = [
-        [(block.attention.drop_path.drop_prob, block.feed_forward.drop_path.drop_prob) for block in blocks]
-        for blocks in stages
-    ]
+    rates = [[(block.attention.drop_path.p, block.feed_forward.drop_path.p) for block in blocks] for blocks in stages]
     assert rates == [[], [(0, 0)], [(0, 0), (0.1, 0.1)], [(0, 0), (0.05, 0.05), (0.1, 0.1)]]
     plain = SeaEncoder(**TINY, prior_dim=PRIOR)
-    assert {m.drop_prob for m in plain.modules() if isinstance(m, DropPath)} == {0.0}
+    assert {m.p for m in plain.modules() if isinstance(m, StochasticDepth)} == {0.0}
     assert plain.state_dict().keys() == SeaEncoder(**TINY, prior_dim=PRIOR, drop_path=0.1).state_dict().keys()
 
 
@@ -316,7 +313,7 @@ def test_a_dropped_path_leaves_the_map_and_zs_shift() -> None:
     assert torch.equal(whole, randomise(AxialBlock(8, PRIOR, 2, 3, 1.5)).double().eval()(x, z))
     shift = (block.attention.W_l(z) + block.feed_forward.W_l(z))[:, :, None, None]
     for module in block.modules():
-        if isinstance(module, DropPath):
+        if isinstance(module, StochasticDepth):
             module.train()
     torch.manual_seed(0)
     trained = block(x, z)

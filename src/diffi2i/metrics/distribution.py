@@ -27,7 +27,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
@@ -226,6 +225,8 @@ class _Lite0(nn.Module):
     """8-bit images (B, 3, H, W) -> (B, 1280), the features before the classifier."""
 
     def __init__(self) -> None:
+        import timm
+
         super().__init__()
         self.network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
         weights = efficientnet_lite0()

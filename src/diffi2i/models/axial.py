@@ -9,9 +9,9 @@ Symbols: C-hat = `channels`; Z (B, 4C') the IPR; W_l linear; q, k, v queries, ke
 from collections.abc import Sequence
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 from diffi2i.models.di2iformer import DynamicLayer, LayerNorm, prior_linear, shifted, start_small
 from diffi2i.models.encoders import Normalise, check_drop_path
@@ -100,7 +100,7 @@ class AxialLayer(nn.Module):
         self.norm = LayerNorm(channels)
         self.attention = SqueezeAxialAttention(channels, heads, key_dim)
         self.W_l = prior_linear(prior_dim, channels)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         """`x` (B, C-hat, H, W), `z` (B, 4C') -> (B, C-hat, H, W)."""
@@ -116,7 +116,7 @@ class AxialBlock(nn.Module):
         super().__init__()
         self.attention = AxialLayer(channels, prior_dim, heads, key_dim, drop_path)
         self.feed_forward = DynamicLayer(channels, prior_dim, expansion, "pointwise", attention=False)
-        self.feed_forward.drop_path = DropPath(drop_path)
+        self.feed_forward.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         out: Tensor = self.feed_forward(self.attention(x, z), z)

@@ -6,7 +6,6 @@ Symbols: Z (B, 4C') the IPR; W_l linear, one for each stage.
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -116,6 +115,8 @@ def check_drop_path(rate: float) -> None:
 
 def published_cfg(name: str) -> Any:
     """What timm knows about a model's weights: input statistics, whether the size is fixed, where they are."""
+    import timm  # takes a second, which the tasks without such an encoder need not wait
+
     try:
         cfg = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -127,6 +128,8 @@ def published_cfg(name: str) -> Any:
 
 def build_body(name: str, cfg: Any, pretrained: Pretrained, drop_path: float) -> Any:
     """timm's network without its classifier, which returns a list of feature maps."""
+    import timm
+
     options: dict[str, Any] = {"features_only": True, "drop_path_rate": drop_path}
     if cfg.fixed_input_size:
         options["strict_img_size"] = False  # Swin then makes its window masks for the size at hand

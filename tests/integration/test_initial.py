@@ -31,7 +31,7 @@ TASK_OF_NETWORK = {
     "Segmenter": ("segmentation",),
     "Depther": ("depth",),
 }
-SIDE = 128
+SIDE = 64
 
 
 def tasks_of(model: str) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def inputs(task: TaskConfig) -> tuple[Tensor, Tensor]:
         return photo, 1 + 4 * photo.mean(1, keepdim=True)
     if task.in_channels == 4:
         mask = torch.zeros(3, 1, SIDE, SIDE)
-        mask[..., 30:90, 20:100] = 1
+        mask[..., 15:45, 10:50] = 1
         return torch.cat([photo * (1 - mask), mask], 1), photo
     return F.interpolate(photo, scale_factor=1 / task.scale, mode="area"), photo
 
@@ -64,12 +64,12 @@ SIZES: dict[tuple[str, str, bool], float] = {}
 
 
 def size_of_z(task: TaskConfig, model: ModelConfig, gt: bool) -> float:
-    """Its mean over ten seeds, measured once for all networks that have the same CPEN."""
+    """Its mean over four seeds, measured once for all networks that have the same CPEN."""
     key = (task.name, f"{model.cpen}, {model.leaky_ends}", gt)
     if key not in SIZES:
         image, target = inputs(task)
         sizes = []
-        for seed in range(10):
+        for seed in range(4):
             torch.manual_seed(seed)
             sizes.append(float(build_cpen(task, model, gt)(image, target if gt else None).abs().mean()))
         SIZES[key] = sum(sizes) / len(sizes)

@@ -104,7 +104,7 @@ def phases(*rows: tuple[int, int, int]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("model/")])
 def test_every_yaml_composes(file: str, images: Path) -> None:
     group, _, name = file.removesuffix(".yaml").rpartition("/")
     if group:
@@ -115,7 +115,7 @@ def test_every_yaml_composes(file: str, images: Path) -> None:
             return
         node = getattr(compose.load(Config, "train", overrides[group == "task" :]), group)
         assert node is not None
-        if group in ("task", "dataset", "model", "method"):
+        if group in ("task", "dataset", "method"):
             assert (node["name"] if group == "method" else node.name) == name
     elif name == "common":
         assert OmegaConf.load(conf_dir() / file).defaults
@@ -127,14 +127,6 @@ def test_every_group_has_its_files() -> None:
     assert set(options("task")) == {"inpainting", "realsr", "sisr", "deblur", "segmentation", "depth"}
     for group in ("model", "dataset", "method", "trainer", "logger"):
         assert options(group)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("task", "model"), pairs_of("model"))
-def test_every_task_goes_with_every_model_that_fits(task: str, model: str) -> None:
-    loaded = compose.load(Config, "train", [f"task={task}", f"model={model}", "budget=paper"])
-    assert (loaded.budget, loaded.task.name, loaded.model.name) == ("paper", task, model)
-    assert "${" not in str(loaded)
 
 
 @pytest.mark.slow
@@ -190,7 +182,9 @@ def on_meta(config: Config) -> Method:
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "model"), pairs_of("model"))
 def test_every_model_builds_for_every_task(task: str, model: str) -> None:
-    loaded = compose.load(Config, "train", [f"task={task}", f"model={model}", "method=diffi2i_s2"])
+    loaded = compose.load(Config, "train", [f"task={task}", f"model={model}", "budget=paper", "method=diffi2i_s2"])
+    assert (loaded.budget, loaded.task.name, loaded.model.name) == ("paper", task, model)
+    assert "${" not in str(loaded)
     assert set(on_meta(loaded).parts()) == {"CPEN_S2", "denoiser", class_name(loaded.model.network)}
     ones = torch.ones(1, 1, 32, 32)
     gt = {"image": ones.expand(1, 3, 32, 32), "labels": ones[0].long(), "depth": ones}

@@ -89,7 +89,6 @@ GADGETS: dict[str, Any] = {
     "diffi2i.data.sources.Path.touch": [M],
     "diffi2i.data.masks.np.save": [M, 1],
     "diffi2i.losses.perceptual.torch.load": [M],
-    "diffi2i.models.encoders.timm.create_model": ["resnet18"],
     "diffi2i.models.encoders.weights.fetch_all": [],
     "diffi2i.methods.build.torch.save": [1, M],
     "diffi2i.methods.build.build_method": [],

@@ -168,13 +168,10 @@ FAULTS: Mapping[str, Callable[[Case, str, random.Random], None]] = {
 def after(case: Case, run: str) -> str:
     """What the same command makes of a harmed run."""
     process = case.begin(run)
-    until = time.monotonic() + HANGS_AFTER
-    while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        if time.monotonic() > until:
-            os.kill(process.pid, signal.SIGKILL)
-            process.ended()
-            return "hung"
-        time.sleep(0.02)
+    if not process.ends_within(HANGS_AFTER):
+        os.kill(process.pid, signal.SIGKILL)
+        process.ended()
+        return "hung"
     answer = process.ended()
     if "Traceback" in answer.stderr:
         print(answer.stderr, file=sys.stderr)

@@ -3,17 +3,22 @@
     python -m tests.fuzz [<how many command lines>] [<seed>]
 
 For each command line, which is a real configuration with what a user might write by mistake, ten damaged images, ten
-damaged records and a damaged checkpoint are read. Anything but an answer or a `UserError` of one line is printed.
+damaged records and a damaged checkpoint are read. For every fifth one such configuration, a small one, is trained: it
+shall end within a time, after which it is told to stop. Anything but an answer or an error of one line is printed.
 """
 
 import json
 import math
+import os
 import random
+import resource
+import shutil
+import signal
 import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -33,6 +38,9 @@ from diffi2i.methods.build import check
 from diffi2i.run import checkpoints
 from diffi2i.run.record import Record
 from diffi2i.tables.markdown import markdown
+from tests.chaos import pictures
+from tests.conftest import SMALL_METHODS, small
+from tests.processes import begun
 from tests.table_records import RECORD
 
 NUMBERS = ("0", "-1", "1", "2", "3", "7", "0.5", "-0.5", "1e-9", "1e9", "1e30", "nan", "inf", "-inf", "100000000000")
@@ -44,6 +52,11 @@ CHOICES = {
 BUDGETS = ("smoke", "demo", "reduced")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 OUTCOMES = ("accepted", "refused")
+STARTS = ("diffi2i_s1", "regressor", "no_prior", "diffir_s1", "autoencoder", "pixel_diffusion", "resshift")
+"""Methods that start from no other run."""
+# A training that takes longer is told to stop, and has so long to do it.
+LONG_SECONDS, STOP_SECONDS = 30.0, 60.0
+MOST_BYTES = 8 << 30
 
 
 # --- command lines --------------------
@@ -67,7 +80,11 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def command(rng: random.Random) -> list[str]:
     """The overrides of one command line, half of the time one of them by mistake, else up to three."""
     task, method = rng.choice(CHOICES["task"]), rng.choice(CHOICES["method"])
-    given = [f"task={task}", f"method={method}", f"budget={rng.choice(BUDGETS)}"]
+    return [f"task={task}", f"method={method}", f"budget={rng.choice(BUDGETS)}", *mistakes(task, method, rng)]
+
+
+def mistakes(task: str, method: str, rng: random.Random) -> list[str]:
+    given: list[str] = []
     known = [(key, value) for key, value in settings_of(task, method) if not key.startswith("task.budgets")]
     for _ in range(rng.choice((1, 1, 2, 3))):
         kind = rng.random()
@@ -99,6 +116,44 @@ def accept(overrides: list[str]) -> None:
     for key, value in leaves(OmegaConf.to_container(OmegaConf.structured(config))):
         assert value != "???", f"accepted {key}=???"
         assert not isinstance(value, float) or math.isfinite(value), f"accepted {key}={value}"
+
+
+# --- trainings --------------------
+
+
+def training(folder: Path, rng: random.Random) -> tuple[str, ...]:
+    """The command line of a small training with such mistakes, of whose data and place there is no doubt."""
+    method = rng.choice(STARTS)
+    task = "sisr" if method in SMALL_METHODS else rng.choice(CHOICES["task"])
+    settings = small(task, folder / "images", method)
+    return (*settings, *mistakes(task, method, rng), f"root={folder / 'images'}", "run_dir=run", "logger=none")
+
+
+def train(folder: Path, overrides: Sequence[str]) -> None:
+    """Trains in a process of its own, which is told to stop where it takes long.
+
+    Raises:
+        UserError: its error line.
+        AssertionError: it has ended otherwise, or not when it was told.
+    """
+    home = folder / "own" / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    process = begun(
+        ("train", *overrides), home, {}, lambda: resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    )
+    stopped = not process.ends_within(LONG_SECONDS)
+    if stopped:
+        os.kill(process.pid, signal.SIGTERM)
+        if not process.ends_within(STOP_SECONDS):
+            os.kill(process.pid, signal.SIGKILL)
+    answer = process.ended()
+    last = (answer.stderr.strip().splitlines() or [""])[-1]
+    assert "Traceback" not in answer.stderr, answer.stderr
+    assert answer.returncode in ((143,) if stopped else (0, 1, 2)), f"status {answer.returncode}: {last}"
+    if answer.returncode:
+        assert last.startswith("diffi2i: "), answer.stderr
+        raise UserError(last)
 
 
 # --- files --------------------
@@ -188,9 +243,13 @@ def trials(count: int, seed: int) -> dict[str, Counter[str]]:
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
+        pictures(place / "images")
         for i in track(range(count), description="command lines", disable=not sys.stdout.isatty()):
             line = command(rng)
             note("command line", f"diffi2i train {' '.join(line)}", lambda line=line: accept(line))  # type: ignore[misc]
+            if i % 5 == 0:
+                whole = training(place, rng)
+                note("training", f"diffi2i train {' '.join(whole)}", lambda whole=whole: train(place, whole))  # type: ignore[misc]
             for kind, make, reader, times in (
                 ("image", picture, read_image, 10),
                 ("record", record, Record.read, 10),

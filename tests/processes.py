@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,15 @@ class Begun(NamedTuple):
     pid: int
     out: IO[str]
     err: IO[str]
+
+    def ends_within(self, seconds: float) -> bool:
+        """Waits so long for its end; what it has answered says `ended`."""
+        until = time.monotonic() + seconds
+        while not os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+        return True
 
     def ended(self) -> subprocess.CompletedProcess[str]:
         """Waits for its end."""

@@ -15,6 +15,7 @@ from diffi2i.run.plan import Run, lineage, planned
 from diffi2i.tables.experiment import load
 from diffi2i.tables.plan import Cell, in_order, plan
 from tests.own_tables import SETTINGS, own_conf, row, tables, write_table
+from tests.refusals import refusal
 
 pytestmark = pytest.mark.slow  # each composes several configurations
 
@@ -110,6 +111,12 @@ def test_a_directory_is_named_by_the_configuration_and_not_by_its_place(
     assert of_row("v3", "trainer.threads=1", "logger=none").name == here.name
     monkeypatch.setattr(planning, "RUNS", Path("elsewhere"))
     assert of_row("v3").directory == Path("elsewhere/smoke") / here.directory.name
+
+
+def test_a_role_that_is_no_word_is_refused_before_it_is_looked_up() -> None:
+    assert refusal(planned, ["task=sisr", "method.role={}"]).startswith(
+        "method.role={}: choose one of fresh, continued"
+    )
 
 
 def test_a_single_training_is_the_run_of_its_table(small: Path) -> None:

@@ -13,9 +13,11 @@ PEERS = ("diffusers", "spandrel", "spandrel_extra_arches")
 
 def build(node: dict[str, Any], key: str, **arguments: Any) -> Any:
     """Hydra's `instantiate`; an error is a `UserError` of one line: the key, and what its class says of the cause."""
+    if not node.get("_target_"):
+        raise UserError(f"{key}._target_ is missing: name a class")
     try:
-        return instantiate(node, **arguments)
-    except InstantiationException as error:
+        return instantiate(node, _convert_="all", **arguments)
+    except (InstantiationException, TypeError, ValueError) as error:  # the latter of what Hydra's own keys hold
         cause = error.__cause__ or error
         if isinstance(cause, WeightsUnavailableError):
             raise UserError(str(cause)) from error

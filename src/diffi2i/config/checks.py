@@ -9,6 +9,13 @@ from diffi2i.errors import UserError
 from diffi2i.files import check_name
 from diffi2i.kinds.spec import KINDS
 
+BUILT = (
+    ("method", None),
+    *(("model", key) for key in ("network", "autoencoder")),
+    *(("task", key) for key in ("degrade", "gt", "optimizer")),
+    *(("dataset", key) for key in ("source", "target")),
+)
+"""Nodes with a `_target_`, where they are not null."""
 ROLES = ("fresh", "continued", "adversarial")
 
 
@@ -24,12 +31,22 @@ def check_filled(plain: Any) -> None:
             raise UserError(f"{key} is empty (a shell variable that is not set?): write {key}=<value>, or leave it out")
 
 
+def check_targets(plain: dict[str, Any]) -> None:
+    """What is built says of which class; of what Hydra composed. Raises `UserError`: the first key that does not."""
+    for group, key in BUILT:
+        node = plain[group] if key is None else plain[group].get(key)
+        if node is not None and "_target_" not in node:
+            raise UserError(f"{'.'.join(filter(None, (group, key)))}._target_ is missing: name a class")
+
+
 def check_budget(plain: dict[str, Any]) -> None:
     """The task has the budget, and the budget the method's role; of what Hydra composed, before it is looked up there.
 
     Raises:
         UserError: one line that says what to write.
     """
+    if missing := [key for key in ("name", "role") if key not in plain["method"]]:
+        raise UserError(f"method.{missing[0]} is missing: take the method as conf/method/ has it")
     budget, budgets, task = plain["budget"], plain["task"]["budgets"], plain["task"]["name"]
     if budget not in budgets:
         raise UserError(f"budget={budget}: choose one of {', '.join(budgets)}")

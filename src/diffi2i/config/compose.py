@@ -22,7 +22,7 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffi2i.config.checks import check, check_budget, check_dataset, check_filled
+from diffi2i.config.checks import check, check_budget, check_dataset, check_filled, check_targets
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ModelConfig
 from diffi2i.config.trust import check_row, leaves
@@ -234,6 +234,7 @@ def typed(schema: type[T], overrides: Sequence[str], composed: DictConfig) -> T:
         plain: Any = OmegaConf.to_container(composed, resolve=False)
         if issubclass(schema, Config):
             check_values(plain)
+            check_targets(plain)
             check_budget(plain)
         if issubclass(schema, (Config, ScoreConfig)):
             # Before `${dataset.target.classes}` is looked up in a dataset without.

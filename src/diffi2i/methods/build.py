@@ -14,6 +14,7 @@ from diffi2i.config.run import read_run_config
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
+from diffi2i.methods.optimisation import new_optimizer
 
 
 def method_class(config: Config) -> type[Method]:
@@ -38,6 +39,7 @@ def check(config: Config) -> None:
     options: Any = typed_options(kind.Options, config)
     with torch.device("meta"):  # takes neither memory nor time, but constructors refuse what they always do
         new_method(without_pretrained(config))
+    new_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
     if config.init is not None:
         init = read_init(config, config.init)
     elif config.method["role"] == "adversarial":

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hydra.utils import instantiate
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffi2i.config.build import build
 from diffi2i.config.schema import Config, TrainConfig
+from diffi2i.errors import UserError
 from diffi2i.models.depther import Depther
 from diffi2i.models.segmenter import Segmenter
 
@@ -32,14 +34,26 @@ def rate_factor(step: int, train: TrainConfig) -> float:
     return train.lr_end + (1 - train.lr_end) * falling
 
 
+def new_optimizer(parameters: Iterable[nn.Parameter] | list[dict[str, Any]], config: Config) -> Optimizer:
+    """The task's optimiser, a Hydra partial. Raises `UserError`: its settings cannot be."""
+    make = build(config.task.optimizer, "task.optimizer")
+    try:
+        optimizer = make(parameters)
+    except Exception as error:  # there is nothing but its settings that can be wrong
+        raise UserError(f"task.optimizer: {error}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(f"task.optimizer._target_={config.task.optimizer['_target_']} is no optimiser of torch")
+    return optimizer
+
+
 def optimisation(
     parameters: Iterable[nn.Parameter] | list[dict[str, Any]], config: Config, lr_factor: float = 1.0
 ) -> dict[str, Any]:
-    """The task's optimiser (a Hydra partial) with the schedule, stepped once per optimiser step.
+    """The task's optimiser with the schedule, stepped once per optimiser step.
 
     `parameters` may come in groups, see `parameter_groups`: the schedule acts on each group's own rate.
     """
-    optimizer = instantiate(config.task.optimizer)(parameters)
+    optimizer = new_optimizer(parameters, config)
     scheduler = LambdaLR(optimizer, lambda step: lr_factor * rate_factor(step, config.train))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hydra.utils import instantiate
 from torch import nn
 
 from diffi2i.config.build import build
@@ -18,7 +17,7 @@ def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
     channels, seen, in_channels = model.prior_dim // 4, 0, task.in_channels
     assert model.cpen is not None
     if gt:
-        seen = instantiate(task.gt) if task.gt else 3
+        seen = build(task.gt, "task.gt") if task.gt else 3
         in_channels = task.in_channels if model.cpen.s1_sees_input else 0
     return CPEN(in_channels, seen, channels, model.cpen.blocks, task.scale, model.leaky_ends)
 

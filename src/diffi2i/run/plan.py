@@ -12,6 +12,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from diffi2i.config import compose
+from diffi2i.config.checks import ROLES
 from diffi2i.config.schema import Config
 from diffi2i.run.identity import config_hash
 from diffi2i.run.rows import check_row, is_row, same_as
@@ -108,7 +109,8 @@ def composed(overrides: tuple[str, ...]) -> Config | str:
     """
     given, found = compose.completed(Config, "train", overrides)
     method, budget = found.method, found.task.budgets.get(found.budget)
-    if budget and not budget.get(method.role) and method.get("init") and is_row(method.init):
+    role = method.get("role")
+    if budget and role in ROLES and not budget.get(role) and method.get("init") and is_row(method.init):
         return str(method.init)
     return compose.typed(Config, given, found)
 

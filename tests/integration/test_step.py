@@ -113,8 +113,10 @@ def largest_difference(run_dir: Path | str | None, other: Path | str | None) -> 
     }
 
 
-@pytest.mark.parametrize("clip", ["null", "0.05"])
-@pytest.mark.parametrize("task", ["sisr", "inpainting"])
+TO_EACH = "trainer.device_batch=1"  # image, noise of its own
+
+
+@pytest.mark.parametrize(("task", "clip"), [("sisr", "null"), ("inpainting", "0.05")])
 def test_accumulated_batches_equal_one_batch(make: Make, task: str, clip: str) -> None:
     # R1 and LaMa's matching of features are means over images as well.
     settings = (*plain(task), f"train.clip={clip}", "train.adversarial_from=0.25", "train.lr=0.02")
@@ -193,35 +195,35 @@ def test_stage_2_goes_on_from_stage_2_under_another_loss(make: Make, stage1: Pat
     assert all(value.isfinite().all() for value in after.values())
 
 
-@pytest.mark.parametrize(
-    "settings", [(*plain("sisr"), "train.adversarial_from=0.5"), ("method=pixel_diffusion",)], ids=["gan", "diffusion"]
-)
-def test_two_processes_train_and_score_as_one_does(make: Make, tmp_path: Path, settings: tuple[str, ...]) -> None:
-    one = train.train(make("one", *settings, "trainer.device_batch=1"))  # of which each has noise of its own
-    config = make("ddp", *settings, "trainer.devices=2", "trainer.device_batch=1")
-    file = tmp_path / "config.yaml"
-    OmegaConf.save(OmegaConf.structured(config), file)
+def test_two_processes_train_and_score_as_one_does(make: Make, tmp_path: Path) -> None:
+    settings = {"gan": (*plain("sisr"), "train.adversarial_from=0.5"), "diffusion": ("method=pixel_diffusion",)}
+    files = []
+    for name, overrides in settings.items():
+        files.append(str(tmp_path / f"{name}.yaml"))
+        OmegaConf.save(OmegaConf.structured(make(name, *overrides, "trainer.devices=2", TO_EACH)), files[-1])
     script = (
         "import sys; from omegaconf import OmegaConf; from diffi2i.config.schema import Config;"
         "from diffi2i.commands.train import train;"
-        "train(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(sys.argv[1]))))"
+        "[train(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file))))"
+        " for file in sys.argv[1:]]"
     )
     path = tmp_path / "main.py"
     path.write_text(script)
     done = subprocess.run(
-        [sys.executable, str(path), str(file)],
+        [sys.executable, str(path), *files],
         capture_output=True,
         text=True,
         timeout=250,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    last = checkpoint(config.run_dir)
-    assert last["global_step"] == 4
-    ours, theirs = (checkpoint(run)["current_model_state"] for run in (one, config.run_dir))
-    assert max(float((value - theirs[key]).abs().max()) for key, value in ours.items() if value.numel()) < 1e-6
-    for key, score in result(one).scores.items():
-        assert result(Path(str(config.run_dir))).scores[key].value == pytest.approx(score.value, abs=1e-4)
+    for name, overrides in settings.items():
+        one, two = train.train(make(f"{name}-one", *overrides, TO_EACH)), tmp_path / name
+        assert checkpoint(two)["global_step"] == 4
+        ours, theirs = (checkpoint(run)["current_model_state"] for run in (one, two))
+        assert max(float((value - theirs[key]).abs().max()) for key, value in ours.items() if value.numel()) < 1e-6
+        for key, score in result(one).scores.items():
+            assert result(two).scores[key].value == pytest.approx(score.value, abs=1e-4)
 
 
 def test_prior_only_is_refused_with_a_discriminator(make: Make) -> None:

@@ -48,23 +48,6 @@ def stage2(stage2_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stage2_once, tmp_path / "stage2"))
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_interrupted_and_resumed_equals_uninterrupted(make: Make, stage1: Path, monkeypatch: Any, number: int) -> None:
-    extra = [] if number == 1 else ["method=diffi2i_s2", f"method.init={stage1}"]
-    whole = train.train(make("whole", *extra, "train.steps=6"))
-    config = make("broken", *extra, "train.steps=6")
-    with monkeypatch.context() as patch:
-        stop_before_step(3, patch)  # in the middle of the second epoch
-        with pytest.raises(InterruptedRunError):
-            train.train(config)
-    run_dir = Path(str(config.run_dir))
-    assert not (run_dir / "result.json").exists()
-    assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
-    train.train(config)
-    assert weight_bytes(run_dir) == weight_bytes(whole)
-    assert result(whole).scores == result(run_dir).scores
-
-
 def test_processor_seconds_add_up_over_interruptions(make: Make, monkeypatch: Any) -> None:
     busy = [100.0]
     monkeypatch.setattr(timers, "time", SimpleNamespace(process_time=lambda: busy[0]))

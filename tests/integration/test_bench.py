@@ -75,6 +75,11 @@ def test_the_words_of_a_case() -> None:
         "method.sampler={_target_: a.b, steps: 3}",
         "size=[1, 2]",
     ]
+    assert split("run=my runs/s2  method.sampler.steps=2 ~task.gt") == [
+        "run=my runs/s2",
+        "method.sampler.steps=2",
+        "~task.gt",
+    ]
 
 
 @pytest.mark.usefixtures("quick_bench")

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of
 from diffi2i.run.provenance import provenance
 from diffi2i.tables.bench import Row, write
+
+KEY = re.compile(r"[+~]*[\w./@]+=|~\w")
+"""How an override begins."""
 
 
 @dataclass
@@ -100,15 +104,15 @@ def words_of(config: BenchConfig) -> list[list[str]]:
 
 
 def split(case: str) -> list[str]:
-    """The words of a case; a space inside brackets or braces separates nothing."""
+    """The words of a case: a space inside brackets separates nothing, nor one that no key follows, as in a path."""
     words, depth = [""], 0
-    for letter in case:
+    for at, letter in enumerate(case):
         depth += (letter in "[{(") - (letter in "]})")
-        if letter == " " and not depth:
+        if letter == " " and not depth and KEY.match(case, at + 1):
             words.append("")
         else:
             words[-1] += letter
-    return [word for word in words if word]
+    return [word.strip() for word in words if word.strip()]
 
 
 def case_of(words: Sequence[str], config: BenchConfig) -> Case:

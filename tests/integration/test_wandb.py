@@ -18,7 +18,7 @@ from diffi2i.commands import train
 from diffi2i.config.compose import load
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
-from diffi2i.run import tracking
+from diffi2i.run import wandb_run
 from diffi2i.run.provenance import git_commit
 from tests import wandb_files
 from tests.conftest import Make, small
@@ -188,15 +188,15 @@ def test_a_resumed_run_goes_on_under_its_id_and_steps(make: Make, monkeypatch: A
 
 
 def test_a_moved_run_keeps_its_id_and_another_has_its_own(tmp_path: Path) -> None:
-    one = tracking.run_id(tmp_path / "one")
-    assert tracking.run_id(tmp_path / "one") == one != tracking.run_id(tmp_path / "two")
+    one = wandb_run.run_id(tmp_path / "one")
+    assert wandb_run.run_id(tmp_path / "one") == one != wandb_run.run_id(tmp_path / "two")
     (tmp_path / "one").rename(tmp_path / "moved")
-    assert tracking.run_id(tmp_path / "moved") == one
+    assert wandb_run.run_id(tmp_path / "moved") == one
 
 
 def test_what_was_sent_is_not_named_again(make: Make, capsys: Any, tmp_path: Path) -> None:
-    def part() -> tracking.WandbRun:
-        return tracking.WandbRun(str(tmp_path / "run"), project="diffi2i")
+    def part() -> wandb_run.WandbRun:
+        return wandb_run.WandbRun(str(tmp_path / "run"), project="diffi2i")
 
     part().end(failed=False)
     (sent,) = wandb_files.parts(tmp_path / "run")
@@ -213,7 +213,7 @@ def test_what_was_sent_is_not_named_again(make: Make, capsys: Any, tmp_path: Pat
 def test_a_useless_key_is_one_line_and_the_run_stays_on_disk(key: str, tmp_path: Path) -> None:
     # In a process of its own, since wandb remembers keys. Nothing listens to port 9.
     script = f"""
-from diffi2i.run.tracking import WandbRun
+from diffi2i.run.wandb_run import WandbRun
 run = WandbRun({str(tmp_path / "run")!r}, project="diffi2i")
 run.log_metrics({{"val/psnr": 30.0}}, step=7)
 run.end(failed=False)
@@ -231,11 +231,11 @@ run.end(failed=False)
 
 
 def test_the_environment_decides_before_the_key(monkeypatch: Any) -> None:
-    assert tracking.chosen_mode() == "offline"
+    assert wandb_run.chosen_mode() == "offline"
     monkeypatch.setattr(wandb, "login", lambda **_: True)
-    assert tracking.chosen_mode() == "online"
+    assert wandb_run.chosen_mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert tracking.chosen_mode() is None
+    assert wandb_run.chosen_mode() is None
 
 
 @pytest.mark.parametrize("logger", ["csv", "none"])

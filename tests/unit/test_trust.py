@@ -81,7 +81,7 @@ GADGETS: dict[str, Any] = {
     "diffi2i.config.build.build": [{"_target_": "os.mkdir", "path": M}, "x"],
     "diffi2i.config.compose.load": [],
     "diffi2i.files.write_json": [M, {}],
-    "diffi2i.run.tracking.WandbRun": [M],
+    "diffi2i.run.wandb_run.WandbRun": [M],
     "diffi2i.data.generated.made_once": ["../x", {}, None],
     "diffi2i.data.generated.Path.touch": [M],
     "diffi2i.data.manifest.write_manifests": [M, {}],

@@ -54,7 +54,7 @@ FUNCTIONS = (
 )
 """Where what is called lies: a module, a package or the very name. Functions of other rooms read and write files."""
 LOGGERS = (
-    "diffi2i.run.tracking.WandbRun",
+    "diffi2i.run.wandb_run.WandbRun",
     *(f"lightning.pytorch.loggers.{name}" for name in ("CSVLogger", "TensorBoardLogger", "csv_logs", "tensorboard")),
 )
 """Classes for the key `logger` alone, since they write where they are told."""

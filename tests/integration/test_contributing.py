@@ -18,7 +18,9 @@ PAGE = ROOT / "CONTRIBUTING.md"
 # A file's name, perhaps where in it, then its text.
 BLOCK = re.compile(r"^`([^`\n]+)`(?:, ([^\n]+))?\n\n```\w+\n(.*?)^```$", re.M | re.S)
 COMMAND = re.compile(r"^    (diffi2i .+)$", re.M)
-SMALL = " model.cpen.channels=4 model.cpen.blocks=1 trainer=cpu trainer.precision=fp32 logger=none dataset.max_val_images=1"
+SMALL = (
+    " model.cpen.channels=4 model.cpen.blocks=1 trainer=cpu trainer.precision=fp32 logger=none dataset.max_val_images=1"
+)
 
 
 def section(title: str) -> str:

@@ -1,5 +1,6 @@
 """Objects from the `_target_` nodes of a configuration."""
 
+import re
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -22,7 +23,10 @@ def build(node: dict[str, Any], key: str, **arguments: Any) -> Any:
         if isinstance(cause, WeightsUnavailableError):
             raise UserError(str(cause)) from error
         refuse_missing_peer(f"{key}={node['_target_']}", error)
-        raise UserError(f"{key}: {str(cause).splitlines()[0]}") from error
+        # A class knows its arguments, not where they stand in the configuration.
+        own = "|".join(map(re.escape, node))
+        line = re.sub(rf"\bwrite (?=({own})=)", f"write {key}.", str(cause).splitlines()[0])
+        raise UserError(f"{key}: {line}") from error
 
 
 def refuse_missing_peer(what: str, error: BaseException) -> None:

@@ -315,18 +315,20 @@ def unknown_key(key: str, schema: type) -> str:
     if re.match(r"(train\.|task\.)?degrade\.", key):  # its keys are its class's arguments, which no schema knows
         return f"unknown key '{key}': to add it, write a plus sign before it, +{key.removesuffix('._target_')}=..."
     known = known_keys(schema)
-    if key.startswith("method."):
-        options = {path.stem: keys_of_method(path) for path in sorted((conf_dir() / "method").glob("*.yaml"))}
-        if having := [method for method, keys in options.items() if key in keys]:
+    group = key.partition(".")[0]
+    if group in ("method", "model", "dataset", "task"):
+        options = {path.stem: keys_of_file(group, path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
+        having = [choice for choice, keys in options.items() if key in keys]
+        if having and group == "method":
             return f"'{key}' is an option of method={' and '.join(having)}, not of this one: leave it out"
         known += [key for keys in options.values() for key in keys]
     namesakes = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or namesakes
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75) or namesakes
     return f"unknown key '{key}'" + (f": did you mean '{near[0]}'?" if near else "")
 
 
-def keys_of_method(file: Path) -> list[str]:
-    """All dotted keys of a method's file."""
+def keys_of_file(group: str, file: Path) -> list[str]:
+    """All dotted keys of a file of this group."""
 
     def walk(node: Any, prefix: str) -> list[str]:
         keys = []
@@ -334,7 +336,7 @@ def keys_of_method(file: Path) -> list[str]:
             keys += [f"{prefix}{name}", *(walk(child, f"{prefix}{name}.") if isinstance(child, dict) else [])]
         return keys
 
-    return walk(OmegaConf.to_container(OmegaConf.load(file)), "method.")
+    return walk(OmegaConf.to_container(OmegaConf.load(file)), f"{group}.")
 
 
 def known_keys(schema: type, prefix: str = "") -> list[str]:

@@ -28,6 +28,9 @@ def whole(path: Path, kept: Path | None = None) -> Iterator[Path]:
             path.replace(kept)
         temporary.replace(path)
         flush(path.parent)  # the new name, too
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write does not say where a disk is full
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,13 +87,26 @@ def test_a_kept_record_says_where_it_comes_from(file: Path) -> None:
     assert not record.provenance.commit.endswith("+"), "made with uncommitted changes"
 
 
-def test_the_readme_shows_the_small_scale_tables() -> None:
+def summary() -> Any:
+    """experiments/summary.py, which is no part of the package."""
     spec = importlib.util.spec_from_file_location("summary", experiments_dir() / "summary.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    shown: str = module.summary()
-    assert (RESULTS / "demo" / "summary.md").read_text() == shown
+    return module
+
+
+@pytest.mark.parametrize("name", ["summary", "studies"])
+def test_the_readme_shows_the_small_scale_tables(name: str) -> None:
+    shown: str = getattr(summary(), name)()
+    assert (RESULTS / "demo" / f"{name}.md").read_text() == shown
     for table in shown.strip().split("\n\n"):
         assert table in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("demo/study-*.json")), ids=lambda file: file.stem)
+def test_the_rows_of_a_study_have_had_equal_processor_seconds(file: Path) -> None:
+    spent = [seconds for row in summary().processor_seconds(kept(file)).values() for seconds in row]
+    mean = sum(spent) / len(spent)
+    assert all(abs(seconds / mean - 1) < 0.1 for seconds in spent)

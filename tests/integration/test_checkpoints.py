@@ -1,5 +1,6 @@
 """Nothing is lost: checkpoints that are torn, damaged or half written, and steps whose gradient is no number."""
 
+import errno
 import os
 import shutil
 import zipfile
@@ -279,3 +280,14 @@ def test_images_are_named_only_where_they_are_to_blame(
     run_dir = train.train(make("run", *STEPS, "task=segmentation", "train.patch=64"))
     assert all(value.isfinite().all() for value in weights(run_dir).values()), "batch normalisation has seen them"
     assert "step 4 is skipped: its gradient is not finite; NaN or infinite values are in " in capsys.readouterr().out
+
+
+def test_a_write_that_fails_names_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("before")
+    with pytest.raises(OSError, match="No space left") as caught, files.whole(file) as place:
+        place.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a name
+    assert caught.value.filename == str(file)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "before"

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from diffi2i.data.images import as_picture
-from diffi2i.files import inside
+from diffi2i.files import inside, whole
 
 COLUMNS = ("input", "output", "ground truth", "error")
 SAVED = 64
@@ -42,7 +42,8 @@ class Pictures:
             for role, image in (("input", shown_input), ("output", output), ("target", target)):
                 file = picture_file(self.folder, name, role)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                as_picture(image).save(file)
+                with whole(file) as place:
+                    as_picture(image).save(place, "PNG")
             self.saved += 1
         if len(self.rows) < ROWS:
             images = [as_picture(image) for image in (shown_input, output, target, error)]

@@ -17,7 +17,7 @@ from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.errors import UserError
-from diffi2i.files import inside
+from diffi2i.files import inside, whole
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
@@ -112,7 +112,8 @@ def score(
         for line in targets.lines:
             print(line, flush=True)
     if trainer.is_global_zero and sheet.pictures.rows:
-        sheet.pictures.panel().save(panel)
+        with whole(panel) as place:
+            sheet.pictures.panel().save(place, "PNG")
     return record
 
 

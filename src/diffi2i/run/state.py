@@ -15,7 +15,7 @@ from socket import gethostname
 from filelock import FileLock, Timeout
 
 from diffi2i.errors import UserError
-from diffi2i.files import inside, read_json, write_json
+from diffi2i.files import inside, read_json, whole, write_json
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run
 from diffi2i.run.record import Record
@@ -140,8 +140,9 @@ def working_on(directory: Path) -> Iterator[None]:
     here = gethostname()
     if (before := owner_of(directory)) and not before.endswith(f" on {here}"):
         print(f"{directory} was left by {before}, which has not said goodbye: if it still runs, stop it", flush=True)
-    owner.write_text(f"process {os.getpid()} on {here}", encoding="utf-8")
     try:
+        with whole(owner) as place:
+            place.write_text(f"process {os.getpid()} on {here}", encoding="utf-8")
         failure_file(directory).unlink(missing_ok=True)
         yield
     except Exception as error:

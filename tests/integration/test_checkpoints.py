@@ -285,9 +285,14 @@ def test_images_are_named_only_where_they_are_to_blame(
 def test_a_write_that_fails_names_its_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("before")
-    with pytest.raises(OSError, match="No space left") as caught, files.whole(file) as place:
-        place.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a name
+
+    def write() -> None:
+        with files.whole(file) as place:
+            place.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a name
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
     assert caught.value.filename == str(file)
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
     assert file.read_text() == "before"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -90,6 +91,7 @@ def pairs_of(group: str) -> list[tuple[str, str]]:
     return [(task, name) for task in options("task") for name in fitting(group, task)]
 
 
+@cache
 def refused(*overrides: str, root: str = "train") -> str:
     """What `diffi2i train`, or another command, says before it starts."""
 

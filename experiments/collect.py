@@ -13,8 +13,8 @@ from pathlib import Path
 
 from diffi2i import cli
 from diffi2i.commands.table import asked, cells_of
+from diffi2i.config.commands import TableConfig
 from diffi2i.config.compose import load
-from diffi2i.config.schema import TableConfig
 from diffi2i.errors import UserError
 from diffi2i.run.plan import RUNS
 from diffi2i.run.record import Record

@@ -27,13 +27,15 @@ TELEA_RADIUS = 5
 
 def telea(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 and (H, W) bool -> (H, W, 3) uint8."""
-    return cv2.inpaint(image, hole.astype(np.uint8), TELEA_RADIUS, cv2.INPAINT_TELEA)
+    filled: np.ndarray = cv2.inpaint(image, hole.astype(np.uint8), TELEA_RADIUS, cv2.INPAINT_TELEA)
+    return filled
 
 
 def biharmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 and (H, W) bool -> (H, W, 3) uint8."""
     filled = inpaint_biharmonic(image, hole, channel_axis=-1, split_into_regions=False)
-    return np.rint(filled.clip(0, 1) * 255).astype(np.uint8)
+    rounded: np.ndarray = np.rint(filled.clip(0, 1) * 255).astype(np.uint8)
+    return rounded
 
 
 def main(run: Path, folder: Path | None) -> None:

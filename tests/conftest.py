@@ -27,6 +27,8 @@ from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.method import Method
+from diffi2i.run import process
+from tests.processes import Forking
 
 QUICK = (
     "budget=smoke",
@@ -97,8 +99,10 @@ Make = Callable[..., Config]
 def pytest_configure() -> None:
     """Composing is a third of the tests' time, less where an interpolation is parsed once and libyaml reads the files.
 
-    No test pulls out the plug: what is written need not have reached the disk.
+    No test pulls out the plug: what is written need not have reached the disk. A test's process has imported what runs
+    need, unlike the server that they are forked off elsewhere.
     """
+    process.CONTEXT = Forking()
     parsed = cache(grammar_parser.parse)
     for module in (grammar_parser, omegaconf._utils, omegaconf.base, omegaconf.resolvers.oc):
         module.parse = parsed  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from torch.multiprocessing.spawn import start_processes
 
 from diffi2i import cli
@@ -23,6 +27,20 @@ from diffi2i import cli
 # Of a server that has imported these and run nothing, and so can be forked whatever this process has done.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["diffi2i.metrics.distribution", "diffi2i.metrics.image"])
+
+
+class Forking:
+    """In place of `process.CONTEXT`: forks this process, which has imported what runs need."""
+
+    def Process(self, target: Callable[..., None], args: tuple[Any, ...]) -> BaseProcess:  # noqa: N802
+        return multiprocessing.get_context("fork").Process(target=self.alone, args=(target, args))
+
+    @staticmethod
+    def alone(target: Callable[..., None], args: tuple[Any, ...]) -> None:
+        """Calls it in a process that knows nothing of a sweep that this one may be in the midst of."""
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+        target(*args)
 
 
 def together(function: Callable[[int, int, str], None], world: int, folder: Path) -> None:
@@ -51,6 +69,16 @@ def prepared(
 ) -> subprocess.CompletedProcess[str]:
     """Likewise, after that process has called `prepare`."""
     return begun(arguments, cwd, variables, prepare).ended()
+
+
+def script(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python <file> <arguments>` likewise, whose further ranks Lightning starts by that name."""
+
+    def run() -> None:
+        sys.argv = [str(file), *arguments]
+        runpy.run_path(str(file), run_name="__main__")
+
+    return started(run, arguments, file.parent, {}).ended()
 
 
 class Begun(NamedTuple):
@@ -83,27 +111,35 @@ def begun(
     arguments: Sequence[str], cwd: Path, variables: Mapping[str, str], prepare: Callable[[], None] = lambda: None
 ) -> Begun:
     """Starts `diffi2i` in a forked process, which calls `prepare` before. Its files are closed when it is `ended`."""
+
+    def run() -> None:
+        prepare()
+        # By these Lightning starts the further ranks of a run.
+        sys.argv, sys.modules["__main__"].__spec__ = ["diffi2i", *arguments], find_spec("diffi2i.__main__")
+        cli.main(arguments)
+
+    return started(run, arguments, cwd, variables)
+
+
+def started(run: Callable[[], None], arguments: Sequence[str], cwd: Path, variables: Mapping[str, str]) -> Begun:
     out, err = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115
     pid = os.fork()
     if pid == 0:
-        prepare()
-        os._exit(status_of(tuple(arguments), cwd, dict(variables), out, err))
+        os._exit(status_of(run, cwd, variables, out, err))
     return Begun(arguments, pid, out, err)
 
 
-def status_of(arguments: tuple[str, ...], cwd: Path, variables: dict[str, str], out: IO[str], err: IO[str]) -> int:
-    """Turns this process into that of the command, and runs it."""
+def status_of(run: Callable[[], None], cwd: Path, variables: Mapping[str, str], out: IO[str], err: IO[str]) -> int:
+    """Runs it in this process, which becomes another by it, and gives its exit status."""
     os.chdir(cwd)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # of tests in the background a shell has it ignored
     os.environ.update({"DIFFI2I_OFFLINE": "1", **variables})
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
     sys.stdout, sys.stderr = out, err
-    # By these Lightning starts the further ranks of a run.
-    sys.argv, sys.modules["__main__"].__spec__ = ["diffi2i", *arguments], find_spec("diffi2i.__main__")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
-        cli.main(arguments)
+        run()
     except SystemExit as ended:
         return int(ended.code or 0)
     except BaseException:

@@ -79,11 +79,11 @@ def logged(images: Path, tmp_path_factory: Any) -> dict[str, wandb_files.Run]:
     folder, runs = tmp_path_factory.mktemp("runs"), {}
     for task in ("inpainting", "segmentation", "depth"):
         for method in ("diffi2i_s1", "diffi2i_s2"):
-            settings = [*small(task, images), f"method={method}", f"run_dir={folder / task / method}", "logger=wandb"]
+            settings = [*small(task, images), f"method={method}", f"run_dir={folder / task / method}"]
             if task != "inpainting":
                 settings.append("train.patch=64")
             if method == "diffi2i_s2":
-                settings.append(f"method.init={folder / task / 'diffi2i_s1'}")
+                settings += [f"method.init={folder / task / 'diffi2i_s1'}", "logger=wandb"]
             train.train(load(Config, "train", settings))
         runs[task] = wandb_files.read(wandb_files.parts(folder / task / "diffi2i_s2")[0])
     return runs

@@ -30,7 +30,7 @@ from diffi2i.config.schema import Config, CpenConfig, DatasetConfig, ModelConfig
 from diffi2i.errors import UserError
 from diffi2i.files import read_json
 from diffi2i.run import ensure as ensuring
-from diffi2i.run import signals
+from diffi2i.run import process, signals
 from diffi2i.run.ensure import Durations, duration, ensure, ensure_before, total_duration
 from diffi2i.run.identity import config_hash
 from diffi2i.run.plan import RUNS, Run, planned
@@ -117,8 +117,8 @@ def behave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Set:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fake.py").write_text(FAKE)
     record([20.0], budget="smoke", task="sisr").write(tmp_path / "record.json")
-    # Isolated and without site packages, it starts in a few milliseconds.
-    monkeypatch.setattr(ensuring, "PROGRAM", (sys.executable, "-I", "-S", str(tmp_path / "fake.py")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(process, "PROGRAM", "fake")
     monkeypatch.setattr(ensuring, "POLL_SECONDS", 0.01)
 
     def set_behaviour(**by_name: Any) -> None:
@@ -183,6 +183,19 @@ def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
 
 def all_recorded(runs: Sequence[Run]) -> bool:
     return all(isinstance(read(run), Record) for run in runs)
+
+
+def test_a_run_has_its_own_folder_variables_words_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "told.py").write_text(
+        "import os, sys; print(os.getcwd(), sorted(os.environ), sys.argv[1:]); sys.exit('the last line')"
+    )
+    (tmp_path / "place").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(process, "PROGRAM", "told")
+    run = process.begin(["train", "a=1"], {"HOME": "x"}, tmp_path / "place", log := tmp_path / "log")
+    run.join()
+    assert run.exitcode == 1
+    assert log.read_text() == f"{tmp_path / 'place'} ['HOME'] ['train', 'a=1']\nthe last line\n"
 
 
 def test_only_what_is_missing_is_run_and_stage_1_once(behave: Set, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,7 @@
 """A training interrupted at any place and given again is the training that was not: weights, scores and curves."""
 
 import csv
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +25,7 @@ from tests.interruption import (
     stop_while_saving,
     stop_while_scoring,
 )
+from tests.processes import script
 from tests.runs import repeatable, weight_bytes
 
 AVERAGED = ("train.ema_decay=0.99", "train.steps=6")
@@ -175,13 +173,7 @@ def test_two_processes_go_on_where_scoring_was_interrupted(make: Make, tmp_path:
     for name in ("whole", "scoring", "saving"):
         OmegaConf.save(OmegaConf.structured(make(name, *settings)), tmp_path / f"{name}.yaml")
     (tmp_path / "main.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "main.py"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=250,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = script(tmp_path / "main.py", str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     whole = tmp_path / "whole"
     for name in ("scoring", "saving"):

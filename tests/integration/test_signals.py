@@ -20,7 +20,7 @@ from diffi2i.commands import predict, score, train
 from diffi2i.config.schema import Config, DatasetConfig, ModelConfig, TrainerConfig
 from diffi2i.data import check
 from diffi2i.methods.method import Method
-from diffi2i.run import checkpoints, signals
+from diffi2i.run import checkpoints
 from diffi2i.run.hardware import new_trainer
 from diffi2i.run.state import checkpoints_of
 from tests.conftest import small
@@ -148,14 +148,16 @@ def test_what_a_forked_process_is_told_does_not_concern_who_forked_it() -> None:
 
 
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
-    child = (
-        "import pathlib, time, diffi2i.run.signals as s; s.WATCH_SECONDS = 0.1; s.listen(); s.watch_parent()\n"
-        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
-        "try:\n  time.sleep(60)\n"
-        f"except KeyboardInterrupt:\n  pathlib.Path({str(tmp_path / 'down')!r}).touch()\n"
+    code = (
+        "import multiprocessing, pathlib, time, diffi2i.run.signals as s\n"
+        "def child():\n"
+        "  s.WATCH_SECONDS = 0.1; s.listen(); s.watch_parent()\n"
+        f"  pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        "  try: time.sleep(60)\n"
+        f"  except KeyboardInterrupt: pathlib.Path({str(tmp_path / 'down')!r}).touch()\n"
+        "multiprocessing.get_context('fork').Process(target=child).start(); time.sleep(60)"
     )
-    start = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
-    parent = subprocess.Popen([sys.executable, "-c", start], env={**os.environ, signals.PARENT: "1"})
+    parent = subprocess.Popen([sys.executable, "-c", code])
     try:
         wait_for(tmp_path / "up")
     finally:

@@ -1,8 +1,5 @@
 """The step with a discriminator: both networks move, steps are counted once, and a resumed run is the same run."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from diffi2i.methods.optimisation import rate_factor
 from tests.adversaries import ADVERSARIES, PATCH, UNET, gan
 from tests.conftest import Make
 from tests.interruption import InterruptedRunError, stop_before_step
+from tests.processes import script
 from tests.runs import result, weights
 
 
@@ -201,21 +199,15 @@ def test_two_processes_train_and_score_as_one_does(make: Make, tmp_path: Path) -
     for name, overrides in settings.items():
         files.append(str(tmp_path / f"{name}.yaml"))
         OmegaConf.save(OmegaConf.structured(make(name, *overrides, "trainer.devices=2", TO_EACH)), files[-1])
-    script = (
+    code = (
         "import sys; from omegaconf import OmegaConf; from diffi2i.config.schema import Config;"
         "from diffi2i.commands.train import train;"
         "[train(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file))))"
         " for file in sys.argv[1:]]"
     )
     path = tmp_path / "main.py"
-    path.write_text(script)
-    done = subprocess.run(
-        [sys.executable, str(path), *files],
-        capture_output=True,
-        text=True,
-        timeout=250,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    path.write_text(code)
+    done = script(path, *files)
     assert done.returncode == 0, done.stderr[-3000:]
     for name, overrides in settings.items():
         one, two = train.train(make(f"{name}-one", *overrides, TO_EACH)), tmp_path / name

@@ -3,9 +3,9 @@
 Runs inside the launcher's process could not start DDP, and would share its random state and memory.
 """
 
+import multiprocessing
 import os
 import shlex
-import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from diffi2i.config.compose import check_rows, conf_dir, in_one_line, quoted_path, quoted_settings, register
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
-from diffi2i.methods.build import check as check_method
 from diffi2i.metrics.spec import METRICS
+from diffi2i.run import process
 from diffi2i.run.ensure import without_slurm
 from diffi2i.run.plan import planned, value_of
 from diffi2i.run.record import Record
-from diffi2i.run.signals import PARENT
 from diffi2i.run.state import done
 
 # conf/hydra/launcher/ has files of the plugins' own names, which win over these and are checked against them.
@@ -81,13 +80,15 @@ def run_one(_: DictConfig) -> float | None:
     overrides = list(settings.overrides.task)
     failed = Path(settings.runtime.output_dir) / FAILED
     failed.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "diffi2i", "train", *overrides]
-    code = subprocess.run(
-        command,
-        cwd=settings.runtime.cwd,
-        env=environment(os.environ, on_slurm(settings.launcher)) | {PARENT: str(os.getpid())},
-        check=False,
-    ).returncode
+    # Joblib's workers have one of their own, which no process that they start knows.
+    multiprocessing.set_start_method(None, force=True)
+    variables = environment(os.environ, on_slurm(settings.launcher))
+    run = process.begin(["train", *overrides], variables, Path(settings.runtime.cwd))
+    try:
+        run.join()
+    finally:
+        process.stop([run])
+    code = run.exitcode
     if code:
         status = code if code > 0 else 128 - code
         failed.write_text(f"run {settings.job.num} ended with status {status}: diffi2i train {shlex.join(overrides)}\n")
@@ -140,6 +141,8 @@ def check(overrides: Sequence[str]) -> None:
     Raises:
         UserError: one line that says what to write.
     """
+    from diffi2i.methods.build import check as check_method  # which loads torch, as a launcher's own process need not
+
     parsed = parse(overrides)
     node = hydra_node([text for text, override in parsed.items() if not override.is_sweep_override()])
     check_installed(node)

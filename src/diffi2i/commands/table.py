@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffi2i.config.commands import TableConfig
 from diffi2i.errors import UserError
-from diffi2i.run.ensure import PROGRAM, Durations, duration, ensure, say, total_duration
+from diffi2i.run.ensure import Durations, duration, ensure, say, total_duration
 from diffi2i.run.plan import RUNS, Run, value_of
 from diffi2i.run.record import Record
 from diffi2i.run.rows import experiments_dir, no_such, table_names
@@ -153,7 +153,7 @@ def launch(runs: Sequence[Run], request: Request) -> None:
             given = [f"hydra/launcher={request.launcher}", *request.hydra, *shared, *over]
             check_sweep(given)
             say(f"{request.launcher}: {' '.join(over)}")
-            subprocess.run([*PROGRAM, "train", "-m", *given], check=False)
+            subprocess.run([sys.executable, "-m", "diffi2i", "train", "-m", *given], check=False)
         for run in wave:
             if read(run) is None:
                 write_failure(run.directory, f"ended without a record under launcher={request.launcher}")

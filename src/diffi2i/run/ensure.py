@@ -6,24 +6,21 @@ works on, and holds itself. So this may be killed at any moment and called again
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from statistics import median
 
 from diffi2i.errors import UserError
+from diffi2i.run import process
 from diffi2i.run.plan import RUNS, Run, lineage
 from diffi2i.run.record import Record
-from diffi2i.run.signals import PARENT
 from diffi2i.run.state import Failure, done, failure_file, has_checkpoint, is_locked, log_file, read, write_failure
 
-PROGRAM = (sys.executable, "-m", "diffi2i")
 POLL_SECONDS = 0.1
-# How long a run that is told to stop may take.
-STOP_SECONDS = 20.0
 LOG_TAIL_BYTES = 1 << 16
 
 
@@ -36,7 +33,7 @@ class Started:
     """A run at work: its process, and since when (monotonic seconds)."""
 
     run: Run
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     since: float
     resumed: bool
 
@@ -72,7 +69,7 @@ def ensure(runs: Iterable[Run], jobs: int = 1) -> None:
     progress = Progress(waiting, jobs)
     try:
         while waiting or active:
-            for started in [each for each in active if each.process.poll() is not None]:
+            for started in [each for each in active if not each.process.is_alive()]:
                 active.remove(started)
                 progress.tell(outcome(started, progress), waiting, active)
             for run in list(waiting):
@@ -90,7 +87,7 @@ def ensure(runs: Iterable[Run], jobs: int = 1) -> None:
                     active.append(start(run, jobs))
             time.sleep(POLL_SECONDS)
     finally:
-        stop(active)
+        process.stop(started.process for started in active)
 
 
 def without_us(run: Run, expected: Sequence[Run], begun: float) -> str | None:
@@ -114,21 +111,15 @@ def start(run: Run, jobs: int) -> Started:
     if any(text.startswith("trainer.threads=") for text in run.overrides):
         threads = []
     resumed = has_checkpoint(run.directory)
-    with log_file(run).open("ab") as log:
-        process = subprocess.Popen(
-            [*PROGRAM, run.command, *run.overrides, *threads],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment(),
-        )
-    say(f"{'resumed' if resumed else 'started'} {run.name}, log {log_file(run)}")
-    return Started(run, process, time.monotonic(), resumed)
+    words, log = [run.command, *run.overrides, *threads], log_file(run)
+    begun = process.begin(words, environment(), Path.cwd(), log)
+    say(f"{'resumed' if resumed else 'started'} {run.name}, log {log}")
+    return Started(run, begun, time.monotonic(), resumed)
 
 
 def environment() -> dict[str, str]:
-    """A run's environment variables; unbuffered, so that the log's last lines are what was printed last."""
-    return without_slurm(os.environ) | {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+    """A run's environment variables; unbuffered, so that its ranks' last lines in the log are what was printed last."""
+    return without_slurm(os.environ) | {"PYTHONUNBUFFERED": "1"}
 
 
 def without_slurm(variables: Mapping[str, str]) -> dict[str, str]:
@@ -139,7 +130,7 @@ def without_slurm(variables: Mapping[str, str]) -> dict[str, str]:
 def outcome(started: Started, progress: "Progress") -> str:
     """What came of a run whose process has ended; a failure that it has not noted itself is noted here."""
     run, seconds = started.run, time.monotonic() - started.since
-    if started.process.returncode == 0 and done(run):
+    if started.process.exitcode == 0 and done(run):
         if not started.resumed:
             progress.durations.known[kind_of(run)].append(seconds)
         return f"finished {run.name} in {duration(seconds)}"
@@ -151,7 +142,7 @@ def outcome(started: Started, progress: "Progress") -> str:
 
 def why(started: Started) -> str:
     """Why a process ended without a record and without a word: the signal, or the last that it has printed."""
-    code = started.process.returncode
+    code = started.process.exitcode or 0
     if code < 0:
         hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         return f"ended by {signal.Signals(-code).name}{hint}"
@@ -160,19 +151,6 @@ def why(started: Started) -> str:
     lines = log_file(started.run).read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").split("\n")
     printed = [line.strip() for line in lines if line.strip()]
     return printed[-1].removeprefix("diffi2i: ") if printed else f"exit status {code}"
-
-
-def stop(active: Sequence[Started]) -> None:
-    """Ends what is still at work, as after Ctrl-C; the next call resumes it."""
-    for started in active:
-        started.process.terminate()
-    until = time.monotonic() + STOP_SECONDS
-    for started in active:
-        try:
-            started.process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            started.process.kill()
-            started.process.wait()
 
 
 Kind = tuple[str, str, str, str]

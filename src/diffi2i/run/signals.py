@@ -3,6 +3,7 @@
 Every file is written whole or not at all and every lock ends with its process, so it may stop anywhere.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -13,8 +14,6 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 LIMIT_SECONDS = 20.0
 """How long a process that is told to stop may take to clear up."""
 WATCH_SECONDS = 1.0
-PARENT = "DIFFI2I_PARENT"
-"""The environment variable by which a process that starts another tells it to stop with it."""
 
 received: list[int] = []
 """The signals that have come, since one may end up as another error than KeyboardInterrupt."""
@@ -68,14 +67,13 @@ os.register_at_fork(after_in_child=forget)
 
 
 def watch_parent() -> None:
-    """Stops this process once the one that started it is gone, where it was told to or is a further rank of a run."""
-    told = os.environ.pop(PARENT, None) is not None
-    parent = os.getppid()
-    if not told and os.environ.get("LOCAL_RANK", "0") == "0":
+    """Stops this process once the one that started it is gone, if it is a run of a table or a further rank of a run."""
+    parent, ppid = multiprocessing.parent_process(), os.getppid()
+    if parent is None and os.environ.get("LOCAL_RANK", "0") == "0":
         return
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while parent.is_alive() if parent else os.getppid() == ppid:
             time.sleep(WATCH_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
 

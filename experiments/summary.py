@@ -70,7 +70,8 @@ def summary() -> str:
 def processor_seconds(table: Table) -> dict[str, list[float]]:
     """Of each row's training under each seed, with all that it started from."""
     records = [Record.read(RESULTS / name) for name in table.seconds]
-    made = {record.training.weights: record for record in records if record.training}
+    # RePaint trains nothing, and so has the very weights that it starts from.
+    made = {record.training.weights: record for record in records if record.training and record.training.steps}
     spent: dict[str, list[float]] = {}
     for run in table.runs:
         record: Record | None = Record.read(RESULTS.parent / Path(run["file"]).relative_to(RUNS))

@@ -3,7 +3,7 @@
     python -m tests.fuzz [<how many command lines>] [<seed>]
 
 For each command line, which is a real configuration with what a user might write by mistake, ten damaged images, ten
-damaged records and a damaged checkpoint are read. For every fifth one such configuration, a small one, is trained: it
+damaged records and a damaged checkpoint are read. For every tenth one such configuration, a small one, is trained: it
 shall end within a time, after which it is told to stop. Anything but an answer or an error of one line is printed.
 """
 
@@ -247,7 +247,7 @@ def trials(count: int, seed: int) -> dict[str, Counter[str]]:
         for i in track(range(count), description="command lines", disable=not sys.stdout.isatty()):
             line = command(rng)
             note("command line", f"diffi2i train {' '.join(line)}", lambda line=line: accept(line))  # type: ignore[misc]
-            if i % 5 == 0:
+            if i % 10 == 0:
                 whole = training(place, rng)
                 note("training", f"diffi2i train {' '.join(whole)}", lambda whole=whole: train(place, whole))  # type: ignore[misc]
             for kind, make, reader, times in (

@@ -76,22 +76,22 @@ def test_it_computes_what_the_authors_code_computes(network: Any, precision: str
     found: dict[str, Tensor] = {}
     first, second = first.to(dtype), second.to(dtype)
     batch, noise = inputs(name, dtype)
-    z = first.prior(batch)
-    found["S1: Z = E(input, gt)"] = z
-    found["S1: output"] = first.restore(batch, z)
     image = second.seen(batch)
+    z = first.prior(image, batch)
+    found["S1: Z = E(input, gt)"] = z
+    found["S1: output"] = first.network(image, z)
     condition = second.cpen_s2(image)
     found["D = condition(input)"] = condition
     one = torch.ones(2, dtype=dtype)
     found["denoise(z_T, t=3, D)"] = second.denoiser(noise, one, condition)
     z_hat = second.estimate(image, noise, lambda _: noise)
     found["Z_hat at inference"] = z_hat
-    found["output at inference"] = second.restore(batch, z_hat)
+    found["output at inference"] = second.network(image, z_hat)
     z_T = second.schedule.noised(z, second.schedule.steps, noise)
     found["training pass: z_T = q_sample(Z of S1, t=3, noise = z_T fill)"] = z_T
     z_hat = second.estimate(image, z_T, lambda _: noise)
     found["training pass: Z_hat"] = z_hat
-    found["training pass: output"] = second.restore(batch, z_hat)
+    found["training pass: output"] = second.network(image, z_hat)
     assert found.keys() == expected.keys()
     apart = {name: difference(value, expected[name]) for name, value in found.items()}
     assert all(value <= TOLERANCE[precision] for value in apart.values()), apart

@@ -30,7 +30,7 @@ def test_without_a_prior_nothing_of_the_target_is_seen(make: Make, task: str) ->
     assert [name for name, _ in method.named_parameters() if not name.startswith("network.")] == []
     batch = random_batch(method.config)
     other = batch | {"target": batch["target"].flip(-1)}
-    assert torch.equal(method.prior(batch), torch.zeros(2, 16))
+    assert torch.equal(method.prior(method.seen(batch), batch), torch.zeros(2, 16))
     assert torch.equal(method.averaged(batch), method.averaged(other))
     assert method.validation_step(batch | {"other": other}).keys() == {"output"}
 

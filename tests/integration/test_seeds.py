@@ -84,7 +84,7 @@ def test_the_noise_of_inference_follows_the_evaluations_seed(make: Make) -> None
         torch.manual_seed(0)
         method = DiffI2IS2(config).eval()
         batch: Batch = {"input": torch.full((2, 3, 8, 8), 0.5), "name": ["a", "b"]}
-        return method.prior(batch, method.noise(batch))
+        return method.prior(method.seen(batch), method.noise(batch))
 
     assert torch.equal(prior("seed=0"), prior("seed=1"))
     assert not torch.equal(prior(), prior("task.protocol.seed=1"))

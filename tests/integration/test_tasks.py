@@ -18,6 +18,7 @@ from diffi2i.data.build import build_data
 from diffi2i.kinds import depth, labels
 from diffi2i.kinds.kind import Kind
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
+from diffi2i.methods.noise import Noise
 from diffi2i.run.directory import load_method, save_weights
 from diffi2i.weights import cache_dir
 from tests.conftest import small
@@ -189,13 +190,13 @@ def test_predict_and_eval_show_the_network_the_runs_short_side(telling: Path, tm
     saved.task.scenes.short_side, saved.task.scenes.long_side = 24, 60
     OmegaConf.save(saved, run_dir / "config.yaml")
     seen = []
-    restore = DiffI2IS2.restore
+    predict = DiffI2IS2.predict
 
-    def watched(self: DiffI2IS2, batch: Any, z: torch.Tensor) -> torch.Tensor:
+    def watched(self: DiffI2IS2, batch: Any, noise: Noise) -> torch.Tensor:
         seen.append(tuple(batch["input"].shape[-2:]))
-        return restore(self, batch, z)
+        return predict(self, batch, noise)
 
-    monkeypatch.setattr(DiffI2IS2, "restore", watched)
+    monkeypatch.setattr(DiffI2IS2, "predict", watched)
     sizes = odd_photos(tmp_path / "in")
     cli.main(["predict", f"run={run_dir}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *ON_CPU])
     assert set(seen) == {(24, 39), (2, 60), (35, 24)}

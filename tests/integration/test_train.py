@@ -247,8 +247,8 @@ def test_batch_normalisation_of_a_single_value_is_explained(make: Make) -> None:
 def test_an_output_far_out_of_range_is_scored_as_it_would_be_saved(
     stage1: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    restore = DiffI2IS1.restore
-    monkeypatch.setattr(DiffI2IS1, "restore", lambda self, batch, z: 100 * restore(self, batch, z) - 10)
+    predict = DiffI2IS1.predict
+    monkeypatch.setattr(DiffI2IS1, "predict", lambda self, batch, noise: 100 * predict(self, batch, noise) - 10)
     far = evaluation.evaluate(EvalConfig(run=str(stage1), trainer=CPU, output=str(tmp_path / "far")))
     assert result(far).scores["psnr"].n == 2
     assert 0 < result(far).scores["psnr"].value < result(stage1).scores["psnr"].value

@@ -278,5 +278,5 @@ def test_estimated_prior_of_an_image_does_not_depend_on_its_batch(variance_noise
     method, image = predicting("eps", f"method.sampler.variance_noise={variance_noise}"), images()
     pair: Any = {"input": image, "name": ["a", "b"]}
     single: Any = {"input": image[1:], "name": ["b"]}
-    together, alone = method.prior(pair, method.noise(pair)), method.prior(single, method.noise(single))
+    together, alone = (method.prior(method.seen(batch), method.noise(batch)) for batch in (pair, single))
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-4)

@@ -196,9 +196,9 @@ def test_the_prior_of_stage_2_does_not_see_the_ground_truth(make: Make) -> None:
     method, _ = stage_2(make)
     batch = random_batch(method.config)
     with torch.no_grad():
-        z = method.prior(batch, method.noise(batch))
+        z = method.prior(method.seen(batch), method.noise(batch))
         blind = batch | {"target": torch.zeros_like(batch["target"])}
-        assert torch.equal(z, method.prior(blind, method.noise(blind)))
+        assert torch.equal(z, method.prior(method.seen(blind), method.noise(blind)))
 
 
 def test_no_weight_starts_with_a_gradient_that_adam_cannot_see(make: Make) -> None:
@@ -209,7 +209,7 @@ def test_no_weight_starts_with_a_gradient_that_adam_cannot_see(make: Make) -> No
     weights = {name: weight for name, weight in method.named_parameters() if weight.ndim > 1}
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-4)
     for _ in range(2):  # in the first step, what lies before the blocks' zeros has none
-        error = method.restore(batch, method.prior(batch)).sub(batch["target"]).square().mean()
+        error = method.predict(batch, method.noise(batch)).sub(batch["target"]).square().mean()
         optimizer.zero_grad()
         error.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad.clone() for weight in weights.values() if weight.grad is not None]
@@ -224,7 +224,7 @@ def test_z_differs_between_images_from_the_start(make: Make) -> None:
     batch = random_batch(method.config, images=6)
     batch["target"] = batch["target"] * torch.linspace(0.2, 1, 6)[:, None, None, None]
     with torch.no_grad():
-        z = method.prior(batch)
+        z = method.prior(method.seen(batch), batch)
     assert z.std(0).mean() > 0.1 * z.abs().mean()
 
 
@@ -290,11 +290,11 @@ def test_averaging_over_flips_and_sizes_is_the_mean_of_the_views(make: Make, tas
     config = make("dense", f"task={task}")
     method = DiffI2IS1(config).eval()
     batch = random_batch(config, size=48)
-    assert torch.equal(method.validation_step(batch)["output"], method.restore(batch, method.prior(batch)))
+    assert torch.equal(method.validation_step(batch)["output"], method.predict(batch, method.noise(batch)))
 
     def seen(image: Tensor, target: Tensor) -> Tensor:
         view = batch | {"input": image, "target": target}
-        return method.restore(view, method.prior(view))
+        return method.predict(view, method.noise(view))
 
     def as_mean(output: Tensor) -> Tensor:
         return output.softmax(1) if config.task.kind == "labels" else output

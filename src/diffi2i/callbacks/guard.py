@@ -1,4 +1,4 @@
-"""Skips steps whose gradient is no number, and stops a training in which that goes on."""
+"""Looks at the gradient before each step: clips it, skips the step where it is no number, stops where that goes on."""
 
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,16 @@ class FiniteSteps(L.Callback):
     """Keeps NaN and infinite values out of weights, averages and the optimisers' moments.
 
     A step whose gradient is not finite, on any rank, counts and changes nothing. After `IN_A_ROW` of them the training
-    stops; so it does where predictions are not finite.
+    stops; so it does where predictions are not finite. A gradient whose norm over all weights is above `clip` is scaled
+    to it: here, since the norm is known here.
 
     Attributes:
         skipped: such steps, over interruptions.
         since: steps made before the first of those that are now skipped, None where the last one was not.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+    def __init__(self, run_dir: Path, clip: float | None) -> None:
+        self.run_dir, self.clip = run_dir, clip
         self.skipped = 0
         self.since: int | None = None
         self.found = False
@@ -55,8 +56,12 @@ class FiniteSteps(L.Callback):
 
         Under DDP all ranks have the same gradients here, and so come to the same end.
         """
-        gradients = [each.grad for each in pl_module.parameters() if each.grad is not None]
-        if gradients and not torch.nn.utils.get_total_norm(gradients).isfinite():
+        learning = [each for each in pl_module.parameters() if each.grad is not None]
+        size = torch.nn.utils.get_total_norm([each.grad for each in learning])  # type: ignore[misc]
+        if size.isfinite():
+            if self.clip:
+                torch.nn.utils.clip_grads_with_norm_(learning, self.clip, size)
+        else:
             self.found = True
             pl_module.zero_grad(set_to_none=True)
             for norm, kept in zip(self.norms, self.kept, strict=True):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from diffi2i.callbacks.average import MovingAverage
 from diffi2i.callbacks.counters import Counters
 from diffi2i.callbacks.guard import FiniteSteps
 from diffi2i.callbacks.last import LastCheckpoint
@@ -203,11 +204,11 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
     train, trainer = config.train, config.trainer
     # With a discriminator the method itself accumulates and clips the gradients of both networks.
     manual = not method.automatic_optimization
-    main, finite = config.task.main_metric, FiniteSteps(run_dir)
+    main, finite = config.task.main_metric, FiniteSteps(run_dir, None if manual else train.clip)
     callbacks: list[Callback] = [
         SameRun(config, last),
         Counters(train.epoch_steps, config.micro_batches),
-        EMAWeightAveraging(decay=train.ema_decay, update_every_n_steps=train.ema_every, use_buffers=False),
+        MovingAverage(train.ema_decay, train.ema_every),
         finite,  # before the scores, which only refuse such predictions
         ValidationScores(config.task, config.dataset.name),
         LastCheckpoint(run_dir, finite),
@@ -230,7 +231,6 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
         max_steps=train.steps,
         max_epochs=-1,
         accumulate_grad_batches=1 if manual else config.micro_batches,
-        gradient_clip_val=None if manual else train.clip,
         unused_parameters=manual or method.unused_parameters,
         check_val_every_n_epoch=config.validation.every_epochs,
         num_sanity_val_steps=0,

@@ -56,29 +56,27 @@ class DiffI2IS1(Method):
         if init is not None and (theirs := init.method["prior"]) != options.prior:
             raise UserError(f"method.init={config.init} has method.prior={theirs}: write method.prior={theirs}")
 
-    def prior(self, batch: Batch) -> Tensor:
-        """Z (B, 4C') from the input and the ground truth (Eq. 5), or zeros."""
-        image = self.seen(batch)
+    def prior(self, image: Tensor, batch: Batch) -> Tensor:
+        """Z (B, 4C') from what is `seen` of the batch and from its ground truth (Eq. 5), or zeros."""
         if self.cpen_s1 is None:
             return image.new_zeros(len(image), self.config.model.prior_dim)
         z: Tensor = self.cpen_s1(image, batch["target"])
         return z
 
-    def restore(self, batch: Batch, z: Tensor) -> Tensor:
-        """The prediction under Z (B, 4C')."""
-        output: Tensor = self.network(self.seen(batch), z)
-        return output
-
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        return {}, self.restore(batch, self.prior(batch))
+        image = self.seen(batch)
+        return {}, self.network(image, self.prior(image, batch))
 
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
-        return self.restore(batch, self.prior(batch))
+        image = self.seen(batch)
+        output: Tensor = self.network(image, self.prior(image, batch))
+        return output
 
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         if "other" not in batch or self.cpen_s1 is None:
             return {}
-        return {"prior_dependence": self.restore(batch, self.prior(batch["other"]))}
+        other = batch["other"]
+        return {"prior_dependence": self.network(self.seen(batch), self.prior(self.seen(other), other))}
 
     def parts(self) -> dict[str, nn.Module]:
         return ({} if self.cpen_s1 is None else {"CPEN_S1": self.cpen_s1}) | {type(self.network).__name__: self.network}

@@ -115,10 +115,10 @@ class DiffI2IS2(Method):
         # The denoiser belongs to stage 2 alone.
         check_same_model(config, init, () if theirs["name"] == name else ("denoiser_layers",))
 
-    def prior(self, batch: Batch, noise: Noise) -> Tensor:
+    def prior(self, image: Tensor, noise: Noise) -> Tensor:
         """Z-hat (B, 4C') from the input alone, starting from noise (Alg. 2)."""
         dim = (self.config.model.prior_dim,)
-        return self.estimate(self.seen(batch), noise(dim), lambda t: noise(dim, f"step {t}"))
+        return self.estimate(image, noise(dim), lambda t: noise(dim, f"step {t}"))
 
     def estimate(self, image: Tensor, z_T: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
         """D from the input (Eq. 12), then the reverse process in full, in float32 (Alg. 1, lines 8-13; Alg. 2, 5-8).
@@ -137,11 +137,6 @@ class DiffI2IS2(Method):
         with torch.autocast(condition.device.type, enabled=False):
             z_hat: Tensor = self.sampler(denoise, z_T.to(condition.dtype), self.schedule, noise)
         return z_hat
-
-    def restore(self, batch: Batch, z: Tensor) -> Tensor:
-        """The prediction under Z (B, 4C')."""
-        output: Tensor = self.network(self.seen(batch), z)
-        return output
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None]:
         options, image = self.options, self.seen(batch)
@@ -171,13 +166,15 @@ class DiffI2IS2(Method):
             return F.mse_loss(predicted, schedule.target(z, noise, t))
 
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
-        return self.restore(batch, self.prior(batch, noise))
+        image = self.seen(batch)
+        output: Tensor = self.network(image, self.prior(image, noise))
+        return output
 
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         if "other" not in batch:
             return {}
         other = batch["other"]
-        return {"prior_dependence": self.restore(batch, self.prior(other, self.noise(other)))}
+        return {"prior_dependence": self.network(self.seen(batch), self.prior(self.seen(other), self.noise(other)))}
 
     def parts(self) -> dict[str, nn.Module]:
         denoiser = {} if self.denoiser is None else {"denoiser": self.denoiser}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -35,10 +36,14 @@ def rate_factor(step: int, train: TrainConfig) -> float:
 
 
 def new_optimizer(parameters: Iterable[nn.Parameter] | list[dict[str, Any]], config: Config) -> Optimizer:
-    """The task's optimiser, a Hydra partial. Raises `UserError`: its settings cannot be."""
+    """The task's optimiser, a Hydra partial. Raises `UserError`: its settings cannot be.
+
+    Where its class can, it steps all weights in one kernel.
+    """
     make = build(config.task.optimizer, "task.optimizer")
+    fused = "fused" in signature(make).parameters and "fused" not in config.task.optimizer
     try:
-        optimizer = make(parameters)
+        optimizer = make(parameters, fused=True) if fused else make(parameters)
     except Exception as error:  # there is nothing but its settings that can be wrong
         raise UserError(f"task.optimizer: {error}") from error
     if not isinstance(optimizer, Optimizer):

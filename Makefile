@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
 	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
-.PHONY: help install demo report test test-fast chaos fuzz check format weights lock clean $(REPRODUCE)
+.PHONY: help install demo report test test-fast chaos fuzz bench check format weights lock clean $(REPRODUCE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
@@ -56,6 +56,11 @@ chaos: $(STAMP) ## faults at random places of 200 trainings, and what is left of
 
 fuzz: $(STAMP) ## 5,000 generated command lines and 105,000 damaged files (half an hour on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
+
+bench: $(STAMP) ## times DiffI2I and DiffIR in turn, restoring and training (half an hour; DIFFIR=<the authors' checkout>)
+	for task in inpainting sisr deblur; do \
+		$(BIN)/python benchmarks/speed.py inference task=$$task size=256 $(ARGS) && \
+		$(BIN)/python benchmarks/speed.py training task=$$task size=128 batch=2 $(ARGS) || exit 1; done
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from diffi2i.commands.bench import bench, ratio_of, split
 from diffi2i.config.commands import BenchConfig
 from diffi2i.config.schema import TrainerConfig
 from tests.conftest import SMALL_METHODS, Make
+from tests.places import ROOT
 from tests.refusals import command_refusal, refusal
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
@@ -116,3 +120,19 @@ def test_what_cannot_be_timed_is_refused(arguments: list[str], words: str, capsy
 
 def test_a_size_that_does_not_fit_is_named() -> None:
     assert "size=1x: write" in refusal(lambda: BenchConfig(size="1x"))
+
+
+@pytest.mark.parametrize("what", ["inference", "training"])
+def test_the_comparison_with_diffir_takes_turns(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the authors' code; at sizes that take a second, of which nothing follows."""
+    monkeypatch.delenv("DIFFIR", raising=False)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["speed.py", what, "task=sisr", "budget=smoke", "size=32", "rounds=2"])
+    runpy.run_path(str(ROOT / "benchmarks" / "speed.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^\| (Diff\S+, (?:fp32|bf16))(?:, stage \d)? .* (\S+ \[\S+, \S+\]) \|$", printed, re.M)
+    stages = 1 if what == "inference" else 2
+    assert [name for name, _ in rows] == ["DiffIR, fp32", "DiffI2I, fp32", "DiffI2I, bf16"] * stages
+    assert rows[0][1] == "1.00 [1.00, 1.00]"

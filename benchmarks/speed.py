@@ -1,6 +1,7 @@
 """How many times faster DiffI2I is than DiffIR at equal size, one prediction or one training step: `make bench`.
 
-    [DIFFIR=<checkout>] python benchmarks/speed.py inference|training [task=inpainting] [size=256] [batch=1] [rounds=15] [budget=paper]
+    [DIFFIR=<checkout>] python benchmarks/speed.py inference|training [task=inpainting] [budget=paper] [size=256]
+      [batch=1] [rounds=15] [output=<file>.json]
 
 One process, the cases in turn. With DIFFIR, a checkout of the authors' code, that is what DiffI2I is compared with,
 else this suite's DiffIR, which computes the same (tests/golden/test_diffir.py), in the authors' memory layout. Random

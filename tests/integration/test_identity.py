@@ -22,7 +22,6 @@ from diffi2i.data.manifest import hash_of_manifest, read_manifests
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.optimisation import rate_factor
 from diffi2i.run.directory import origin_of
-from diffi2i.run.hardware import new_trainer
 from diffi2i.run.plan import place
 from tests.conftest import QUICK, SMALL_ENCODER, Make
 from tests.interruption import InterruptedRunError, stop_before_step, stop_while_scoring
@@ -201,13 +200,13 @@ def test_the_rate_may_be_lowered_on_the_way(make: Make, monkeypatch: pytest.Monk
 
 def test_the_new_clip_is_the_one_in_use(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float | None] = []
-    build = new_trainer
+    begun = guard.FiniteSteps.on_train_start
 
-    def watched(*arguments: Any, **named: Any) -> Any:
-        seen.append(named.get("gradient_clip_val"))
-        return build(*arguments, **named)
+    def watched(self: guard.FiniteSteps, *arguments: Any) -> None:
+        seen.append(self.clip)
+        begun(self, *arguments)
 
-    monkeypatch.setattr(train, "new_trainer", watched)
+    monkeypatch.setattr(guard.FiniteSteps, "on_train_start", watched)
     begin(make("run", "train.steps=6"), monkeypatch)
     train.train(make("run", "train.steps=6", "train.clip=0.25"))
     assert seen == [1.0, 0.25]

@@ -41,8 +41,8 @@ def new_optimizer(parameters: Iterable[nn.Parameter] | list[dict[str, Any]], con
     Where its class can, it steps all weights in one kernel.
     """
     make = build(config.task.optimizer, "task.optimizer")
-    fused = "fused" in signature(make).parameters and "fused" not in config.task.optimizer
     try:
+        fused = "fused" in signature(make).parameters and "fused" not in config.task.optimizer
         optimizer = make(parameters, fused=True) if fused else make(parameters)
     except Exception as error:  # there is nothing but its settings that can be wrong
         raise UserError(f"task.optimizer: {error}") from error

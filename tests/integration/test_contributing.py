@@ -31,12 +31,13 @@ def titles() -> list[str]:
     return re.findall(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), re.M)
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkout")
     for name in ("src", "conf", "experiments"):
         # With what Python has compiled, which holds for copies of the same age.
-        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("results"))
-    return tmp_path
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("results"))
+    return folder
 
 
 def write(checkout: Path, title: str) -> list[str]:
@@ -59,8 +60,34 @@ def write(checkout: Path, title: str) -> list[str]:
     return files
 
 
-def run(checkout: Path, *commands: str) -> str:
-    """Gives commands of the page, in the copy, in one process."""
+EXAMPLES = ("Add a method", "Add a dataset", "Add a score", "Add a task")
+
+
+@pytest.fixture(scope="module")
+def touched(checkout: Path) -> dict[str, list[str]]:
+    """The files that each section adds or changes, all in one copy."""
+    return {title: write(checkout, title) for title in EXAMPLES}
+
+
+@pytest.fixture(scope="module")
+def printed(checkout: Path, touched: dict[str, list[str]]) -> str:
+    """What the page's commands print, and two more that use what it adds: in one process, which takes long to start."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for kind in ("sharp", "soft"):
+            folder = checkout / "portraits" / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number:04}.png")
+    method, dataset, score, task = (COMMAND.findall(section(title))[0] for title in EXAMPLES)
+    commands = [
+        method + SMALL,
+        "diffi2i table table3 budget=smoke --dry-run",
+        dataset.replace("<folder>", "portraits"),
+        "diffi2i train task=deblur dataset=portraits root=portraits budget=smoke train.val_crop=null" + SMALL,
+        score + SMALL + " train.val_crop=192",
+        task + SMALL,
+    ]
     environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
     code = "import sys; from diffi2i.cli import main; [main(command.split()[1:]) for command in sys.argv[1:]]"
     done = subprocess.run(
@@ -70,52 +97,43 @@ def run(checkout: Path, *commands: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_method_is_two_files_and_a_row_is_one(checkout: Path) -> None:
-    files = write(checkout, "Add a method")
-    assert [Path(file).parts[0] for file in files] == ["src", "conf", "experiments"]
-    (command,) = COMMAND.findall(section("Add a method"))
-    planned = run(checkout, command + SMALL, "diffi2i table table3 budget=smoke --dry-run")
-    record = Record.read(checkout / "runs" / "unsharp")
+def record_of(checkout: Path, run: str) -> Record:
+    return Record.read(checkout / "runs" / run)
+
+
+def test_a_method_is_two_files_and_a_row_is_one(checkout: Path, touched: dict[str, list[str]], printed: str) -> None:
+    assert [Path(file).parts[0] for file in touched["Add a method"]] == ["src", "conf", "experiments"]
+    record = record_of(checkout, "unsharp")
     assert record.method
     assert (record.method.name, record.method.options["sigma"]) == ("unsharp", 1.0)
     assert record.cost
     assert record.cost.parameters == 1
-    assert "table3 (unsharp)" in planned
+    assert "table3 (unsharp)" in printed
 
 
-def test_a_dataset_is_one_file(checkout: Path) -> None:
-    assert write(checkout, "Add a dataset") == ["conf/dataset/portraits.yaml"]
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("test", 2)):
-        for kind in ("sharp", "soft"):
-            folder = checkout / "portraits" / split / kind
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number:04}.png")
-    (command,) = COMMAND.findall(section("Add a dataset"))
-    training = "diffi2i train task=deblur dataset=portraits root=portraits budget=smoke train.val_crop=null"
-    run(checkout, command.replace("<folder>", "portraits"), training + SMALL)
+@pytest.mark.usefixtures("printed")
+def test_a_dataset_is_one_file(checkout: Path, touched: dict[str, list[str]]) -> None:
+    assert touched["Add a dataset"] == ["conf/dataset/portraits.yaml"]
+    assert [*checkout.glob("outputs/runs/smoke/deblur-*/result.json")]
 
 
-def test_a_score_is_one_entry_and_its_function(checkout: Path) -> None:
-    assert write(checkout, "Add a score") == ["src/diffi2i/metrics/spec.py", "src/diffi2i/metrics/ms_ssim.py"]
-    (command,) = COMMAND.findall(section("Add a score"))
-    run(checkout, command + SMALL + " train.val_crop=192")
-    score = Record.read(checkout / "runs" / "scored").scores["ms_ssim"]
+@pytest.mark.usefixtures("printed")
+def test_a_score_is_one_entry_and_its_function(checkout: Path, touched: dict[str, list[str]]) -> None:
+    assert touched["Add a score"] == ["src/diffi2i/metrics/spec.py", "src/diffi2i/metrics/ms_ssim.py"]
+    score = record_of(checkout, "scored").scores["ms_ssim"]
     assert score.value is not None
     assert 0 < score.value < 1
 
 
-def test_a_task_is_one_file_and_a_degradation(checkout: Path) -> None:
-    assert write(checkout, "Add a task") == ["src/diffi2i/data/degrade.py", "conf/task/colour.yaml"]
-    (command,) = COMMAND.findall(section("Add a task"))
-    run(checkout, command + SMALL)
-    record = Record.read(checkout / "runs" / "colour")
+@pytest.mark.usefixtures("printed")
+def test_a_task_is_one_file_and_a_degradation(checkout: Path, touched: dict[str, list[str]]) -> None:
+    assert touched["Add a task"] == ["src/diffi2i/data/degrade.py", "conf/task/colour.yaml"]
+    record = record_of(checkout, "colour")
     assert record.task == "colour"
     assert record.scores["psnr"].value is not None

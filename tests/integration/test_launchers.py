@@ -3,20 +3,21 @@
 import os
 import pickle
 import subprocess
-import sys
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from diffi2i.commands import sweep
 from diffi2i.errors import UserError
 from diffi2i.run.record import Record
 from tests.conftest import SMALL
-from tests.processes import diffi2i
+from tests.processes import begun, diffi2i
 
 TRAIN = (*SMALL, "task=sisr", "train.steps=2", "task.protocol.metrics=[psnr,psnr_y]")
 
@@ -201,21 +202,15 @@ def test_two_slurm_tasks_are_the_ranks_of_one_run(images: Path, tmp_path: Path) 
         "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "2",
     }
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "diffi2i", "train", *TRAIN, *settings],
-            cwd=tmp_path,
-            env=sweep.environment(
-                os.environ | environment(tmp_path) | job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}, slurm=True
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    printed = [task.communicate(timeout=200)[0] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], printed
+    tasks = []
+    for rank in (0, 1):
+        given = environment(tmp_path) | job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        # Lightning looks for its rank when it is imported, as it has been before this fork.
+        prepare = partial(setattr, rank_zero_only, "rank", rank)
+        tasks.append(begun(("train", *TRAIN, *settings), tmp_path, sweep.environment(given, slurm=True), prepare))
+    answers = [task.ended() for task in tasks]
+    assert [answer.returncode for answer in answers] == [0, 0], answers
+    printed = [answer.stdout for answer in answers]
     assert "training diffi2i_s1" in printed[0]
     assert "training diffi2i_s1" not in printed[1], "the second task is the second rank of the same run"
     assert [record.training and record.training.steps for record in records(tmp_path).values()] == [2]

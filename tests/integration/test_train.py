@@ -3,6 +3,7 @@
 import errno
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -281,6 +282,19 @@ def test_bf16_is_one_switch(make: Make, stage1: Path, autocast_losses: list[torc
     run_dir = train.train(make("bf16", "trainer.precision=bf16"))
     assert {loss.dtype for loss in autocast_losses} == {torch.float32}
     assert weight_bytes(run_dir) != weight_bytes(stage1)
+
+
+def test_bf16_scores_as_float32_does(stage1: Path, stage2: Path, tmp_path: Path) -> None:
+    """On these smooth images, which are restored at 40 dB; docs/performance.md has trained weights on photos."""
+    for run in (stage1, stage2):
+        found = {}
+        for precision in ("fp32", "bf16"):
+            trainer = replace(CPU, precision=precision)
+            place = evaluation.evaluate(EvalConfig(run=str(run), trainer=trainer, output=str(tmp_path / precision)))
+            found[precision] = result(place).scores["psnr"].value
+            shutil.rmtree(tmp_path / precision)
+        assert found["fp32"] != found["bf16"]
+        assert found["bf16"] == pytest.approx(found["fp32"], abs=0.02)
 
 
 def test_saved_weights_are_the_averaged_ones(make: Make, monkeypatch: Any) -> None:

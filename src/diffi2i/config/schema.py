@@ -194,6 +194,7 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         check_name("task.name", self.name)
+        above_zero(self, "task.", ("in_channels", "scale", "classes"), most=65_536)
         one_of("task.kind", self.kind, list(KINDS))
         one_of("task.fill", self.fill, ("black", "smooth"))
         protocol = self.protocol

@@ -260,7 +260,6 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["train.batch=0"], "train.batch=0 must be above 0"),
     (["method=resshift", "task.scale=-1"], "task.scale=-1 must be above 0"),
     (["task.in_channels=0"], "task.in_channels=0 must be above 0"),
-    (["task=segmentation", "task.classes=-3"], "task.classes=-3 must be above 0"),
     (["train.lr=-1"], "train.lr=-1.0 must be above 0"),
     (["train.epoch_steps=0"], "train.epoch_steps"),
     (["trainer.devices=3"], "write train.batch=9"),

@@ -264,6 +264,7 @@ def trials(count: int, seed: int) -> dict[str, Counter[str]]:
 
 
 def main() -> int:
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))  # what fills the memory shall be a fault
     count, seed = map(int, [*sys.argv[1:], *("5000", "0")[len(sys.argv) - 1 :]])
     found = trials(count, seed)
     rows = [

@@ -1,5 +1,6 @@
 """What the parts of a configuration may be together; each by itself is checked in `schema`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ BUILT = (
 )
 """Nodes with a `_target_`, where they are not null."""
 ROLES = ("fresh", "continued", "adversarial")
+COUNTS = ("blocks", "refinement", "layers", "encoder", "middle", "decoder", "convs", "denoiser_layers")
+"""Of how many parts a network is made. More of them than `MOST_PARTS` would fill the memory before any training."""
+MOST_PARTS, MOST_WIDTH = 1000, 65_536
 
 
 def check_filled(plain: Any) -> None:
@@ -37,6 +41,14 @@ def check_targets(plain: dict[str, Any]) -> None:
         node = plain[group] if key is None else plain[group].get(key)
         if node is not None and "_target_" not in node:
             raise UserError(f"{'.'.join(filter(None, (group, key)))}._target_ is missing: name a class")
+
+
+def check_sizes(model: dict[str, Any]) -> None:
+    """No number of the networks is beyond what is ever built. Raises `UserError`: the first one that is."""
+    for key, name, value in leaves(model):
+        most = MOST_PARTS if name.partition("[")[0] in COUNTS else MOST_WIDTH
+        if isinstance(value, int | float) and value > most:
+            raise UserError(f"{f'model.{key}'.strip('.')}.{name}={value} is too large: write at most {most}")
 
 
 def check_budget(plain: dict[str, Any]) -> None:
@@ -106,6 +118,7 @@ def check(config: Config) -> None:
         raise UserError(f"train.loss={train.loss}: choose one of {', '.join(task.losses)}")
     for key, name in {"method.name": config.method["name"], "budget": config.budget}.items():
         check_name(key, name)
+    check_sizes(asdict(config.model))
     check_phases(config)
     check_kind(config)
     check_source(config.dataset)

@@ -107,13 +107,12 @@ class Theirs:
     def step(self, stage: int, batch: Any) -> None:
         first, second = (each.train() for each in self.stages)
         seen, target = self.seen(batch), batch["target"]
-        truth = torch.cat([target, batch["mask"]], 1) if "mask" in batch else target
         if stage == 0:
-            output, _ = first(seen, truth)
+            output, _ = first(seen, target)
             loss = F.l1_loss(output, target)
         else:
             with torch.no_grad():
-                _, prior = first.E(seen, truth)
+                _, prior = first.E(seen, target)
             output, estimates = second(seen, prior[0])
             loss = F.l1_loss(output, target) + F.l1_loss(estimates[-1], prior[0])
         loss.backward()  # type: ignore[no-untyped-call]
@@ -164,9 +163,14 @@ def main() -> None:
     threads, images = torch.get_num_threads(), f"{given['batch']} x {given['size']}x{given['size']}"
     print(f"{given['task']}, {what}, {images}, {threads} threads, {rounds} rounds in turn, DiffIR: {code}\n")
     print(markdown(rows))
-    if given["output"]:
-        content = given | {"threads": threads, "DiffIR": code, "cases": {k: asdict(v) for k, v in found.items()}}
-        Path(given["output"]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if output := given.pop("output"):
+        content = given | {
+            "what": what,
+            "threads": threads,
+            "DiffIR": code,
+            "cases": {k: asdict(v) for k, v in found.items()},
+        }
+        Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

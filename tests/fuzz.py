@@ -245,6 +245,8 @@ def trials(count: int, seed: int) -> dict[str, Counter[str]]:
         place = Path(folder)
         pictures(place / "images")
         for i in track(range(count), description="command lines", disable=not sys.stdout.isatty()):
+            if i % 500 == 0 and not sys.stdout.isatty():
+                print(f"{i} of {count} command lines", file=sys.stderr, flush=True)
             line = command(rng)
             note("command line", f"diffi2i train {' '.join(line)}", lambda line=line: accept(line))  # type: ignore[misc]
             if i % 10 == 0:

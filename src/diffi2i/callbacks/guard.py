@@ -52,7 +52,7 @@ class FiniteSteps(L.Callback):
         self.kept = [{key: value.clone() for key, value in norm.named_buffers()} for norm in self.norms]
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        """Takes the gradients away, a discriminator's too; without one an optimiser leaves a weight as it is.
+        """Clips the gradients, or takes them away, a discriminator's too: without one a weight stays as it is.
 
         Under DDP all ranks have the same gradients here, and so come to the same end.
         """

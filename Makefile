@@ -51,10 +51,10 @@ test-fast: $(STAMP) ## run the tests that take no training, while you work
 test: $(STAMP) ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
-chaos: $(STAMP) ## faults at random places of 200 trainings, and what is left of them (half an hour on 2 cores)
+chaos: $(STAMP) ## faults at random places of 200 trainings, and what is left of them (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)
 
-fuzz: $(STAMP) ## 5,000 generated command lines and 105,000 damaged files (half an hour on 2 cores)
+fuzz: $(STAMP) ## 5,000 generated command lines and 105,000 damaged files (three quarters of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(STAMP) ## times DiffI2I and DiffIR in turn, restoring and training (half an hour; DIFFIR=<the authors' checkout>)

@@ -35,11 +35,11 @@ def load(checkout: Path, task: str) -> tuple[Any, Any]:
     """Their `DiffIRS1` and `DiffIRS2`. A process can load those of one task only: the folders share their names.
 
     Raises:
-        FileNotFoundError: the checkout lacks the folder.
+        SystemExit: one line, the checkout lacks the folder.
     """
     folder = checkout / FOLDERS[task]
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: DIFFIR names no checkout of DiffIR")
+        raise SystemExit(f"{folder} is no folder: DIFFIR names no checkout of DiffIR")
     sys.path.insert(0, str(folder))
     registry: Any = ModuleType("basicsr.utils.registry")
     registry.ARCH_REGISTRY = Registry()

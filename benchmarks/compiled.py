@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from interleaved import interleaved
+from interleaved import given, interleaved
 from speed import CHANNELS_LAST, Ours, batch_of
 from torch import Tensor
 
@@ -21,13 +21,13 @@ DEFAULTS = {"task": "inpainting", "budget": "demo", "size": "64", "batch": "8", 
 
 def main() -> None:
     what, *words = sys.argv[1:]
-    given = DEFAULTS | dict(word.split("=", 1) for word in words)
-    plain, compiled = (Ours("diffi2i", given["task"], given["budget"], CHANNELS_LAST) for _ in range(2))
+    settings = given(DEFAULTS, words)
+    plain, compiled = (Ours("diffi2i", settings["task"], settings["budget"], CHANNELS_LAST) for _ in range(2))
     for ours, theirs in zip(compiled.stages, plain.stages, strict=True):
         ours.load_state_dict(theirs.state_dict())
         for part in ours.parts().values():
             part.compile(dynamic=True)
-    batch = batch_of(plain.config, int(given["size"]), int(given["batch"]))
+    batch = batch_of(plain.config, int(settings["size"]), int(settings["batch"]))
 
     def run(side: Ours) -> Callable[[], Tensor | None]:
         return lambda: side.predict(batch) if what == "inference" else side.step(1, batch, nullcontext)
@@ -35,14 +35,14 @@ def main() -> None:
     start = time.perf_counter()
     run(compiled)()
     first = time.perf_counter() - start
-    found = interleaved({"eager": run(plain), "compiled": run(compiled)}, int(given["rounds"]))
+    found = interleaved({"eager": run(plain), "compiled": run(compiled)}, int(settings["rounds"]))
     if what == "inference":
         apart = (plain.predict(batch) - compiled.predict(batch)).abs().max().item()
         print(f"largest difference of the outputs: {apart:.1e}")
     gained = statistics.median(a - b for a, b in zip(found["eager"].wall, found["compiled"].wall, strict=True))
     back = f"earned back after {first / gained:.0f} runs" if gained > 0 else "never earned back"
     print(
-        f"{given['task']}, {given['budget']}, {what}: first run {first:.0f} s; eager {found['eager'].ms:.0f} ms, "
+        f"{settings['task']}, {settings['budget']}, {what}: first run {first:.0f} s; eager {found['eager'].ms:.0f} ms, "
         f"compiled {found['compiled'].ms:.0f} ms, {found['compiled'].times_faster_than(found['eager'])} times faster; "
         + back
     )

@@ -1,11 +1,22 @@
-"""Timings that a shared machine cannot bend: the cases take turns, and what is told is their ratio."""
+"""Timings that a shared machine cannot bend: the cases take turns, and what is told is their ratio. And their words."""
 
 import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+
+def given(defaults: Mapping[str, str], words: Sequence[str]) -> dict[str, str]:
+    """The defaults under `key=value` words. Raises `SystemExit` with one line: another key, or no value."""
+    found = dict(defaults)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key not in defaults or not equals:
+            raise SystemExit(f"{word}: write <key>=<value>, the key one of {', '.join(defaults)}")
+        found[key] = value
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from interleaved import interleaved
+from interleaved import given, interleaved
 from speed import batch_of
 from torch import Tensor, nn
 
 from diffi2i.config.compose import load
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, TrainerConfig
 from diffi2i.methods.build import build_method
+from diffi2i.run.hardware import autocast_of, uses_bf16
 from diffi2i.tables.markdown import markdown
 
 DEFAULTS = {"task": "inpainting", "budget": "paper", "size": "256", "precision": "fp32", "rounds": "9"}
@@ -100,15 +101,15 @@ def layers_of(network: nn.Module, run: Callable[[], object], width: int, flops: 
 
 
 def main() -> None:
-    given = DEFAULTS | dict(word.split("=", 1) for word in sys.argv[1:])
-    config = load(Config, "train", [f"task={given['task']}", f"budget={given['budget']}", "train.loss=l1"])
+    settings = given(DEFAULTS, sys.argv[1:])
+    config = load(Config, "train", [f"task={settings['task']}", f"budget={settings['budget']}", "train.loss=l1"])
     method: Any = build_method(config, None).eval()
-    batch, rounds = batch_of(config, int(given["size"]), 1), int(given["rounds"])
-    bf16 = given["precision"] == "bf16"
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    batch, rounds = batch_of(config, int(settings["size"]), 1), int(settings["rounds"])
+    trainer = TrainerConfig(accelerator="cpu", precision=settings["precision"])
+    dtype = torch.bfloat16 if uses_bf16(trainer) else torch.float32
     network, image = method.network, method.seen(batch)
     z = torch.rand(1, config.model.prior_dim)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.inference_mode(), autocast_of(trainer):
 
         def forward() -> Tensor:
             output: Tensor = network(image, z)
@@ -136,10 +137,9 @@ def main() -> None:
             {"forward": forward, "inside": inside, **{name: alone(kinds[name]) for name in names}}, rounds
         )
     whole = found["forward"].ms
-    print(
-        f"{given['task']}, {given['size']}x{given['size']}, {given['precision']}, {torch.get_num_threads()} threads: "
-        f"matrix product {flops / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s, forward {whole:.1f} ms\n"
-    )
+    run = f"{settings['task']}, {settings['size']}x{settings['size']}, {settings['precision']}"
+    rates = f"matrix product {flops / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s, forward {whole:.1f} ms"
+    print(f"{run}, {torch.get_num_threads()} threads: {rates}\n")
     rows = [["", "layers", "G MACs", "MB", "floor, ms", "alone, ms", "in the network, ms"]]
     for name in names:
         kind = kinds[name]

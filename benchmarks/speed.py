@@ -20,15 +20,16 @@ from typing import Any
 import authors
 import torch
 import torch.nn.functional as F
-from interleaved import interleaved
+from interleaved import given, interleaved
 from torch import Tensor
 
 from diffi2i.config.compose import load
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, TrainerConfig
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.build import build_method
 from diffi2i.methods.optimisation import new_optimizer
+from diffi2i.run.hardware import autocast_of
 from diffi2i.tables.markdown import markdown
 
 DEFAULTS = {"task": "inpainting", "budget": "paper", "size": "256", "batch": "1", "rounds": "15", "output": ""}
@@ -36,8 +37,8 @@ CHANNELS_LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
 Case = Callable[[], object]
 
 
-def bf16() -> AbstractContextManager[None]:
-    return torch.autocast("cpu", torch.bfloat16)
+def bf16() -> torch.autocast:
+    return autocast_of(TrainerConfig(accelerator="cpu", precision="bf16"))
 
 
 def batch_of(config: Config, size: int, images: int) -> Any:
@@ -149,22 +150,24 @@ def cases(what: str, task: str, budget: str, size: int, images: int) -> dict[str
 
 
 def main() -> None:
-    what, *words = sys.argv[1:]
-    given = DEFAULTS | dict(word.split("=", 1) for word in words)
+    what, *words = sys.argv[1:] or ["nothing"]
+    if what not in ("inference", "training"):
+        raise SystemExit(f"{what}: write inference or training")
+    settings = given(DEFAULTS, words)
     found = interleaved(
-        cases(what, given["task"], given["budget"], int(given["size"]), int(given["batch"])),
-        rounds := int(given["rounds"]),
+        cases(what, settings["task"], settings["budget"], int(settings["size"]), int(settings["batch"])),
+        rounds := int(settings["rounds"]),
     )
     rows = [["", "ms", "processor ms", "times faster than DiffIR"]]
     for name, timing in found.items():
         reference = found["DiffIR, fp32" + name[name.rindex(", stage") :] if ", stage" in name else "DiffIR, fp32"]
         rows.append([name, f"{timing.ms:.0f}", f"{timing.cpu_ms:.0f}", timing.times_faster_than(reference)])
     code = "the authors' code" if os.environ.get("DIFFIR") else "this suite's"
-    threads, images = torch.get_num_threads(), f"{given['batch']} x {given['size']}x{given['size']}"
-    print(f"{given['task']}, {what}, {images}, {threads} threads, {rounds} rounds in turn, DiffIR: {code}\n")
+    threads, images = torch.get_num_threads(), f"{settings['batch']} x {settings['size']}x{settings['size']}"
+    print(f"{settings['task']}, {what}, {images}, {threads} threads, {rounds} rounds in turn, DiffIR: {code}\n")
     print(markdown(rows))
-    if output := given.pop("output"):
-        content = given | {
+    if output := settings.pop("output"):
+        content = settings | {
             "what": what,
             "threads": threads,
             "DiffIR": code,

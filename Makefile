@@ -57,7 +57,7 @@ chaos: $(STAMP) ## faults at random places of 200 trainings, and what is left of
 fuzz: $(STAMP) ## 5,000 generated command lines and 105,000 damaged files (three quarters of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
-bench: $(STAMP) ## times DiffI2I and DiffIR in turn, restoring and training (half an hour; DIFFIR=<the authors' checkout>)
+bench: $(STAMP) ## times DiffI2I and DiffIR in turn, restoring and training (a quarter of an hour; DIFFIR=<the authors' code>)
 	for task in inpainting sisr deblur; do \
 		$(BIN)/python benchmarks/speed.py inference task=$$task size=256 $(ARGS) && \
 		$(BIN)/python benchmarks/speed.py training task=$$task size=128 batch=2 $(ARGS) || exit 1; done

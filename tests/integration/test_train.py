@@ -285,7 +285,7 @@ def test_bf16_is_one_switch(make: Make, stage1: Path, autocast_losses: list[torc
 
 
 def test_bf16_scores_as_float32_does(stage1: Path, stage2: Path, tmp_path: Path) -> None:
-    """On these smooth images, which are restored at 40 dB; docs/performance.md has trained weights on photos."""
+    """On these smooth images, which are restored at 40 dB."""
     for run in (stage1, stage2):
         found = {}
         for precision in ("fp32", "bf16"):

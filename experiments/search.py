@@ -54,7 +54,7 @@ def trained(trials: Iterable[Trial], share: float, extra: Sequence[str], jobs: i
             own = settings if stage + 1 == len(steps) else ()
             words = [f"experiment={name}", *init, f"train.steps={round(share * whole)}", f"train.lr={lr}", *own]
             last[trial] = planned([*words, *extra])
-        ensure([last[trial] for trial in under_way], jobs)
+        ensure(dict.fromkeys(last[trial] for trial in under_way), jobs)
     return last
 
 

@@ -172,7 +172,7 @@ def test_gradients_reach_every_weight_that_trains(made: Made, name: str, task: s
     method.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
     trained = {key: weight for key, weight in method.named_parameters() if weight.requires_grad}
     assert trained
-    assert not method.unused_parameters
+    assert not list(method.resting())
     assert [key for key, weight in trained.items() if weight.grad is None] == []
     still = [key for key, weight in trained.items() if not (weight.grad is not None and weight.grad.any())]
     if name == "no_prior":  # its Z is zero

@@ -193,8 +193,13 @@ def test_stage_2_goes_on_from_stage_2_under_another_loss(make: Make, stage1: Pat
     assert all(value.isfinite().all() for value in after.values())
 
 
-def test_two_processes_train_and_score_as_one_does(make: Make, tmp_path: Path) -> None:
-    settings = {"gan": (*plain("sisr"), "train.adversarial_from=0.5"), "diffusion": ("method=pixel_diffusion",)}
+def test_two_processes_train_and_score_as_one_does(make: Make, tmp_path: Path, stage1: Path) -> None:
+    """Also where weights rest: the discriminator's until it joins, the network's while the prior learns alone."""
+    settings = {
+        "gan": (*plain("sisr"), "train.adversarial_from=0.5"),
+        "diffusion": ("method=pixel_diffusion",),
+        "prior": ("method=diffi2i_s2", f"method.init={stage1}", "method.prior_only=0.5", "train.clip=0.1"),
+    }
     files = []
     for name, overrides in settings.items():
         files.append(str(tmp_path / f"{name}.yaml"))
@@ -214,6 +219,10 @@ def test_two_processes_train_and_score_as_one_does(make: Make, tmp_path: Path) -
         assert checkpoint(two)["global_step"] == 4
         ours, theirs = (checkpoint(run)["current_model_state"] for run in (one, two))
         assert max(float((value - theirs[key]).abs().max()) for key, value in ours.items() if value.numel()) < 1e-6
+        states = [checkpoint(run)["optimizer_states"] for run in (one, two)]
+        counts = [[float(of.get("step", 0)) for each in state for of in each["state"].values()] for state in states]
+        assert counts[0] == counts[1]
+        assert (len(set(counts[0])) > 1) == (name == "prior")
         for key, score in result(one).scores.items():
             assert result(two).scores[key].value == pytest.approx(score.value, abs=1e-4)
 

@@ -231,7 +231,6 @@ def build_trainer(config: Config, method: Method, run_dir: Path, logger: Logger 
         max_steps=train.steps,
         max_epochs=-1,
         accumulate_grad_batches=1 if manual else config.micro_batches,
-        unused_parameters=manual or method.unused_parameters,
         check_val_every_n_epoch=config.validation.every_epochs,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, train.epoch_steps),

@@ -1,7 +1,8 @@
 """DiffI2I, stage 2: the diffusion learns to estimate the IPR from the input alone, with the DI2Iformer (Sec. 4.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import torch
@@ -151,7 +152,7 @@ class DiffI2IS2(Method):
             return {"loss_prior": self.random_step_loss(image, z, noise(), rng)}, None
         z_hat = self.estimate(image, self.schedule.noised(z, self.schedule.steps, noise()), noise)  # Eq. 10
         terms = {"loss_prior": prior_loss(z_hat, z, options.prior_loss)}  # type: ignore[arg-type]
-        if self.global_step < options.prior_only * self.config.train.steps:
+        if self.prior_alone:
             return terms, None
         return terms, self.network(image, z_hat)
 
@@ -181,8 +182,12 @@ class DiffI2IS2(Method):
         return {"CPEN_S2": self.cpen_s2, **denoiser, type(self.network).__name__: self.network}
 
     @property
-    def unused_parameters(self) -> bool:
-        return self.options.prior_only > 0
+    def prior_alone(self) -> bool:
+        """Whether this step is of the phase in which the network rests."""
+        return self.global_step < self.options.prior_only * self.config.train.steps
+
+    def resting(self) -> Iterable[nn.Parameter]:
+        return chain(super().resting(), self.network.parameters() if self.prior_alone else [])
 
     def network_steps(self, steps: int) -> int:
         return 0 if self.options.prior == "traditional" else steps - int(self.options.prior_only * steps)

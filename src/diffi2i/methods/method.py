@@ -5,6 +5,7 @@ step on L_task with or without a discriminator, accumulation, validation, seeded
 here once. CONTRIBUTING.md adds one by example.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -83,10 +84,10 @@ class Method(L.LightningModule):
         """What tables call it."""
         return str(self.config.method["name"]) + (", GAN" if self.config.method["role"] == "adversarial" else "")
 
-    @property
-    def unused_parameters(self) -> bool:
-        """Whether there are steps in which some trainable weights get no gradient, as DDP has to be told."""
-        return False
+    def resting(self) -> Iterable[nn.Parameter]:
+        """The trainable weights that learn nothing in this step, though they do in others."""
+        adversary = self.task_loss.adversary if self.task_loss else None
+        return [] if adversary is None or self.adversarial else adversary.parameters()
 
     def network_steps(self, steps: int) -> int:
         """Of so many optimiser steps those in which the network that makes the prediction learns."""
@@ -143,22 +144,40 @@ class Method(L.LightningModule):
             loss = torch.stack(list(terms.values())).sum()
         else:
             assert self.task_loss is not None
-            train, adversary = self.config.train, self.task_loss.adversary
-            adversarial = adversary is not None and self.global_step >= train.adversarial_from * train.steps
-            of_task = self.task_loss(output, batch, adversarial)
+            adversary = self.task_loss.adversary
+            of_task = self.task_loss(output, batch, self.adversarial)
             loss = torch.stack([*of_task.values(), *terms.values()]).sum()
             terms = of_task | terms
             if adversary is not None:
-                self.manual_backward(loss / self.micro_batches)
-                if adversarial:
-                    d_terms = adversary.discriminator_terms(output, batch)
-                    self.manual_backward(torch.stack(list(d_terms.values())).sum() / self.micro_batches)
-                    terms |= d_terms
+                # One backward pass for both, whose gradients do not meet: DDP awaits each weight's once.
+                d_terms = adversary.discriminator_terms(output, batch) if self.adversarial else {}
+                both = torch.stack([loss, *d_terms.values()]).sum()
+                self.manual_backward(self.with_resting(both) / self.micro_batches)
+                terms |= d_terms
                 if (batch_idx + 1) % self.micro_batches == 0:
-                    self.step_both(adversarial)
+                    self.step_both(self.adversarial)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
-        return loss
+        return self.with_resting(loss)
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the discriminator, where there is one, has joined by this step."""
+        return self.global_step >= self.config.train.adversarial_from * self.config.train.steps
+
+    def with_resting(self, loss: Tensor) -> Tensor:
+        """The same loss, which among several processes depends on the resting weights too: DDP awaits their gradients.
+
+        So it need not search each step's graph for them, and averages gradients while others are still computed.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return loss
+        return loss + 0 * sum(weight.sum() for weight in self.resting())
+
+    def on_after_backward(self) -> None:
+        # What rests stays as it is, its optimiser's state too.
+        for weight in self.resting():
+            weight.grad = None
 
     def step_both(self, adversarial: bool) -> None:
         """Steps the generator, and the discriminator once it has joined, then their schedules."""

@@ -92,14 +92,12 @@ def with_others(trainer: L.Trainer, seconds: int) -> Iterator[None]:
 
 def new_trainer(
     trainer: TrainerConfig,
-    unused_parameters: bool = False,
     callbacks: Sequence[L.Callback] = (),
     plugins: Sequence[Any] = (),
     **arguments: Any,
 ) -> L.Trainer:
     """Lightning's Trainer on the configured hardware, in the configured precision.
 
-    `unused_parameters` tells DDP that some weights get no gradient in some backward passes, as with a discriminator.
     On several GPUs batch normalisation is synchronised.
 
     Raises:
@@ -112,7 +110,7 @@ def new_trainer(
             f"trainer.num_nodes={trainer.num_nodes} waits for other machines, which nobody starts: start the command "
             "on each by srun or torchrun, or with NODE_RANK and MASTER_ADDR set"
         )
-    together = DDPStrategy(timeout=timedelta(seconds=trainer.timeout), find_unused_parameters=unused_parameters)
+    together = DDPStrategy(timeout=timedelta(seconds=trainer.timeout))
     # Of whose handling of signals a checkpoint would be written in the midst of a step; see `callbacks.last`.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     try:

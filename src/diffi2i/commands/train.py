@@ -166,9 +166,10 @@ def fit(
             raise
         share = config.train.batch // (config.world * config.micro_batches)
         less = f"trainer.device_batch={share // 2}" if share > 1 else f"train.patch={config.train.patch // 2}"
+        twice = "" if config.trainer.gradient_checkpointing else "trainer.gradient_checkpointing=true, "
         raise UserError(
             f"the memory does not hold {share} crop(s) of {config.train.patch} pixels and what training needs of them: "
-            f"write {less}, or of whole images that are validated train.val_crop={config.train.patch}"
+            f"write {twice}{less}, or of whole images that are validated train.val_crop={config.train.patch}"
         ) from error
 
 

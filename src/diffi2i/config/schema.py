@@ -421,6 +421,7 @@ class TrainerConfig:
     Several `devices`, on each of `num_nodes`, train together by DDP. A process gives up on the others when one has not
     answered for `timeout` seconds; it must be longer than what one image takes.
     `device_batch` is the batch of one device and pass; None takes the whole share of the global batch.
+    `gradient_checkpointing` computes blocks twice in place of keeping what they compute: large patches in less memory.
     """
 
     accelerator: str = "auto"
@@ -428,6 +429,7 @@ class TrainerConfig:
     num_nodes: int = 1
     precision: str = "auto"
     device_batch: int | None = None
+    gradient_checkpointing: bool = False
     threads: int | None = None
     progress: bool = True
     timeout: int = 60

@@ -15,6 +15,7 @@ from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
 from diffi2i.methods.optimisation import new_optimizer
+from diffi2i.models.recompute import recompute_blocks
 
 
 def method_class(config: Config) -> type[Method]:
@@ -89,10 +90,15 @@ def new_method(config: Config, init: Method | None = None) -> Method:
     kind = method_class(config)
     check_network(kind, config)
     try:
-        return kind(config, init)
+        made = kind(config, init)
     except (InstantiationException, ValueError) as error:
         cause = error.__cause__ or error
         raise UserError(f"method={config.method['name']}: {str(cause).splitlines()[0]}") from error
+    if config.trainer.gradient_checkpointing and not recompute_blocks(made):
+        raise UserError(
+            f"model={config.model.name} has no blocks to compute twice: write trainer.gradient_checkpointing=false"
+        )
+    return made
 
 
 def build_method(config: Config, init: Method | None = None) -> Method:

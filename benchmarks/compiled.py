@@ -16,18 +16,19 @@ from interleaved import given, interleaved
 from speed import CHANNELS_LAST, Ours, batch_of
 from torch import Tensor
 
-DEFAULTS = {"task": "inpainting", "budget": "demo", "size": "64", "batch": "8", "rounds": "9"}
+DEFAULTS = {"task": "inpainting", "budget": "demo", "size": "64", "batch": "8", "rounds": "9", "device": "cpu"}
 
 
 def main() -> None:
     what, *words = sys.argv[1:]
     settings = given(DEFAULTS, words)
-    plain, compiled = (Ours("diffi2i", settings["task"], settings["budget"], CHANNELS_LAST) for _ in range(2))
+    task, budget, device = (settings[key] for key in ("task", "budget", "device"))
+    plain, compiled = (Ours("diffi2i", task, budget, device, CHANNELS_LAST) for _ in range(2))
     for ours, theirs in zip(compiled.stages, plain.stages, strict=True):
         ours.load_state_dict(theirs.state_dict())
         for part in ours.parts().values():
             part.compile(dynamic=True)
-    batch = batch_of(plain.config, int(settings["size"]), int(settings["batch"]))
+    batch = batch_of(plain.config, int(settings["size"]), int(settings["batch"]), device)
 
     def run(side: Ours) -> Callable[[], Tensor | None]:
         return lambda: side.predict(batch) if what == "inference" else side.step(1, batch, nullcontext)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 
 def given(defaults: Mapping[str, str], words: Sequence[str]) -> dict[str, str]:
     """The defaults under `key=value` words. Raises `SystemExit` with one line: another key, or no value."""
@@ -54,6 +56,8 @@ def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[
             gc.collect()
             start, busy = time.perf_counter(), time.process_time()
             cases[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             found[name].cpu.append(time.process_time() - busy)
             found[name].wall.append(time.perf_counter() - start)
     return found

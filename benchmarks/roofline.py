@@ -104,7 +104,7 @@ def main() -> None:
     settings = given(DEFAULTS, sys.argv[1:])
     config = load(Config, "train", [f"task={settings['task']}", f"budget={settings['budget']}", "train.loss=l1"])
     method: Any = build_method(config, None).eval()
-    batch, rounds = batch_of(config, int(settings["size"]), 1), int(settings["rounds"])
+    batch, rounds = batch_of(config, int(settings["size"]), 1, "cpu"), int(settings["rounds"])
     trainer = TrainerConfig(accelerator="cpu", precision=settings["precision"])
     dtype = torch.bfloat16 if uses_bf16(trainer) else torch.float32
     network, image = method.network, method.seen(batch)

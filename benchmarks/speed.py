@@ -1,19 +1,22 @@
 """How many times faster DiffI2I is than DiffIR at equal size, one prediction or one training step: `make bench`.
 
     [DIFFIR=<checkout>] python benchmarks/speed.py inference|training [task=inpainting] [budget=paper] [size=256]
-      [batch=1] [rounds=15] [output=<file>.json]
+      [batch=1] [rounds=15] [device=cpu] [output=<file>.json]
 
-One process, the cases in turn. With DIFFIR, a checkout of the authors' code, that is what DiffI2I is compared with,
-else this suite's DiffIR, which computes the same (tests/golden/test_diffir.py), in the authors' memory layout. Random
+One process, the cases in turn; then for each case, in a process of its own, the peak of its memory beyond the networks.
+With DIFFIR, a checkout of the authors' code, that is what DiffI2I is compared with, else this suite's DiffIR, which
+computes the same (tests/golden/test_diffir.py), in the authors' memory layout. Random
 weights and images cost what others do. A training step is the loss, its gradients, and Adam; stage 2's at that.
 """
 
 import json
+import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +32,35 @@ from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.build import build_method
 from diffi2i.methods.optimisation import new_optimizer
+from diffi2i.metrics.cost import peak_memory_mb
 from diffi2i.run.hardware import autocast_of
 from diffi2i.tables.markdown import markdown
 
-DEFAULTS = {"task": "inpainting", "budget": "paper", "size": "256", "batch": "1", "rounds": "15", "output": ""}
+DEFAULTS = {
+    "task": "inpainting",
+    "budget": "paper",
+    "size": "256",
+    "batch": "1",
+    "rounds": "15",
+    "device": "cpu",
+    "output": "",
+}
 CHANNELS_LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
+REFERENCE = "DiffIR, fp32"
 Case = Callable[[], object]
 
 
-def bf16() -> torch.autocast:
-    return autocast_of(TrainerConfig(accelerator="cpu", precision="bf16"))
+def bf16(device: str) -> torch.autocast:
+    return autocast_of(TrainerConfig(accelerator=device, precision="bf16"))
 
 
-def batch_of(config: Config, size: int, images: int) -> Any:
+def batch_of(config: Config, size: int, images: int, device: str) -> Any:
     """Random images of `size` at the output."""
     generator = torch.Generator().manual_seed(0)
-    target = torch.rand(images, 3, size, size, generator=generator)
+    target = torch.rand(images, 3, size, size, generator=generator).to(device)
     batch: dict[str, Any] = {"name": [str(i) for i in range(images)], "target": target}
     if config.task.in_channels == 4:
-        mask = (torch.rand(images, 1, size, size, generator=generator) > 0.7).float()
+        mask = (torch.rand(images, 1, size, size, generator=generator) > 0.7).float().to(device)
         return batch | {"input": target * (1 - mask), "mask": mask}
     return batch | {"input": F.avg_pool2d(target, config.task.scale)}
 
@@ -55,18 +68,15 @@ def batch_of(config: Config, size: int, images: int) -> Any:
 class Ours:
     """A method of this suite, as `diffi2i train` and `diffi2i predict` run it."""
 
-    def __init__(self, method: str, task: str, budget: str, memory_format: torch.memory_format) -> None:
-        first, second = (
-            load(
-                Config,
-                "train",
-                [f"task={task}", f"method={method}_{stage}", f"budget={budget}", "train.loss=l1", *more],
-            )
-            for stage, more in (("s1", []), ("s2", ["method.init=x", "method.prior_only=0"]))
-        )
-        self.config = second
-        self.stages = [build_method(first, None).to(memory_format=memory_format)]
-        self.stages.append(build_method(second, self.stages[0]).to(memory_format=memory_format))
+    def __init__(
+        self, method: str, task: str, budget: str, device: str, memory_format: torch.memory_format, *overrides: str
+    ) -> None:
+        given = [f"task={task}", f"budget={budget}", "train.loss=l1", *overrides]
+        more = ["method.init=x", "method.prior_only=0"]
+        first = load(Config, "train", [f"method={method}_s1", *given])
+        self.config = load(Config, "train", [f"method={method}_s2", *more, *given])
+        self.stages = [build_method(first, None).to(device, memory_format=memory_format)]
+        self.stages.append(build_method(self.config, self.stages[0]).to(device, memory_format=memory_format))
         self.optimizers = []
         for stage in self.stages:
             stage.learn_from(TaskLoss({"l1": L1()}))
@@ -92,8 +102,8 @@ class Ours:
 class Theirs:
     """DiffIR by its authors' code."""
 
-    def __init__(self, checkout: Path, task: str) -> None:
-        self.stages = authors.load(checkout, task)
+    def __init__(self, checkout: Path, task: str, device: str) -> None:
+        self.stages = [stage.to(device) for stage in authors.load(checkout, task)]
         self.optimizers = [torch.optim.Adam(stage.parameters(), 2e-4, (0.9, 0.99)) for stage in self.stages]
 
     @staticmethod
@@ -121,32 +131,54 @@ class Theirs:
         self.optimizers[stage].zero_grad()
 
 
-def cases(what: str, task: str, budget: str, size: int, images: int) -> dict[str, Case]:
+def cases(what: str, settings: Mapping[str, str]) -> dict[str, Case]:
     """What takes turns, DiffIR first."""
-    ours = Ours("diffi2i", task, budget, CHANNELS_LAST)
-    batch = batch_of(ours.config, size, images)
-    found: dict[str, Case] = {}
+    task, budget, device = (settings[key] for key in ("task", "budget", "device"))
+    ours = Ours("diffi2i", task, budget, device, CHANNELS_LAST)
+    batch = batch_of(ours.config, int(settings["size"]), int(settings["batch"]), device)
+    fast = partial(bf16, device)
 
     def in_bf16() -> Tensor:
-        with bf16():
+        with fast():
             return ours.predict(batch)
 
     if checkout := os.environ.get("DIFFIR"):
-        theirs = Theirs(Path(checkout), task)
+        theirs = Theirs(Path(checkout), task, device)
         predict: Case = lambda: theirs.predict(batch)  # noqa: E731
         steps: list[Case] = [lambda: theirs.step(0, batch), lambda: theirs.step(1, batch)]
     else:
-        same = Ours("diffir", task, budget, CONTIGUOUS)
+        same = Ours("diffir", task, budget, device, CONTIGUOUS)
         predict = lambda: same.predict(batch)  # noqa: E731
         steps = [lambda: same.step(0, batch, nullcontext), lambda: same.step(1, batch, nullcontext)]
     if what == "inference":
-        return {"DiffIR, fp32": predict, "DiffI2I, fp32": lambda: ours.predict(batch), "DiffI2I, bf16": in_bf16}
+        return {REFERENCE: predict, "DiffI2I, fp32": lambda: ours.predict(batch), "DiffI2I, bf16": in_bf16}
+    twice = Ours("diffi2i", task, budget, device, CHANNELS_LAST, "trainer.gradient_checkpointing=true")
+    found: dict[str, Case] = {}
     for stage in (0, 1):
-        name = f"stage {stage + 1}"
-        found[f"DiffIR, fp32, {name}"] = steps[stage]
-        found[f"DiffI2I, fp32, {name}"] = lambda stage=stage: ours.step(stage, batch, nullcontext)  # type: ignore[misc]
-        found[f"DiffI2I, bf16, {name}"] = lambda stage=stage: ours.step(stage, batch, bf16)  # type: ignore[misc]
+        name = f", stage {stage + 1}"
+        found[REFERENCE + name] = steps[stage]
+        found[f"DiffI2I, fp32{name}"] = partial(ours.step, stage, batch, nullcontext)
+        found[f"DiffI2I, bf16{name}"] = partial(ours.step, stage, batch, fast)
+        found[f"DiffI2I, bf16, blocks twice{name}"] = partial(twice.step, stage, batch, fast)
     return found
+
+
+def peak(what: str, settings: Mapping[str, str], name: str) -> float:
+    """Peak memory of a case in MiB, above what the networks need."""
+    case = cases(what, settings)[name]
+    if settings["device"] == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = peak_memory_mb()
+    case()
+    return peak_memory_mb() - before
+
+
+def peaks(what: str, settings: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
+    """Peak memory of each case in MiB, each in a process of its own: one keeps what another has left."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return {name: pool.apply(peak, (what, settings, name)) for name in names}
 
 
 def main() -> None:
@@ -154,25 +186,22 @@ def main() -> None:
     if what not in ("inference", "training"):
         raise SystemExit(f"{what}: write inference or training")
     settings = given(DEFAULTS, words)
-    found = interleaved(
-        cases(what, settings["task"], settings["budget"], int(settings["size"]), int(settings["batch"])),
-        rounds := int(settings["rounds"]),
-    )
-    rows = [["", "ms", "processor ms", "times faster than DiffIR"]]
+    output, rounds = settings.pop("output"), int(settings["rounds"])
+    found = interleaved(cases(what, settings), rounds)
+    memory = peaks(what, settings, list(found))
+    rows = [["", "ms", "processor ms", "times faster than DiffIR", "peak, MiB", "of DiffIR's"]]
     for name, timing in found.items():
-        reference = found["DiffIR, fp32" + name[name.rindex(", stage") :] if ", stage" in name else "DiffIR, fp32"]
-        rows.append([name, f"{timing.ms:.0f}", f"{timing.cpu_ms:.0f}", timing.times_faster_than(reference)])
+        reference = REFERENCE + (name[name.index(", stage") :] if ", stage" in name else "")
+        times, of = timing.times_faster_than(found[reference]), memory[name] / memory[reference]
+        rows.append([name, f"{timing.ms:.0f}", f"{timing.cpu_ms:.0f}", times, f"{memory[name]:.0f}", f"{of:.2f}"])
     code = "the authors' code" if os.environ.get("DIFFIR") else "this suite's"
-    threads, images = torch.get_num_threads(), f"{settings['batch']} x {settings['size']}x{settings['size']}"
-    print(f"{settings['task']}, {what}, {images}, {threads} threads, {rounds} rounds in turn, DiffIR: {code}\n")
+    where = torch.cuda.get_device_name() if settings["device"] == "cuda" else f"{torch.get_num_threads()} threads"
+    images = f"{settings['batch']} x {settings['size']}x{settings['size']}"
+    print(f"{settings['task']}, {what}, {images}, {where}, {rounds} rounds in turn, DiffIR: {code}\n")
     print(markdown(rows))
-    if output := settings.pop("output"):
-        content = settings | {
-            "what": what,
-            "threads": threads,
-            "DiffIR": code,
-            "cases": {k: asdict(v) for k, v in found.items()},
-        }
+    if output:
+        timings = {name: asdict(timing) | {"peak_mb": memory[name]} for name, timing in found.items()}
+        content = settings | {"what": what, "where": where, "DiffIR": code, "cases": timings}
         Path(output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """Gradient checkpointing (Chen et al. 2016): what blocks compute is forgotten and computed again when gradients ask."""
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -19,12 +20,10 @@ def recompute_blocks(module: nn.Module) -> int:
 
     Outputs and gradients stay the same in every bit, where the device computes the same again.
     """
-    found = 0
-    for block in module.modules():
-        if isinstance(block, BLOCKS):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-            found += 1
-        elif hasattr(block, "enable_gradient_checkpointing"):  # of diffusers
-            block.enable_gradient_checkpointing()
-            found += 1
-    return found
+    blocks: list[Any] = [block for block in module.modules() if isinstance(block, BLOCKS)]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    networks: list[Any] = [each for each in module.modules() if hasattr(each, "enable_gradient_checkpointing")]
+    for network in networks:  # of diffusers
+        network.enable_gradient_checkpointing()
+    return len(blocks) + len(networks)

@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
 	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
-.PHONY: help install demo report test test-fast chaos fuzz bench check format weights lock clean $(REPRODUCE)
+.PHONY: help install demo report test test-fast chaos fuzz bench gpu-check check format weights lock clean $(REPRODUCE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
@@ -61,6 +61,9 @@ bench: $(STAMP) ## times DiffI2I and DiffIR in turn, restoring and training (a q
 	for task in inpainting sisr deblur; do \
 		$(BIN)/python benchmarks/speed.py inference task=$$task size=256 $(ARGS) && \
 		$(BIN)/python benchmarks/speed.py training task=$$task size=128 batch=2 $(ARGS) || exit 1; done
+
+gpu-check: $(STAMP) ## all that only a GPU can show, on one card (half an hour)
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -163,10 +163,9 @@ def cases(what: str, settings: Mapping[str, str]) -> dict[str, Case]:
     return found
 
 
-def peak(what: str, settings: Mapping[str, str], name: str) -> float:
-    """Peak memory of a case in MiB, above what the networks need."""
-    case = cases(what, settings)[name]
-    if settings["device"] == "cuda":
+def peak_of(case: Case, device: str) -> float:
+    """The peak of its memory in MiB, above what is there before."""
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
@@ -175,10 +174,16 @@ def peak(what: str, settings: Mapping[str, str], name: str) -> float:
     return peak_memory_mb() - before
 
 
-def peaks(what: str, settings: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
-    """Peak memory of each case in MiB, each in a process of its own: one keeps what another has left."""
+def peak_alone(what: str, settings: Mapping[str, str], name: str) -> float:
+    return peak_of(cases(what, settings)[name], settings["device"])
+
+
+def peaks(what: str, settings: Mapping[str, str], made: Mapping[str, Case]) -> dict[str, float]:
+    """Of each case; on the CPU in processes of their own, since one keeps what another has left."""
+    if settings["device"] == "cuda":
+        return {name: peak_of(case, "cuda") for name, case in made.items()}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return {name: pool.apply(peak, (what, settings, name)) for name in names}
+        return {name: pool.apply(peak_alone, (what, settings, name)) for name in made}
 
 
 def main() -> None:
@@ -187,8 +192,9 @@ def main() -> None:
         raise SystemExit(f"{what}: write inference or training")
     settings = given(DEFAULTS, words)
     output, rounds = settings.pop("output"), int(settings["rounds"])
-    found = interleaved(cases(what, settings), rounds)
-    memory = peaks(what, settings, list(found))
+    made = cases(what, settings)
+    found = interleaved(made, rounds)
+    memory = peaks(what, settings, made)
     rows = [["", "ms", "processor ms", "times faster than DiffIR", "peak, MiB", "of DiffIR's"]]
     for name, timing in found.items():
         reference = REFERENCE + (name[name.index(", stage") :] if ", stage" in name else "")

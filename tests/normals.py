@@ -20,6 +20,7 @@ from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
 from diffi2i.data.dataset import Draw, ImageCache, Sample
 from diffi2i.data.images import IMAGE_SUFFIXES, as_picture, read_rgb, require_equal_sizes, to_tensor
+from diffi2i.data.member import Readable
 from diffi2i.data.scenes import SceneCache, read_targets, scene_samples
 from diffi2i.data.sources import Item
 from diffi2i.data.targets import Map
@@ -55,7 +56,7 @@ class Normals:
     dtype: Any = np.float32
     padding = 0
 
-    def read(self, path: Path) -> Map:
+    def read(self, path: Readable) -> Map:
         stored = read_rgb(path).astype(np.float32) / 255
         normals = stored * 2 - 1
         normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
@@ -68,7 +69,7 @@ class Normals:
     def seen(self) -> Count:
         return Count()
 
-    def odd(self, seen: Any, files: Sequence[Path], protocol: Any) -> None:
+    def odd(self, seen: Any, files: Sequence[Readable], protocol: Any) -> None:
         pass
 
 

@@ -365,7 +365,7 @@ def test_broken_training_images_are_skipped_if_asked(items: list[Item]) -> None:
     degrade, draws = Bicubic(4), some_draws(40, patch=16)
     before = train_set(items, degrade)
     whole = [before[draw] for draw in draws]
-    items[0].target.write_bytes(b"no image")
+    Path(items[0].target).write_bytes(b"no image")
     with pytest.raises(UserError, match=r"0\.png: not a readable image"):
         [train_set(items, degrade)[draw] for draw in draws]
     skipping = train_set(items, degrade, on_error="skip")
@@ -459,7 +459,7 @@ def test_validation_loader(items: list[Item]) -> None:
 def test_check_finds_broken_files_early(items: list[Item]) -> None:
     data = module(lambda split: items, Inpaint(narrow()))
     data.check()
-    items[2].target.write_bytes(b"no image")
+    Path(items[2].target).write_bytes(b"no image")
     with pytest.raises(UserError, match=r"2\.png: not a readable image"):
         data.check()
 

@@ -142,7 +142,7 @@ def test_every_dataset_file_can_be_used(file: Path) -> None:
 
 
 def test_every_public_dataset_has_a_tree_here() -> None:
-    own = {"depth_pairs", "folder", "label_pairs", "motorcycle", "pairs", "photos", "shapes"}
+    own = {"depth_pairs", "folder", "label_pairs", "motorcycle", "pairs", "photos", "shapes", "shards"}
     assert {file.stem for file in DATASETS} - own == TREES.keys()
     expected = {name: read(CONF / f"{name}.yaml").dataset.expected for name in TREES}
     assert {name for name in TREES if "train" not in expected[name]} == EVALUATION_ONLY

@@ -216,7 +216,7 @@ def test_cache_serves_photos_and_targets_within_one_budget(tmp_path: Path) -> No
     dataset = EvalScenes(items, Labels(100), cache)
     before = [dataset[number] for number in range(len(items))]
     assert cache.free == 5
-    items[0].target.unlink()  # the first scene is in memory, and samples are copies of it
+    Path(items[0].target).unlink()  # the first scene is in memory, and samples are copies of it
     before[0]["target"] += 1
     assert torch.equal(dataset[0]["target"], before[0]["target"] - 1)
     assert same(dataset[1], before[1])
@@ -251,12 +251,12 @@ def test_wrong_items_are_refused(tmp_path: Path) -> None:
 def test_broken_files_are_skipped_when_asked(tmp_path: Path) -> None:
     whole = labelled(tmp_path)
     broken = whole.items[1]
-    broken.target.write_bytes(b"")
+    Path(broken.target).write_bytes(b"")
     with pytest.raises(UserError, match=r"1_labels\.png"):
         [whole[draw] for draw in DRAWS]
 
     dataset = labelled(tmp_path, on_error="skip")
-    broken.target.write_bytes(b"")  # `labelled` had mended it
+    Path(broken.target).write_bytes(b"")  # `labelled` had mended it
     with pytest.warns(UserWarning, match=r"skipped 1 unreadable files, last: .*1_labels\.png") as warned:
         samples = [dataset[draw] for draw in DRAWS]
     assert len(warned) == 1
@@ -269,7 +269,7 @@ def test_broken_files_are_skipped_when_asked(tmp_path: Path) -> None:
 def test_nothing_readable_ends_in_an_error(tmp_path: Path) -> None:
     dataset = labelled(tmp_path, on_error="skip")
     for item in dataset.items:
-        item.target.write_bytes(b"")
+        Path(item.target).write_bytes(b"")
     with (
         pytest.warns(UserWarning, match=r"skipped [123]"),
         pytest.raises(UserError, match=r"none of the 3 training files can be read, such as .*0_labels\.png"),

@@ -60,13 +60,13 @@ def test_a_file_that_changes_while_a_run_works_is_named(make: Make, broken: Path
     halves = (f"root={broken / 'val'}", "dataset.source.val_fraction=0.5")
     data = build_data(make("run", *halves, "dataset.on_error=skip", f"dataset.workers={workers}"))
     data.setup("fit")
-    (item,), kept = data.train_items, data.train_items[0].target.read_bytes()
+    (item,), kept = data.train_items, Path(data.train_items[0].target).read_bytes()
     if change == "replaced":
         shutil.copy(data.val_items[0].target, item.target)
     else:
-        item.target.unlink()
+        Path(item.target).unlink()
     with pytest.raises(UserError, match="has been changed or removed since this run began: put it back") as caught:
         next(iter(data.train_dataloader()))
     assert str(caught.value).startswith(str(item.target))
-    item.target.write_bytes(kept)
+    Path(item.target).write_bytes(kept)
     assert next(iter(data.train_dataloader()))["name"]

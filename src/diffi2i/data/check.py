@@ -19,6 +19,7 @@ from rich.progress import track
 from diffi2i.config.schema import DatasetConfig
 from diffi2i.data.images import read_rgb
 from diffi2i.data.manifest import combined_hash, file_hash, picture_role, shared_pictures
+from diffi2i.data.member import Readable
 from diffi2i.data.seen import Seen
 from diffi2i.data.sources import IncompleteError, Item, Split, files
 from diffi2i.data.targets import Target
@@ -33,7 +34,7 @@ class Job(NamedTuple):
 
     name: str
     role: str
-    path: Path
+    path: Readable
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ A sample: `input` (3, h, w) and `target` (3, H, W), float32 RGB in [0, 1]; `name
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from diffi2i.data.degrade import Degradation
 from diffi2i.data.images import read_rgb, read_size, to_tensor
 from diffi2i.data.manifest import Seal
+from diffi2i.data.member import Readable
 from diffi2i.data.skip import OnError, read_or_skip
 from diffi2i.data.sources import Item
 from diffi2i.errors import UserError
@@ -56,9 +56,9 @@ class ImageCache:
         """`budget_mb`: megabytes (2^20 bytes) of pixels to keep; `seal`: what the files must still be."""
         self.seal = seal or Seal()
         self.free = int(budget_mb * 2**20)
-        self.images: dict[Path, Pixels] = {}
+        self.images: dict[Readable, Pixels] = {}
 
-    def read(self, path: Path) -> Pixels:
+    def read(self, path: Readable) -> Pixels:
         """(H, W, 3) uint8, read-only. Raises UserError as `read_rgb` does, or for a file that has changed."""
         if path in self.images:
             return self.images[path]
@@ -69,7 +69,7 @@ class ImageCache:
             self.free -= image.nbytes
         return image
 
-    def sealed(self, path: Path, read: Callable[[Path], T]) -> T:
+    def sealed(self, path: Readable, read: Callable[[Readable], T]) -> T:
         """What `read` makes of the file. Raises UserError as it does, or for a file that has changed."""
         try:
             return read(path)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from diffi2i.data.member import Readable
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import Note, UserError
 
@@ -40,7 +41,7 @@ EXIF_ORIENTATION = 0x0112
 SIXTEEN_BIT_TO_EIGHT = 257  # 65535 / 255
 
 
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
+def read_rgb(path: Readable) -> npt.NDArray[np.uint8]:
     """Decode an image file to (H, W, 3) uint8 RGB.
 
     - Grey, black-and-white, palette and CMYK images become RGB.
@@ -66,7 +67,7 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
         return np.array(upright.convert("RGB"))
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: Readable) -> tuple[int, int]:
     """(height, width) in pixels as `read_rgb` would return them, from the header alone.
 
     Raises:
@@ -136,7 +137,7 @@ def require_equal_sizes(file: Path, image: Tensor, other_file: str, other: Tenso
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Readable) -> Iterator[Image.Image]:
     """Open an image file; whatever goes wrong until it is closed becomes a UserError that names it.
 
     But for want of memory, of which the file is not to blame.
@@ -150,7 +151,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow's, of damaged metadata, which nothing here depends on, and of a limit of its own, which is higher.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 require_size(path, image.size)
                 yield image
     except (UserError, MemoryError):
@@ -162,7 +163,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: not a readable image ({reason}); replace or remove it") from error
 
 
-def require_size(path: Path, size: Sequence[int]) -> None:
+def require_size(path: Readable, size: Sequence[int]) -> None:
     """Raises `UserError` for (width, height) of more than `MAX_PIXELS`."""
     if size[0] * size[1] > MAX_PIXELS:
         raise UserError(f"{path}: {size[0]}x{size[1]}, more than {MAX_PIXELS} pixels; cut it into smaller images")

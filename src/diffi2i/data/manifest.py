@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.progress import track
 
+from diffi2i.data.member import Readable
 from diffi2i.data.sources import Item, files
 from diffi2i.errors import UserError
 from diffi2i.files import whole
@@ -45,9 +46,9 @@ class Seal:
     """What files were like when their manifest was made, so that a change is noticed when one is read after that."""
 
     def __init__(self) -> None:
-        self.files: dict[Path, tuple[State | None, str]] = {}
+        self.files: dict[Readable, tuple[State | None, str]] = {}
 
-    def check(self, path: Path) -> None:
+    def check(self, path: Readable) -> None:
         """Raises `ChangedError` where size or time of change differ, and the content too."""
         if path not in self.files:
             return
@@ -101,7 +102,7 @@ def combined_hash(entries: Iterable[tuple[str, str, str]]) -> str:
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def state_of(path: Path) -> State | None:
+def state_of(path: Readable) -> State | None:
     """Size and time of change; None where there is no file."""
     try:
         stat = path.stat()
@@ -111,7 +112,7 @@ def state_of(path: Path) -> State | None:
     return stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: Readable) -> str:
     """Sha256 (hex) of a file's bytes. Raises UserError when it cannot be read."""
     try:
         with path.open("rb") as file:
@@ -150,7 +151,7 @@ class HashCache:
             self.database.executemany("insert or replace into files values (?, ?, ?, ?)", self.found)
         self.found = []
 
-    def hash_of(self, path: Path) -> str:
+    def hash_of(self, path: Readable) -> str:
         """Sha256 (hex). Raises UserError when the file cannot be read."""
         if (state := state_of(path)) is None:
             return file_hash(path)  # which says why not

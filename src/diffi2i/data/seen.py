@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffi2i.config.schema import ProtocolConfig
+from diffi2i.data.member import Readable
 from diffi2i.kinds.spec import IGNORED
 
 KITTI = 1 / 256
@@ -142,7 +142,7 @@ class Seen(Protocol):
         """What there is, as printed."""
 
 
-def unit_of(reader: object, files: Iterable[Path]) -> float | None:
+def unit_of(reader: object, files: Iterable[Readable]) -> float | None:
     """Metres per stored number, by the reader; None where all files are `.npy`, which hold metres whatever it says."""
     return None if all(file.suffix.lower() == ".npy" for file in files) else getattr(reader, "unit", None)
 

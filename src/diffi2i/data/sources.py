@@ -16,6 +16,7 @@ from typing import Literal
 import skimage
 
 from diffi2i.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from diffi2i.data.member import Readable
 from diffi2i.errors import Note, UserError, printable
 from diffi2i.run.hardware import is_first_rank
 
@@ -53,8 +54,8 @@ class Item:
     """
 
     name: str
-    target: Path
-    input: Path | None = None
+    target: Readable
+    input: Readable | None = None
 
 
 class IncompleteError(UserError):
@@ -63,7 +64,7 @@ class IncompleteError(UserError):
     `advice` is the setting that would pair them, where one is seen.
     """
 
-    def __init__(self, message: str, items: list[Item], files: list[Path], advice: str | None = None) -> None:
+    def __init__(self, message: str, items: list[Item], files: Sequence[Readable], advice: str | None = None) -> None:
         """`message` is one line, as for every `UserError`."""
         super().__init__(message)
         self.items, self.files, self.advice = items, files, advice
@@ -147,7 +148,7 @@ def pairs(
     if lonely:
         plain = (input_name, target_name) == ("NAME", "NAME")
         advice = (_template("input", inputs, targets) or _template("target", targets, inputs)) if plain else None
-        raise _unpaired(base, f"{input_dir}/ and {target_dir}/", items, lonely, advice)
+        raise unpaired(base, f"{input_dir}/ and {target_dir}/", items, lonely, advice)
     return items
 
 
@@ -207,7 +208,7 @@ def layout(
     if len({item.name for item in items}) < len(items):
         raise UserError(f"{root}: the parts {', '.join(parts)} overlap; name each folder once")
     if lonely:
-        raise _unpaired(root, f"{input} and {target}", items, lonely)
+        raise unpaired(root, f"{input} and {target}", items, lonely)
     return items
 
 
@@ -282,7 +283,7 @@ def listed(
     return [items[name] for name in sorted(items)]
 
 
-def files(item: Item) -> dict[str, Path]:
+def files(item: Item) -> dict[str, Readable]:
     """The files of an item by their role, `target` and perhaps `input`."""
     return {"target": item.target} if item.input is None else {"target": item.target, "input": item.input}
 
@@ -452,8 +453,8 @@ def _lonely(inputs: dict[str, Path], targets: dict[str, Path]) -> list[Path]:
     return [(inputs | targets)[name] for name in sorted(inputs.keys() ^ targets.keys())]
 
 
-def _unpaired(
-    base: str | Path, places: str, items: list[Item], lonely: list[Path], advice: str | None = None
+def unpaired(
+    base: str | Path, places: str, items: list[Item], lonely: Sequence[Readable], advice: str | None = None
 ) -> IncompleteError:
     return IncompleteError(
         f"{base}: {len(lonely)} file(s) without a partner of the same name in {places}, "
@@ -464,7 +465,7 @@ def _unpaired(
     )
 
 
-def _such_as(paths: list[Path]) -> str:
+def _such_as(paths: Sequence[Readable]) -> str:
     return ", ".join(map(str, paths[:3]))
 
 

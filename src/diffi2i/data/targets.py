@@ -4,7 +4,6 @@ A wrong number in such a file looks like any other number, so every doubtful for
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from diffi2i.config.schema import ProtocolConfig
 from diffi2i.data.images import _opened, require_size
+from diffi2i.data.member import Readable
 from diffi2i.data.seen import DepthSeen, LabelsSeen, Seen, suspicious, unit_of
 from diffi2i.errors import UserError
 from diffi2i.kinds.spec import IGNORED
@@ -34,7 +34,7 @@ class Target(Protocol):
     dtype: Any
     padding: int
 
-    def read(self, path: Path) -> Map:
+    def read(self, path: Readable) -> Map:
         """(H, W), or with more axes behind. Raises UserError."""
 
     def tensors(self, decoded: Map, zoom: float = 1.0) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ class Target(Protocol):
     def seen(self) -> Seen:
         """An empty count of what a set's targets hold."""
 
-    def odd(self, seen: Any, files: Sequence[Path], protocol: ProtocolConfig | None) -> str | None:
+    def odd(self, seen: Any, files: Sequence[Readable], protocol: ProtocolConfig | None) -> str | None:
         """A line where the files, of which this was counted, look misread; without a protocol, for any photo."""
 
 
@@ -69,7 +69,7 @@ class Labels:
             raise UserError(f"classes is {classes}; write a number from 1 to {IGNORED}")
         self.classes, self.ignore, self.shift = classes, tuple(ignore), shift
 
-    def read(self, path: Path) -> npt.NDArray[np.int64]:
+    def read(self, path: Readable) -> npt.NDArray[np.int64]:
         """(H, W) int64: a class in [0, classes) or `IGNORED`. The EXIF orientation is applied, as for photos.
 
         Raises:
@@ -107,7 +107,7 @@ class Labels:
     def seen(self) -> LabelsSeen:
         return LabelsSeen(self.classes)
 
-    def odd(self, seen: LabelsSeen, files: Sequence[Path], protocol: ProtocolConfig | None) -> None:
+    def odd(self, seen: LabelsSeen, files: Sequence[Readable], protocol: ProtocolConfig | None) -> None:
         """None: reading refuses what is no class."""
 
 
@@ -132,7 +132,7 @@ class Depth:
             raise UserError(f"unit is {unit}; write the metres per stored unit, 0.001 for millimetres")
         self.unit, self.invalid, self.max_depth = unit, tuple(invalid), max_depth
 
-    def read(self, path: Path) -> npt.NDArray[np.float32]:
+    def read(self, path: Readable) -> npt.NDArray[np.float32]:
         """(H, W) float32 in metres, 0 where invalid (which may be everywhere).
 
         Raises:
@@ -159,11 +159,11 @@ class Depth:
     def seen(self) -> DepthSeen:
         return DepthSeen()
 
-    def odd(self, seen: DepthSeen, files: Sequence[Path], protocol: ProtocolConfig | None) -> str | None:
+    def odd(self, seen: DepthSeen, files: Sequence[Readable], protocol: ProtocolConfig | None) -> str | None:
         return suspicious(seen, protocol, unit_of(self, files), "dataset.target.unit")
 
 
-def _read_integers(path: Path) -> npt.NDArray[np.int64]:
+def _read_integers(path: Readable) -> npt.NDArray[np.int64]:
     """The integers stored in a 16- or 32-bit grey image."""
     with _opened(path) as image:
         if not image.mode.startswith("I"):
@@ -174,7 +174,7 @@ def _read_integers(path: Path) -> npt.NDArray[np.int64]:
         return np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
 
 
-def read_npy(path: Path) -> npt.NDArray[Any]:
+def read_npy(path: Readable) -> npt.NDArray[Any]:
     """The float32 metres of a `.npy` file."""
     try:
         if not path.is_file():

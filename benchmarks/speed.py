@@ -9,6 +9,7 @@ computes the same (tests/golden/test_diffir.py), in the authors' memory layout. 
 weights and images cost what others do. A training step is the loss, its gradients, and Adam; stage 2's at that.
 """
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -168,6 +169,7 @@ def peak_of(case: Case, device: str) -> float:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, else it would be used first, unseen
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = peak_memory_mb()
     case()

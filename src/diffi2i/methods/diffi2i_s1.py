@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.method import Method
+from diffi2i.methods.method import Guided, Method
 from diffi2i.methods.noise import Noise
 from diffi2i.models.diffi2i import build_cpen, build_network, use_tlc
 
@@ -67,10 +67,12 @@ class DiffI2IS1(Method):
         image = self.seen(batch)
         return {}, self.network(image, self.prior(image, batch))
 
-    def predict(self, batch: Batch, noise: Noise) -> Tensor:
+    def guided(self, batch: Batch, noise: Noise) -> Guided:
         image = self.seen(batch)
-        output: Tensor = self.network(image, self.prior(image, batch))
-        return output
+        return Guided(self.network, image, self.prior(image, batch))
+
+    def predict(self, batch: Batch, noise: Noise) -> Tensor:
+        return self.guided(batch, noise).output()
 
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         if "other" not in batch or self.cpen_s1 is None:

@@ -14,7 +14,7 @@ from diffi2i.errors import UserError
 from diffi2i.losses.prior import prior_loss
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
-from diffi2i.methods.method import Method
+from diffi2i.methods.method import Guided, Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.process import Diffusion, sampler_of, schedule_of
 from diffi2i.models.denoiser import Denoiser
@@ -166,10 +166,12 @@ class DiffI2IS2(Method):
             predicted = denoiser(schedule.noised(z, t, noise), t / schedule.steps, condition)
             return F.mse_loss(predicted, schedule.target(z, noise, t))
 
-    def predict(self, batch: Batch, noise: Noise) -> Tensor:
+    def guided(self, batch: Batch, noise: Noise) -> Guided:
         image = self.seen(batch)
-        output: Tensor = self.network(image, self.prior(image, noise))
-        return output
+        return Guided(self.network, image, self.prior(image, noise))
+
+    def predict(self, batch: Batch, noise: Noise) -> Tensor:
+        return self.guided(batch, noise).output()
 
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         if "other" not in batch:

@@ -7,7 +7,7 @@ here once. CONTRIBUTING.md adds one by example.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
@@ -23,6 +23,23 @@ from diffi2i.methods.batch import Batch, network_input
 from diffi2i.methods.noise import Noise, noise_for, step_generator
 from diffi2i.methods.optimisation import optimisation, parameter_groups
 from diffi2i.models.diffi2i import check_same_model
+
+
+class Guided(NamedTuple):
+    """A prediction about to be made: `network(image, z)`, or `network(image)` where there is no Z.
+
+    `image` is what the network sees, with the mask, where there is one, as a fourth channel; `z` (B, 4C') is known of
+    the whole of it. So the rest may be done in parts.
+    """
+
+    network: nn.Module
+    image: Tensor
+    z: Tensor | None
+
+    def output(self) -> Tensor:
+        """Of the whole image, float32."""
+        output: Tensor = self.network(self.image) if self.z is None else self.network(self.image, self.z)
+        return output.float()
 
 
 @dataclass
@@ -70,6 +87,10 @@ class Method(L.LightningModule):
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
         """The prediction, float32: an image (B, 3, H, W), not clamped; logits (B, K, h, w); depth (B, 1, h, w)."""
         raise NotImplementedError
+
+    def guided(self, batch: Batch, noise: Noise) -> Guided | None:
+        """What is left to do for `predict` once Z is known; None where a prediction is more than a single network's."""
+        return None
 
     def parts(self) -> dict[str, nn.Module]:
         """What a prediction needs, by name: what is counted, timed and exported."""

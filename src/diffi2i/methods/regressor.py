@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from diffi2i.config.schema import Config
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.method import Method
+from diffi2i.methods.method import Guided, Method
 from diffi2i.methods.noise import Noise
 from diffi2i.models.diffi2i import build_network
 
@@ -22,6 +22,9 @@ class Regressor(Method):
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         return {}, self.output(batch)
+
+    def guided(self, batch: Batch, noise: Noise) -> Guided:
+        return Guided(self.network, self.seen(batch), None)
 
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
         return self.output(batch)

@@ -4,6 +4,7 @@ In the package this would be `kinds/normals.py` and `metrics/normals.py`, with a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,11 @@ def pictures(output: Tensor, batch: Mapping[str, Any], task: TaskConfig) -> list
     return [batch["input"][0], (output[0] + 1) / 2, (target + 1) / 2, wrong]
 
 
-def save(output: Tensor, size: Sequence[int], file: Path) -> None:
+def values(output: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(output[None].float(), tuple(size), mode="bilinear")[0].cpu()
+
+
+def save(output: Tensor, size: Sequence[int], file: Path | BytesIO) -> None:
     normals = F.interpolate(output[None], tuple(size), mode="bilinear")
     as_picture((F.normalize(normals, dim=1)[0] + 1) / 2).save(file, "PNG")
 

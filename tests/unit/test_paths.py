@@ -206,7 +206,9 @@ def test_predict_replaces_neither_masks_nor_what_lies_beside(
     assert "would replace b.png" in command_refusal(predicting(run, "b.jpg", "."), capsys)
     config = PredictConfig(run=str(run), input="b.jpg", output="masks", mask="masks")
     masks = make(photos / "masks", "b.png") / "b.png"
-    assert f"would replace {masks}" in refusal(targets_for, {"b": photos / "b.jpg"}, [photos / "b.jpg", masks], config)
+    assert f"would replace {masks}" in refusal(
+        targets_for, {"b": photos / "b.jpg"}, [photos / "b.jpg", masks], config, "png"
+    )
 
 
 def test_predict_writes_through_no_link(run: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,8 +222,8 @@ def test_predict_writes_through_no_link(run: Path, outside: Path, capsys: pytest
 def test_predict_writes_the_file_that_is_named(run: Path, photos: Path) -> None:
     cli.main(predicting(run, "a.png", "new/out.png"))
     cli.main(predicting(run, "a.png", "new"))
-    cli.main(predicting(run, "a.png", "new/out.png"))  # an output of its own is made anew
-    assert sorted(file.name for file in (photos / "new").iterdir()) == ["a.png", "out.png"]
+    cli.main(predicting(run, "a.png", "new/out.png"))  # which is there, and passed over
+    assert sorted(file.name for file in (photos / "new").glob("[!.]*")) == ["a.png", "out.png"]
     with Image.open(photos / "new" / "out.png") as written:
         assert written.size == (4, 4)
 

@@ -36,6 +36,7 @@ ROOMS = (
     "run",
     "callbacks",
     "tables",
+    "restorer",
     "commands",
     "cli",
     "__main__",

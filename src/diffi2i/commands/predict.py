@@ -1,64 +1,72 @@
-"""`diffi2i predict`: restores a folder of images with a finished run."""
+"""`diffi2i predict`: restores photos with a finished run."""
 
+import glob
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from rich.progress import track
 
 from diffi2i.config.commands import PredictConfig
 from diffi2i.data.degrade import has_holes
 from diffi2i.data.images import IMAGE_SUFFIXES, read_image, read_mask, read_size, require_equal_sizes
-from diffi2i.data.scenes import network_size
+from diffi2i.data.manifest import file_hash
+from diffi2i.data.photos import FORMATS, SUFFIXES, Format, read_photo, write_photo
 from diffi2i.data.sources import images_by_name, item_name
 from diffi2i.errors import Note, UserError
-from diffi2i.files import inside, whole
+from diffi2i.files import inside, read_json, whole, write_json
 from diffi2i.kinds.kind import kind_of
-from diffi2i.kinds.spec import KINDS
-from diffi2i.methods.batch import Batch
-from diffi2i.methods.method import Method
-from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of, out_of_memory
+from diffi2i.restorer import Alpha, Restorer, Tiling, as_mask, load
+from diffi2i.run.directory import WEIGHTS
+from diffi2i.run.hardware import out_of_memory
+
+FACTS = ".diffi2i.json"
+"""In the output folder: with what its pictures were made."""
 
 
 def predict(config: PredictConfig) -> Path:
-    """Writes `<output>/<name>.png` for each image, or `output` itself where that names the PNG file of a single one.
+    """Writes `<output>/<name>` for each image, or `output` itself where that names the file of a single one.
 
-    Each is written whole or not at all. Files that cannot be restored are named at the end, a line each: the last as
-    the error, the others as notes.
+    Each is written whole or not at all, and passed over where it is there and not older than what it is made of. Files
+    that cannot be restored are named at the end, a line each: the last as the error, the others as notes.
 
     Raises:
         UserError: no such input, a method that needs the ground truth, a missing mask, an output that would replace
-            any of these files, or such a file.
+            any of these files or is of other settings, or such a file.
     """
-    method = load_method(Path(config.run), config.set, config.trust)
-    if method.sees_target:
-        name = method.config.method["name"]
-        raise UserError(f"run={config.run} is of method={name}, which needs the ground truth: name a run of another")
-    files = images_at(Path(config.input))
-    masks = masks_for(files, config, needed=has_holes(method.config.task))
-    targets = targets_for(files, [*files.values(), *masks.values()], config)
-    method = method.to(device_of(config.trainer)).eval()
-    method.config.task.protocol.seed = config.seed
+    restorer = load(
+        config.run, trainer=config.trainer, tile=config.tile, tiling=cast(Tiling, config.tiling), set=config.set,
+        trust=config.trust,
+    )  # fmt: skip
+    files = images_at(config.input)
+    masks = masks_for(files, config, needed=has_holes(restorer.task))
+    form = format_of(config, restorer)
+    targets = targets_for(files, [*files.values(), *masks.values()], config, form)
+    mine = share(sorted(files), config.shard)
+    check_facts(config, [targets[name] for name in mine])
+    waiting = [name for name in mine if config.overwrite or not done(targets[name], files[name], masks.get(name))]
 
-    output, refused = Path(config.output), list[str]()
-    for name, file in track(files.items(), description="restoring"):
+    refused = list[str]()
+    for name in track(waiting, description="restoring"):
         try:
-            restore(method, name, file, masks.get(name), config, targets[name])
+            restore(restorer, files[name], masks.get(name), config, targets[name], form)
         except UserError as error:
             refused.append(str(error))
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            refused.append(too_large(file))
-    print(f"{len(files) - len(refused)} of {len(files)} images restored into {output}")
+            refused.append(too_large(files[name]))
+    there = (
+        f", {len(mine) - len(waiting)} were there (overwrite=true makes them anew)" if len(waiting) < len(mine) else ""
+    )
+    print(f"{len(waiting) - len(refused)} of {len(mine)} images restored into {config.output}{there}")
     for line in refused[:-1]:
         warnings.warn(line, Note, stacklevel=1)
     if refused:
         raise UserError(refused[-1])
-    return output
+    return Path(config.output)
 
 
 def too_large(file: Path) -> str:
@@ -66,33 +74,127 @@ def too_large(file: Path) -> str:
     return f"{file}: {width}x{height}, for which memory is wanting; cut it into smaller images, or free some memory"
 
 
-def restore(method: Method, name: str, file: Path, mask_file: Path | None, config: PredictConfig, target: Path) -> None:
-    task, image = method.config.task, read_image(file).to(method.device)
-    kind, size = kind_of(task), image.shape[-2:]
-    if KINDS[task.kind].dense:
-        scenes = task.scenes
-        seen = network_size(size, scenes.input_scale, scenes.short_side, scenes.long_side)
-        image = F.interpolate(image, seen, mode="bilinear", antialias=True, align_corners=False)
-    batch: Batch = {"input": image, "name": [name]}
-    if mask_file is not None:
-        mask = read_mask(mask_file).to(method.device)
-        require_equal_sizes(mask_file, mask, f"image {file}", image)
-        batch |= {"mask": mask, "input": image * (1 - mask)}
-    with torch.inference_mode(), autocast_of(config.trainer):
-        output = kind.final(method.predict(batch, method.noise(batch)), batch)
+def restore(
+    restorer: Restorer, file: Path, mask_file: Path | None, config: PredictConfig, target: Path, form: Format
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if restorer.dense:
+        image = read_image(file)
+        output = restorer.prediction(image, config.seed)[0]
+        with whole(target) as place:
+            kind_of(restorer.task).save(output, image.shape[-2:], place)
+        return
+    photo, mask = read_photo(file), None
+    if config.mask == "alpha":
+        if photo.alpha is None:
+            raise UserError(f"{file} has no alpha that could be its mask: write mask=<file or folder>")
+        mask, photo = as_mask(photo.alpha <= photo.levels // 2), photo.opaque()
+    elif mask_file is not None:
+        mask = read_mask(mask_file)
+        require_equal_sizes(mask_file, mask, f"image {file}", torch.empty(photo.colours.shape[:2]))
+    restored = restorer.photo(photo, mask, config.seed, cast(Alpha, config.alpha))
     with whole(target) as place:
-        kind.save(output[0], size, place)
+        write_photo(restored, place, form)
 
 
-def images_at(path: Path) -> dict[str, Path]:
-    """The images of a folder, or one file, by name. Raises `UserError` as `images_by_name` does."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; check the path")
-    return {item_name(path.name, path.parent): path} if path.is_file() else images_by_name(path)
+def images_at(text: str) -> dict[str, Path]:
+    """Images by name: one file, those of a folder, of a pattern such as `a/**/*.png`, or of a .txt file, one a line.
+
+    Raises:
+        UserError: there is none, or as `images_by_name`.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return images_by_name(path)
+    if path.is_file() and path.suffix.lower() == ".txt":
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: not a readable list; write one file a line") from None
+        return by_name([path.parent / line for line in lines], path.parent)
+    if path.is_file():
+        return {item_name(path.name, path.parent): path}
+    if glob.has_magic(text):
+        fixed = Path(*[part for i, part in enumerate(path.parts) if not any(map(glob.has_magic, path.parts[: i + 1]))])
+        below = Path(*path.parts[len(fixed.parts) :]).as_posix()
+        found = sorted(fixed.glob(below))
+        if pictures := [each for each in found if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file()]:
+            return by_name(pictures, fixed)
+    raise UserError(f"{path}: no such file or folder; check the path")
 
 
-def targets_for(files: dict[str, Path], read: Sequence[Path], config: PredictConfig) -> dict[str, Path]:
+def by_name(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """The files by their paths below the folder, or by their own names where they lie elsewhere."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        below = path.relative_to(folder) if path.is_relative_to(folder) and ".." not in path.parts else Path(path.name)
+        name = item_name(below.as_posix(), folder)
+        if name in found:
+            raise UserError(f"{path} has the name of {found[name]}: restore them apart")
+        found[name] = path
+    if not found:
+        raise UserError(f"{folder}: no image is listed")
+    return found
+
+
+def share(names: Sequence[str], shard: str | None) -> list[str]:
+    """The names of a share, `2/4` the second of four."""
+    which, count = map(int, (shard or "1/1").split("/"))
+    return list(names[which - 1 :: count])
+
+
+def done(target: Path, *sources: Path | None) -> bool:
+    """Whether the target is there and not older than what it is made of."""
+    return target.is_file() and all(
+        source is None or source.stat().st_mtime_ns <= target.stat().st_mtime_ns for source in sources
+    )
+
+
+def check_facts(config: PredictConfig, targets: Sequence[Path]) -> None:
+    """Notes with what the folder's pictures are made. Raises `UserError`: those there are of other settings."""
+    if named(config):
+        return
+    weights = Path(config.run) / WEIGHTS
+    facts = {
+        "weights": file_hash(weights) if weights.is_file() else None, "set": list(config.set), "seed": config.seed,
+        "alpha": config.alpha, "tiling": config.tiling,
+    }  # fmt: skip
+    place = Path(config.output) / FACTS
+    if place.is_file() and not config.overwrite and any(target.exists() for target in targets):
+        before = read_json(place)
+        if differing := [key for key in facts if before.get(key) != facts[key]]:
+            key = differing[0]
+            raise UserError(
+                f"output={config.output} has pictures of {key}={before.get(key)}, not {facts[key]}: name another, or "
+                "write overwrite=true"
+            )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_json(place, facts)
+
+
+def named(config: PredictConfig) -> bool:
+    """Whether `output` names the file of a single image."""
+    output = Path(config.output)
+    return Path(config.input).is_file() and output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
+
+
+def format_of(config: PredictConfig, restorer: Restorer) -> Format:
+    """What is written. Raises `UserError`: no such format, or not what the file is named by."""
+    suffix = Path(config.output).suffix.lower()
+    by_name = FORMATS.get(suffix) if named(config) else None
+    if named(config) and by_name is None:
+        raise UserError(f"output={config.output}: no such picture is written: name a .png, .jpg, .webp or .tif")
+    form = cast(Format | None, config.format) or by_name or "png"
+    if by_name not in (None, form):
+        raise UserError(f"output={config.output} is not named as format={form}: leave out one of them")
+    if restorer.dense and form != "png":
+        raise UserError(f"labels and depth are written as PNG, not {form}")
+    return form
+
+
+def targets_for(
+    files: Mapping[str, Path], read: Sequence[Path], config: PredictConfig, form: Format
+) -> dict[str, Path]:
     """The file to write for each image.
 
     Raises:
@@ -100,35 +202,35 @@ def targets_for(files: dict[str, Path], read: Sequence[Path], config: PredictCon
             `read` or one beside the input.
     """
     source, output = Path(config.input), Path(config.output)
-    named = source.is_file() and output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
-    if named and output.suffix.lower() != ".png":
-        raise UserError(f"output={output}: pictures are written as PNG: write output={output.with_suffix('.png')}")
-    folder = output.parent if named else output
+    folder = output.parent if named(config) else output
     if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
         raise UserError(f"output={output} is no folder: name another")
     if folder.resolve() == source.resolve():
         raise UserError(f"output={output} is the folder of the input, whose pictures would be replaced: name another")
-    targets = {name: inside(folder, output.name if named else f"{name}.png") for name in files}
+    own = output.name if named(config) else None
+    targets = {name: inside(folder, own or f"{name}{SUFFIXES[form]}") for name in files}
     kept = {(state.st_dev, state.st_ino): file for file in read for state in [file.stat()]}
     for target in (target for target in targets.values() if target.exists()):
         state = target.stat()
-        beside = not named and folder.resolve() == source.parent.resolve()
+        beside = own is None and folder.resolve() == source.parent.resolve()
         if (file := kept.get((state.st_dev, state.st_ino))) or beside or target.is_dir():
             raise UserError(f"output={output} would replace {file or target}: name another output")
     return targets
 
 
-def masks_for(files: dict[str, Path], config: PredictConfig, needed: bool) -> dict[str, Path]:
+def masks_for(files: Mapping[str, Path], config: PredictConfig, needed: bool) -> dict[str, Path]:
     """The mask of each image. Raises `UserError` where one is missing, or given to a task without holes."""
     if config.mask is None:
         if needed:
-            raise UserError("inpainting needs the holes: write mask=<image or folder>, white = hole")
+            raise UserError("inpainting needs the holes: write mask=<image or folder>, white = hole, or mask=alpha")
         return {}
     if not needed:
         raise UserError(f"run={config.run} is not an inpainting run: leave out mask")
-    masks = images_at(Path(config.mask))
+    if config.mask == "alpha":
+        return {}
+    masks = images_at(config.mask)
     if len(files) == 1 and len(masks) == 1:
         return dict(zip(files, masks.values(), strict=True))
     if missing := [name for name in files if name not in masks]:
         raise UserError(f"{config.mask} has no mask for {', '.join(missing[:3])}: give it the image's name")
-    return masks
+    return dict(masks)

@@ -1,8 +1,9 @@
 """The typed schema of the commands that do not train; that of `diffi2i train` is `schema.Config`."""
 
+import re
 from dataclasses import dataclass, field
 
-from diffi2i.config.schema import DatasetConfig, TaskConfig, TrainerConfig, above_zero
+from diffi2i.config.schema import DatasetConfig, TaskConfig, TrainerConfig, above_zero, one_of
 from diffi2i.errors import UserError
 
 
@@ -43,9 +44,12 @@ class ImportConfig:
 
 @dataclass(kw_only=True)
 class PredictConfig:
-    """`diffi2i predict`: restores a file or a folder. Inpainting also needs `mask`, white = hole.
+    """`diffi2i predict`: restores a file, a folder, what a pattern finds, or what a .txt file lists.
 
-    `set` and `trust` are eval's.
+    Inpainting also needs `mask`, white = hole, or `mask=alpha`, transparent = hole. `format` is that of the pictures,
+    None for the one that `output` is named by, else PNG; labels and depth are PNG. `alpha` is copied, enlarged where
+    the picture is, or restored. What is done already is passed over unless `overwrite`. `shard=2/4` does the second of
+    four shares. `tile` and `tiling` are those of `restorer.Restorer`, `set` and `trust` eval's.
     """
 
     run: str
@@ -53,9 +57,26 @@ class PredictConfig:
     input: str
     output: str
     mask: str | None = None
+    format: str | None = None
+    alpha: str = "copy"
+    tile: int | None = None
+    tiling: str = "exact"
+    overwrite: bool = False
+    shard: str | None = None
     seed: int = 0
     trust: list[str] = field(default_factory=list)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        one_of("format", self.format or "png", ("png", "jpeg", "webp", "tiff"))
+        one_of("alpha", self.alpha, ("copy", "restore"))
+        one_of("tiling", self.tiling, ("exact", "local"))
+        if self.tile is not None and (self.tile < 64 or self.tile % 8):
+            raise UserError(f"tile={self.tile} must be a multiple of 8 from 64 on")
+        if self.shard is not None:
+            match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard)
+            if match is None or not 1 <= int(match[1]) <= int(match[2]):
+                raise UserError(f"shard={self.shard}: write <which>/<of how many>, such as 2/4")
 
 
 @dataclass(kw_only=True)

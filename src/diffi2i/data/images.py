@@ -55,7 +55,7 @@ def read_rgb(path: Readable) -> npt.NDArray[np.uint8]:
         UserError: missing, empty, truncated, not an image, float, or more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
-        upright = ImageOps.exif_transpose(image)
+        upright = turned_upright(image)
         if upright.mode == "F":
             raise UserError(f"{path}: a float image has no known range; save it as 8- or 16-bit")
         if upright.mode.startswith("I"):
@@ -76,8 +76,22 @@ def read_size(path: Readable) -> tuple[int, int]:
     with _opened(path) as image:
         width, height = image.size
         # Orientations 5 to 8 are those turned by 90 degrees.
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+        turned = orientation_of(image) >= 5
         return (width, height) if turned else (height, width)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's number, 1 to 8; 1, upright, where it is something else or the EXIF data are damaged."""
+    try:
+        found = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # Pillow raises almost anything
+        return 1
+    return int(found) if found in range(1, 9) else 1
+
+
+def turned_upright(image: Image.Image) -> Image.Image:
+    """As EXIF says, where its data can be read."""
+    return ImageOps.exif_transpose(image) if orientation_of(image) > 1 else image
 
 
 def to_tensor(image: npt.NDArray[np.uint8]) -> Tensor:
@@ -151,6 +165,7 @@ def _opened(path: Readable) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow's, of damaged metadata, which nothing here depends on, and of a limit of its own, which is higher.
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", Note)
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 require_size(path, image.size)
                 yield image

@@ -1,6 +1,7 @@
 """Depth in metres, (B, 1, H, W), 0 where it was not measured, which `valid` says too."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,14 @@ def pictures(output: Tensor, batch: Mapping[str, Any], task: TaskConfig) -> list
     return [image, *colours, (4 * error).expand(3, -1, -1)]
 
 
-def save(output: Tensor, size: Sequence[int], file: Path) -> None:
+def values(output: Tensor, size: Sequence[int]) -> Tensor:
+    """Metres, float32 (H, W)."""
+    return F.interpolate(output[None].float(), tuple(size), mode="bilinear", align_corners=False)[0, 0].cpu()
+
+
+def save(output: Tensor, size: Sequence[int], file: Path | BytesIO) -> None:
     """16-bit millimetres."""
-    metres = F.interpolate(output[None].float(), tuple(size), mode="bilinear", align_corners=False)[0, 0].cpu()
-    Image.fromarray((1000 * metres).round().clamp(0, 65534).numpy().astype(np.uint16)).save(file, "PNG")
+    Image.fromarray((1000 * values(output, size)).round().clamp(0, 65534).numpy().astype(np.uint16)).save(file, "PNG")
 
 
 def pairs(config: ScoreConfig, targets: Sequence[Path]) -> Pairs:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,7 +85,12 @@ def pictures(output: Tensor, batch: Mapping[str, Any], task: TaskConfig) -> list
     return [naive(batch, task, None)[0], output[0], target, 4 * (output[0].float().clamp(0, 1) - target).abs()]
 
 
-def save(output: Tensor, size: Sequence[int], file: Path) -> None:
+def values(output: Tensor, size: Sequence[int]) -> Tensor:
+    """Colours in [0, 1], float32 (3, H, W), as large as the output."""
+    return output.float().cpu()
+
+
+def save(output: Tensor, size: Sequence[int], file: Path | BytesIO) -> None:
     """An 8-bit RGB picture, as large as the output."""
     as_picture(output).save(file, "PNG")
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -77,7 +78,10 @@ class Kind(Protocol):
     def pictures(self, output: Tensor, batch: Mapping[str, Any], task: TaskConfig) -> list[Tensor]:
         """Input, output, target and error of the batch's first image, each (3, H, W) around [0, 1]."""
 
-    def save(self, output: Tensor, size: Sequence[int], file: Path) -> None:
+    def values(self, output: Tensor, size: Sequence[int]) -> Tensor:
+        """What one output, without its batch dimension, says of each pixel of an image of `size`, on the CPU."""
+
+    def save(self, output: Tensor, size: Sequence[int], file: Path | BytesIO) -> None:
         """Writes one output, without its batch dimension, as a PNG of `size` (height, width), whatever its suffix."""
 
     def pairs(self, config: ScoreConfig, targets: Sequence[Path]) -> Pairs:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,15 @@ def pictures(output: Tensor, batch: Mapping[str, Any], task: TaskConfig) -> list
     return [image, colour_labels(labels), colour_labels(target), wrong.float().expand(3, -1, -1)]
 
 
-def save(output: Tensor, size: Sequence[int], file: Path) -> None:
-    """Class numbers as a palette PNG."""
+def values(output: Tensor, size: Sequence[int]) -> Tensor:
+    """Class numbers, int64 (H, W)."""
     logits = F.interpolate(output[None].float(), tuple(size), mode="bilinear", align_corners=False)[0].cpu()
-    labels = Image.fromarray(logits.argmax(0).byte().numpy(), mode="P")
+    return logits.argmax(0)
+
+
+def save(output: Tensor, size: Sequence[int], file: Path | BytesIO) -> None:
+    """Class numbers as a palette PNG."""
+    labels = Image.fromarray(values(output, size).byte().numpy(), mode="P")
     palette = colour_labels(torch.arange(256)[None])[:, 0]  # (3, 256)
     labels.putpalette((palette.T * 255).round().byte().flatten().tolist())
     labels.save(file, "PNG")

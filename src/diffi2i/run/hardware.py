@@ -152,6 +152,20 @@ def device_of(trainer: TrainerConfig) -> torch.device:
     return torch.device("cuda" if wanted else "cpu")
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken on the device; 4 GiB where nothing tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    if (told := Path("/proc/meminfo")).is_file():
+        line = next(line for line in told.read_text().splitlines() if line.startswith("MemAvailable"))
+        found.append(1024 * int(line.split()[1]))
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and (most := limit.read_text().strip()).isdecimal():
+        found.append(int(most) - int(used.read_text()))
+    return min(found, default=4 << 30)
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory was wanting, on whatever device."""
     said = r"(allocate|enough|out of) memory|bad_alloc|ALLOC_FAILED"

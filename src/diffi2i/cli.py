@@ -38,6 +38,7 @@ COMMANDS = {
         commands.ImportConfig, "commands.imports:import_run", "other authors' weights as a run", "words", "overrides"
     ),
     "predict": Command(commands.PredictConfig, "commands.predict:predict", "restore images with a finished run"),
+    "export": Command(commands.ExportConfig, "commands.export:export", "a finished run as files to share"),
     "score": Command(commands.ScoreConfig, "commands.score:score_folders", "score a folder of any method's outputs"),
     "bench": Command(commands.BenchConfig, "commands.bench:bench", "size and speed of methods", rest="overrides"),
     "data": Command(commands.DataConfig, "commands.data:data", "check the files of a dataset", "action"),

@@ -34,7 +34,7 @@ Alpha = Literal["copy", "restore"]
 MULTIPLE = 8
 SMALLEST = 64
 """Pixels of a tile's side, or rows of a strip times eight, below which memory is wanting for good."""
-LARGEST = 1024
+LARGEST = 512
 SHARE = 0.4
 """Of the free memory, what a whole image or a part of one may take."""
 

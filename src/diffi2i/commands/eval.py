@@ -24,7 +24,7 @@ from diffi2i.methods.method import Method
 from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, work
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.spec import METRICS
-from diffi2i.run.directory import load_method
+from diffi2i.run.directory import WEIGHTS, load_method
 from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet, with_others
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
@@ -160,7 +160,9 @@ def evaluate(config: EvalConfig) -> Path:
         UserError: no finished run, or images that do not fit its task.
     """
     run_dir = Path(config.run)
-    trained = Record.read(run_dir)  # refuses what an earlier version left, before its settings or weights do not fit
+    # Weights and a configuration alone will do. A record of an earlier version is refused before these do not fit.
+    alone = not (run_dir / "result.json").is_file() and (run_dir / WEIGHTS).is_file()
+    trained = None if alone else Record.read(run_dir)
     method = load_method(run_dir, config.set, config.trust)
     settings = method.config
     settings.trainer = config.trainer
@@ -183,10 +185,11 @@ def evaluate(config: EvalConfig) -> Path:
     if (output / "config.yaml").exists():
         raise UserError(f"output={output} is a run, whose record would be replaced: name another folder")
     output.mkdir(parents=True, exist_ok=True)
-    facts = method_facts(method, trained.method.init if trained.method else None, config.set)
-    facts = replace(facts, imported=trained.method.imported if trained.method else None)
-    on, constant = trained.data.train, trained.data.constant
+    before, on = (trained.method, trained.data.train) if trained else (None, None)
+    facts = method_facts(method, before.init if before else None, config.set)
+    facts = replace(facts, imported=before.imported if before else None)
+    training, constant = (trained.training, trained.data.constant) if trained else (None, None)
     with working_on(output):
-        score(method, data, output, facts, on, trained.training, constant).write(output / "result.json")
+        score(method, data, output, facts, on, training, constant).write(output / "result.json")
     print_table([str(output)])
     return output

@@ -80,6 +80,27 @@ class PredictConfig:
 
 
 @dataclass(kw_only=True)
+class ExportConfig:
+    """`diffi2i export`: a finished run as a folder to share, a run itself, without the paths of this machine.
+
+    `format` adds the network as one file: onnx or torch_export; `quantise` the ONNX one in int8. `set` and `trust` are
+    eval's.
+    """
+
+    run: str
+    output: str
+    format: str = "safetensors"
+    quantise: bool = False
+    set: list[str] = field(default_factory=list)
+    trust: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        one_of("format", self.format, ("safetensors", "onnx", "torch_export"))
+        if self.quantise and self.format != "onnx":
+            raise UserError(f"quantise=true belongs to format=onnx, not {self.format}")
+
+
+@dataclass(kw_only=True)
 class BenchConfig:
     """`diffi2i bench`: methods measured side by side, the first one as the reference.
 

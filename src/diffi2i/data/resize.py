@@ -52,6 +52,9 @@ def enlarge(image: Tensor, scale: int) -> Tensor:
 def _mirror(image: Tensor, dim: int, pad: int) -> Tensor:
     """Extend both ends of `dim` by `pad` pixels: .. 1 0 | 0 1 .. n-1 | n-1 n-2 .., however small n is."""
     n = image.shape[dim]
+    if n >= pad:  # exported networks have this
+        first, last = image.narrow(dim, 0, pad).flip(dim), image.narrow(dim, -pad, pad).flip(dim)
+        return torch.cat([first, image, last], dim)
     index = torch.arange(-pad, n + pad, device=image.device) % (2 * n)
     return image.index_select(dim, torch.where(index < n, index, 2 * n - 1 - index))
 

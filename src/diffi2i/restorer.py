@@ -28,6 +28,7 @@ from diffi2i.methods.method import Method
 from diffi2i.methods.parts import bytes_per_pixel, can_stream, moved, strips, tiles
 from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of, free_memory, out_of_memory
+from diffi2i.run.hub import located
 
 Tiling = Literal["exact", "local"]
 Alpha = Literal["copy", "restore"]
@@ -275,9 +276,11 @@ def load(
     set: Sequence[str] = (),
     trust: Sequence[str] = (),
 ) -> Restorer:
-    """The restorer of a run directory; `set` and `trust` are `diffi2i eval`'s, for the rest see `Restorer`.
+    """The restorer of a run directory, or of `hf:<user>/<name>` on the Hugging Face hub.
+
+    `set` and `trust` are `diffi2i eval`'s, for the rest see `Restorer`.
 
     Raises:
-        UserError: no finished run, or one that needs the ground truth.
+        UserError: no finished run, one that needs the ground truth, or a hub that does not answer.
     """
-    return Restorer(load_method(Path(run), set, trust), trainer, tile, tiling)
+    return Restorer(load_method(located(str(run)), set, trust), trainer, tile, tiling)

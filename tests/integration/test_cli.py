@@ -42,7 +42,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fly"], "unknown command 'fly': choose one of train, eval, import, predict, score, bench, data"),
+        (["fly"], "unknown command 'fly': choose one of train, eval, import, predict, export, push, pull, score"),
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
         (["train", "model.cpen.chanels=1"], "did you mean 'model.cpen.channels'"),
         (["eval", "run=nowhere"], "nowhere has no result.json: it is no finished run"),
@@ -184,6 +184,9 @@ def test_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
 MANDATORY = {
     "eval": ["run=a"],
     "predict": ["run=a", "input=b", "output=c"],
+    "export": ["run=a", "output=b"],
+    "push": ["run=a", "repo=b/c"],
+    "pull": ["repo=a/b", "output=c"],
     "score": ["task=segmentation", "dataset=shapes", "pred=a", "target=b"],
     "data": ["check", "dataset=photos"],
     "table": ["runs/a=b", "runs/[c]", "it's"],

@@ -26,6 +26,7 @@ from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import WEIGHTS, load_method
 from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet, with_others
+from diffi2i.run.hub import located
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
 from diffi2i.run.state import working_on
@@ -159,7 +160,7 @@ def evaluate(config: EvalConfig) -> Path:
     Raises:
         UserError: no finished run, or images that do not fit its task.
     """
-    run_dir = Path(config.run)
+    run_dir = located(config.run)
     # Weights and a configuration alone will do. A record of an earlier version is refused before these do not fit.
     alone = not (run_dir / "result.json").is_file() and (run_dir / WEIGHTS).is_file()
     trained = None if alone else Record.read(run_dir)

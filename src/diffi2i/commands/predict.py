@@ -21,6 +21,7 @@ from diffi2i.kinds.kind import kind_of
 from diffi2i.restorer import Alpha, Restorer, Tiling, as_mask, load
 from diffi2i.run.directory import WEIGHTS
 from diffi2i.run.hardware import out_of_memory
+from diffi2i.run.hub import located
 
 FACTS = ".diffi2i.json"
 """In the output folder: with what its pictures were made."""
@@ -154,7 +155,7 @@ def check_facts(config: PredictConfig, targets: Sequence[Path]) -> None:
     """Notes with what the folder's pictures are made. Raises `UserError`: those there are of other settings."""
     if named(config):
         return
-    weights = Path(config.run) / WEIGHTS
+    weights = located(config.run) / WEIGHTS
     facts = {
         "weights": file_hash(weights) if weights.is_file() else None, "set": list(config.set), "seed": config.seed,
         "alpha": config.alpha, "tiling": config.tiling,

@@ -101,6 +101,23 @@ class ExportConfig:
 
 
 @dataclass(kw_only=True)
+class PushConfig:
+    """`diffi2i push`: sends an export to the Hugging Face hub, as `repo` <user>/<name>."""
+
+    run: str
+    repo: str
+    private: bool = False
+
+
+@dataclass(kw_only=True)
+class PullConfig:
+    """`diffi2i pull`: fetches `repo`, <user>/<name> or <user>/<name>@<revision>, into the folder `output`."""
+
+    repo: str
+    output: str
+
+
+@dataclass(kw_only=True)
 class BenchConfig:
     """`diffi2i bench`: methods measured side by side, the first one as the reference.
 

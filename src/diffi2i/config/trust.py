@@ -49,6 +49,7 @@ FUNCTIONS = (
     "diffi2i.data.generated.shapes",
     "diffi2i.data.masks",
     "diffi2i.data.motorcycle.motorcycle",
+    "diffi2i.data.shards.shards",
     "diffi2i.data.sources",
     "diffi2i.diffusion",
 )

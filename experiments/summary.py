@@ -1,4 +1,4 @@
-"""The kept small-scale tables as the README shows them.
+"""The kept small-scale tables as docs/results.md shows them.
 
     python experiments/summary.py
 

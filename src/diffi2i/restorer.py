@@ -82,10 +82,12 @@ class Restorer:
         [0, 1], the type stays. A tensor is (3, H, W), or a batch (B, 3, H, W), float in [0, 1]. Labels and depth come
         as class numbers, int64, or metres, float32, (H, W); of a PIL image as one that holds what `diffi2i predict`
         writes.
+
         Inpainting needs the `mask`, of the same kind, (H, W) or (B, 1, H, W), above a half of its range in the hole.
 
         Raises:
             UserError: a mask that is missing, of another size or not asked for.
+            ValueError: an array or tensor of another shape.
         """
         if isinstance(image, Image.Image):
             holes = None if mask is None else as_mask(np.asarray(mask.convert("L")) > 127)
@@ -96,11 +98,15 @@ class Restorer:
             kind_of(self.task).save(self.prediction(colours, seed)[0], colours.shape[-2:], written)
             return Image.open(written)
         if isinstance(image, Tensor):
-            images = image if image.ndim == 4 else image[None]
-            holes = None if mask is None else (mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5).float()
+            images = (image if image.ndim == 4 else image[None]).float().cpu()
+            if images.ndim != 4 or images.shape[1] != 3:
+                raise ValueError(f"a tensor must be (3, H, W) or (B, 3, H, W), not {tuple(image.shape)}")
+            holes = None if mask is None else (mask.reshape(-1, 1, *mask.shape[-2:]) > 0.5).float().cpu()
             masks = [None] * len(images) if holes is None else holes.split(1)
             found = torch.cat([self.tensor(one[None], hole, seed) for one, hole in zip(images, masks, strict=True)])
-            return found if image.ndim == 4 else found[0]
+            return (found if image.ndim == 4 else found[0]).to(image.device)
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an array must be (H, W, 3), not {image.shape}: give a PIL image for grey or alpha")
         holes = (
             None if mask is None else as_mask(mask > (0.5 if mask.dtype.kind == "f" else np.iinfo(mask.dtype).max // 2))
         )
@@ -131,11 +137,11 @@ class Restorer:
             own = as_levels(larger[0, 0].numpy(), own.dtype)
         return Photo(colours, own, photo.grey, photo.icc, photo.exif)
 
-    def pixels(self, pixels: Array, mask: Tensor | None, seed: int) -> Array:
-        """(H, W, 3) uint8 or uint16 -> the same, larger by the scale; never all of it as floats."""
+    def pixels(self, pixels: Array, mask: Tensor | None, seed: int, name: str | None = None) -> Array:
+        """(H, W, 3) uint8 or uint16 -> the same, larger by the scale; never all of it as floats. `name` as `strips`."""
         height, width = (n * self.task.scale for n in pixels.shape[:2])
         out, top = np.empty((height, width, 3), pixels.dtype), 0
-        for strip in self.strips(as_tensor(pixels), mask, seed):
+        for strip in self.strips(as_tensor(pixels), mask, seed, name):
             bottom = top + strip.shape[-2]
             out[top:bottom] = as_levels(strip[0].permute(1, 2, 0).numpy(), pixels.dtype)
             top = bottom
@@ -156,15 +162,16 @@ class Restorer:
         with torch.inference_mode(), autocast_of(self.trainer):
             return kind.final(self.method.predict(batch, self.method.noise(batch)), batch)
 
-    def strips(self, image: Tensor, mask: Tensor | None, seed: int) -> Iterator[Tensor]:
+    def strips(self, image: Tensor, mask: Tensor | None, seed: int, name: str | None = None) -> Iterator[Tensor]:
         """The restored image (1, 3, ., scale W) in [0, 1], float32 on the CPU, from the top down.
 
-        The same pixels give the same output, whatever they are called.
+        Its noise is by its content, so that the same pixels give the same output, or by a `name` for several images.
 
         Raises:
             UserError: as `__call__`.
         """
         batch = self.batch(image, mask)
+        batch["name"] = batch["name"] if name is None else [name]
         self.task.protocol.seed = seed
         scale, kind, done = self.task.scale, kind_of(self.task), 0
         for part in self.raw(batch):
@@ -239,7 +246,7 @@ class Restorer:
 def as_tensor(pixels: Array) -> Tensor:
     """(H, W, C), integers or floats in [0, 1] -> (1, C, H, W) float32 in [0, 1]."""
     levels = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32))[None] / levels
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32, order="C"))[None].div_(levels)
 
 
 def as_levels(pixels: Array, dtype: Any) -> Array:
@@ -263,7 +270,7 @@ def content(*tensors: Tensor) -> str:
     """A name for what the tensors hold."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """The results that come with the project: each table follows from the records kept beside it."""
 
 import csv
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -48,10 +49,10 @@ def test_a_kept_bench_follows_from_its_measurements(folder: Path) -> None:
     found = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
     rows = [Row(**case) for case in found["cases"]]
     assert page(rows, found["device"]) == (folder / "bench.md").read_text(encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     for row in rows[1:]:
         ratio, (low, high) = 100 / row.ratio, (100 / (row.ratio_high or 0), 100 / (row.ratio_low or 0))
-        assert f"{ratio:.2g} % [{low:.2g}, {high:.2g}]" in readme, (folder.name, row.name)
+        assert f"{ratio:.2g} % [{low:.2g}, {high:.2g}]" in shown, (folder.name, row.name)
 
 
 def test_table7_has_the_numbers_that_version_0_1_gave_it() -> None:
@@ -98,11 +99,11 @@ def summary() -> Any:
 
 
 @pytest.mark.parametrize("name", ["summary", "studies"])
-def test_the_readme_shows_the_small_scale_tables(name: str) -> None:
+def test_the_page_of_results_shows_the_small_scale_tables(name: str) -> None:
     shown: str = getattr(summary(), name)()
     assert (RESULTS / "demo" / f"{name}.md").read_text() == shown
     for table in shown.strip().split("\n\n"):
-        assert table in (ROOT / "README.md").read_text()
+        assert table in (ROOT / "docs" / "results.md").read_text()
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("demo/study-*.json")), ids=lambda file: file.stem)
@@ -110,3 +111,11 @@ def test_the_rows_of_a_study_have_had_equal_processor_seconds(file: Path) -> Non
     spent = {row: sum(seconds) / len(seconds) for row, seconds in summary().processor_seconds(kept(file)).items()}
     mean = sum(spent.values()) / len(spent)
     assert {row: seconds for row, seconds in spent.items() if abs(seconds / mean - 1) > 0.1} == {}
+
+
+def test_the_page_of_performance_shows_the_kept_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    found = importlib.import_module("timings")
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert found.table() in page
+    assert found.twice() in page

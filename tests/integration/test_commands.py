@@ -1,4 +1,4 @@
-"""Every command that a configuration's head, the README or an experiment shows composes and type-checks as it stands.
+"""Every command that the head of a configuration, the README, a page or an experiment shows composes as it stands.
 
 Nothing is run: commands are parsed and composed, with a folder in place of each folder they name, and a finished run in
 place of each run.
@@ -84,9 +84,10 @@ def paper_settings(text: str) -> list[list[str]]:
     return []
 
 
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("use", "photos", "model", "results"))]
 FILES = sorted(
     file
-    for file in [*conf_dir().rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml"), ROOT / "README.md"]
+    for file in [*conf_dir().rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml"), *PAGES]
     if "results" not in file.parts
 )
 COMMANDS = [found for file in FILES for found in commands_of(file)]
@@ -143,7 +144,7 @@ def test_the_degradation_that_a_head_offers_to_add_builds() -> None:
 def test_commands_are_found() -> None:
     """The search has not gone blind: each kind of file shows some."""
     shown = {file for file, _ in COMMANDS}
-    assert "README.md" in shown
+    assert {"README.md", "docs/use.md", "docs/photos.md", "docs/results.md"} <= shown
     assert {f"conf/task/{name}.yaml" for name in TASKS} <= shown
     assert {f"conf/{name}.yaml" for name in cli.COMMANDS} <= shown
     assert {f"experiments/{name}/table.yaml" for name in table_names()} <= shown

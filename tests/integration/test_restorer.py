@@ -67,6 +67,11 @@ def test_pictures_arrays_and_tensors_are_restored_alike(restorer: Restorer) -> N
     assert torch.equal(restorer(tensor), torch.from_numpy(floats.transpose(2, 0, 1)))
     both = restorer(torch.stack([tensor, tensor.flip(-1)]))
     assert torch.equal(both[0], restorer(tensor))
+    for wrong in (pixels[..., 0], pixels[..., :2]):
+        with pytest.raises(ValueError, match=r"must be \(H, W, 3\)"):
+            restorer(wrong)
+    with pytest.raises(ValueError, match=r"must be \(3, H, W\)"):
+        restorer(tensor[:2])
     sixteen = restorer(pixels.astype(np.uint16) * 257)
     assert sixteen.dtype == np.uint16
     assert np.abs(sixteen / 257 - array).max() <= 0.51
@@ -276,3 +281,64 @@ def test_alpha_may_be_restored(runs: dict[str, Path], tmp_path: Path) -> None:
     assert (one[..., :3] == two[..., :3]).all()
     assert one.shape == two.shape == (32, 32, 4)
     assert (one[..., 3] != two[..., 3]).any()
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """A second of moving pictures, 32x26, and of sound."""
+    av = pytest.importorskip("av")
+    place = tmp_path / "film.mp4"
+    with av.open(str(place), "w") as made:
+        pictures, sound = made.add_stream("mpeg4", rate=10), made.add_stream("aac", rate=8000)
+        pictures.width, pictures.height, pictures.pix_fmt = 32, 26, "yuv420p"
+        base = np.random.default_rng(1).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        for i in range(10):
+            still = np.asarray(Image.fromarray(np.roll(base, i, 1)).resize((32, 26), Image.Resampling.BICUBIC))
+            made.mux(pictures.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(still), format="rgb24")))
+        wave = (8000 * np.sin(np.arange(8000) / 5)).astype(np.int16)[None]
+        heard = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        heard.sample_rate, heard.pts = 8000, 0
+        for packet in (*sound.encode(heard), *sound.encode(None), *pictures.encode(None)):
+            made.mux(packet)
+    return place
+
+
+def of_film(file: Path) -> tuple[list[Any], bytes, Any]:
+    """Its pictures, its sound as it is packed, and its pictures a second."""
+    import av
+
+    with av.open(str(file)) as opened:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)]
+        rate = opened.streams.video[0].average_rate
+    with av.open(str(file)) as opened:
+        return pictures, b"".join(bytes(packet) for packet in opened.demux(audio=0)), rate
+
+
+def test_a_film_is_restored_frame_by_frame_and_keeps_its_sound(
+    runs: dict[str, Path], film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = predicting(runs["sisr"], film, tmp_path / "out" / "film.mkv")
+    cli.main(words)
+    (before, sound, rate), (after, same, again) = of_film(film), of_film(tmp_path / "out" / "film.mkv")
+    assert len(after) == len(before) == 10
+    assert (same, again) == (sound, rate)
+    assert after[0].shape == (104, 128, 3)
+    restorer = diffi2i.load(runs["sisr"], trainer=CPU)
+    for one, other in zip(before, after, strict=True):
+        assert np.abs(restorer.pixels(one, None, 0, "film").astype(float) - other).mean() < 6  # what the codec loses
+    assert "is there already" in command_refusal(words, capsys)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["film.mkv"]
+
+
+def test_films_that_cannot_be_restored_are_refused_in_one_line(
+    runs: dict[str, Path], film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(film.read_bytes()[:200])
+    for run, source, output, said in (
+        ("sisr", tmp_path / "broken.mp4", "a.mp4", "cannot be restored as a film"),
+        ("sisr", film, "a.png", "name a film, such as"),
+        ("depth", film, "a.mp4", "give a folder of its frames"),
+        ("inpainting", film, "a.mp4", "needs the holes"),
+    ):
+        assert said in command_refusal(predicting(runs[run], source, tmp_path / output), capsys)
+    assert not (tmp_path / "a.mp4").exists()

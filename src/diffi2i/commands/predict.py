@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from rich.progress import track
 
+from diffi2i.commands.video import is_film, restore_film
 from diffi2i.config.commands import PredictConfig
 from diffi2i.data.degrade import has_holes
 from diffi2i.data.images import IMAGE_SUFFIXES, read_image, read_mask, read_size, require_equal_sizes
@@ -41,6 +42,13 @@ def predict(config: PredictConfig) -> Path:
         config.run, trainer=config.trainer, tile=config.tile, tiling=cast(Tiling, config.tiling), set=config.set,
         trust=config.trust,
     )  # fmt: skip
+    if is_film(config.input):
+        target = Path(config.output)
+        if target.exists() and not config.overwrite:
+            raise UserError(f"output={target} is there already: name another, or write overwrite=true")
+        restore_film(restorer, Path(config.input), Path(config.mask) if config.mask else None, target, config.seed)
+        print(f"{config.input} restored into {target}")
+        return target
     files = images_at(config.input)
     masks = masks_for(files, config, needed=has_holes(restorer.task))
     form = format_of(config, restorer)

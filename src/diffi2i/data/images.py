@@ -31,8 +31,8 @@ UNREAD_SUFFIXES = frozenset({
 """Of pictures that are not read: a folder that holds some is told of."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000")
 """What a file may hold, whatever its suffix. Pillow knows more, among them EPS, for which it starts Ghostscript."""
-MAX_PIXELS = 2**26
-"""67 million, as 8192 x 8192: a camera's pictures pass, and none takes more than 0.8 GB as float. More are refused
+MAX_PIXELS = 2**27
+"""134 million: the pictures of a camera of 100 megapixels pass, none takes more than 1.6 GB as float. More are refused
 before they are decoded: a file of 90 kB may claim a hundred million."""
 
 # Of a mask: by how much channels may differ, for JPEG's sake, and which share may be neither black nor white.

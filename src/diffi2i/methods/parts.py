@@ -12,6 +12,7 @@ from diffi2i.data.degrade import has_holes
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
+from diffi2i.metrics.cost import watching
 from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.streaming import streamed
 
@@ -38,7 +39,8 @@ def bytes_per_pixel(method: Method, side: int = 64) -> float:
         batch: Batch = {"input": image, "name": [""]}
         if has_holes(method.config.task):
             batch["mask"] = image[:, :1]
-        method.predict(batch, method.noise(batch))
+        with watching(method.parts(), 1):  # a sampler's other passes cost as much memory as its first
+            method.predict(batch, method.noise(batch))
     finally:
         for handle in handles:
             handle.remove()

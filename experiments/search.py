@@ -5,17 +5,18 @@
 search.yaml says what is tried. The other words are overrides of every training, above all those that keep the test
 images out: dataset.source.val_root=<folder of training images>. A row that starts from another searches with it, both
 at one rate. Writes experiments/results/<budget>/<table>/search.csv, a line for all that was tried, over the lines of
-the same rows; it may be interrupted and called again. What a row then has in its file is decided by whoever reads it.
+the same trials; it may be interrupted and called again. What a row then has in its file is decided by whoever reads it.
 """
 
 import csv
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from diffi2i.config.schema import Config
 from diffi2i.run.ensure import ensure
 from diffi2i.run.plan import Run, evaluation, planned, value_of
 from diffi2i.run.record import Record
@@ -75,6 +76,17 @@ def line(trial: Trial, run: Run, metrics: Sequence[str]) -> dict[str, Any]:
     return found | {"calls": calls} | {metric: f"{value:.3f}" for metric, value in values.items() if value is not None}
 
 
+def metrics_of(config: Config) -> list[str]:
+    """The main one first."""
+    main = config.task.main_metric
+    return [main, *(metric for metric in config.task.protocol.metrics if metric != main)]
+
+
+def trial_of(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """By what a line is known."""
+    return tuple(str(entry[key]) for key in HEAD[:4])
+
+
 def main() -> None:
     table, *words = sys.argv[1:]
     only, jobs = value_of("rows", words), int(value_of("jobs", words) or 1)
@@ -99,17 +111,17 @@ def main() -> None:
     ensure(runs.values(), jobs)
 
     config = next(iter(runs.values())).config
-    metrics = [config.task.main_metric, *(m for m in config.task.protocol.metrics if m != config.task.main_metric)]
+    found = [line(trial, run, metrics_of(config)) for trial, run in runs.items()]
     file = HERE / "results" / config.budget / table / "search.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = []
     if file.is_file():
         with file.open(encoding="utf-8") as before:
-            kept = [entry for entry in csv.DictReader(before) if entry["row"] not in rows.values()]
+            kept = [entry for entry in csv.DictReader(before) if trial_of(entry) not in map(trial_of, found)]
     with file.open("w", encoding="utf-8", newline="") as lines:
-        writer = csv.DictWriter(lines, [*HEAD, *metrics], lineterminator="\n", extrasaction="ignore")
+        writer = csv.DictWriter(lines, [*HEAD, *metrics_of(config)], lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows([*kept, *(line(trial, run, metrics) for trial, run in runs.items())])
+        writer.writerows(sorted([*kept, *found], key=lambda entry: entry["row"]))
     print(file.read_text(encoding="utf-8"))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffi2i.models.cpen import CPEN
+from diffi2i.models.cpen import CPEN, mean_of
 from diffi2i.models.denoiser import Denoiser
 from tests import reference as ref
 from tests.conftest import awake
@@ -160,3 +160,15 @@ def test_the_denoiser_starts_at_zero():
     torch.manual_seed(0)
     net = Denoiser(6, 2)
     assert not net(pictures64(2, 6).float(), torch.tensor([0.25, 1.0]), pictures64(2, 6, seed=1).float()).any()
+
+
+@pytest.mark.parametrize("size", [(1, 7), (5, 6), (40, 9), (41, 23)])
+@pytest.mark.parametrize("most", [1, 30, 100])
+def test_a_large_map_is_averaged_in_strips_as_the_whole_is(size: tuple[int, int], most: int) -> None:
+    torch.manual_seed(0)
+    features = awake(CPEN(3, 0, 4, 2, 4)).features.double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        strips, whole = mean_of(features, x, most), mean_of(features, x, 10**9)
+    torch.testing.assert_close(strips, whole, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(whole, features(x).mean(dim=(2, 3)))

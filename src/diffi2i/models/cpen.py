@@ -10,7 +10,8 @@ from diffi2i.models.gt import DepthEmbedding, LabelEmbedding
 from diffi2i.models.padding import pad_to_multiple
 
 UNSHUFFLE = 4
-
+LARGE = 2**20
+"""Pixels of the unshuffled grid above which features are averaged strip by strip, where no gradient is asked for."""
 
 SLOPE = 0.1  # of the LeakyReLUs
 
@@ -40,6 +41,25 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.body(x)
         return x + residual
+
+
+def mean_of(features: nn.Module, x: Tensor, most: int = LARGE) -> Tensor:
+    """The mean over all pixels of what the features make of (B, C, H, W): (B, C').
+
+    Of a large map in strips of at most `most` pixels, each seen with as many rows around it as its 3x3 convolutions
+    reach, which gives the same.
+    """
+    height, width = x.shape[-2:]
+    if torch.is_grad_enabled() or height * width <= most:
+        mean: Tensor = features(x).mean(dim=(2, 3))
+        return mean
+    reach = sum(isinstance(layer, nn.Conv2d) for layer in features.modules())
+    rows, total = max(1, most // width), torch.zeros((), dtype=torch.float64, device=x.device)
+    for top in range(0, height, rows):
+        above = min(reach, top)
+        strip = features(x[..., top - above : top + rows + reach, :])[..., above : above + rows, :]
+        total = total + strip.sum(dim=(2, 3), dtype=torch.float64)
+    return (total / (height * width)).to(strip.dtype)
 
 
 class CPEN(nn.Module):
@@ -111,6 +131,5 @@ class CPEN(nn.Module):
             factor = UNSHUFFLE // self.scale
             seen.append(nn.functional.pixel_unshuffle(pad_to_multiple(image, factor), factor))
         # Unshuffling each and joining them equals unshuffling the joined images (Eq. 5) where scale is 1.
-        pooled = self.features(torch.cat(seen, dim=1)).mean(dim=(2, 3))  # (B, 4C')
-        z: Tensor = self.head(pooled)
+        z: Tensor = self.head(mean_of(self.features, torch.cat(seen, dim=1)))
         return z

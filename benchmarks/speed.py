@@ -1,7 +1,7 @@
 """How many times faster DiffI2I is than DiffIR at equal size, one prediction or one training step: `make bench`.
 
     [DIFFIR=<checkout>] python benchmarks/speed.py inference|training [task=inpainting] [budget=paper] [size=256]
-      [batch=1] [rounds=15] [device=cpu] [output=<file>.json]
+      [batch=1] [rounds=15] [device=cpu] [memory=true] [output=<file>.json]
 
 One process, the cases in turn; then for each case, in a process of its own, the peak of its memory beyond the networks.
 With DIFFIR, a checkout of the authors' code, that is what DiffI2I is compared with, else this suite's DiffIR, which
@@ -44,6 +44,7 @@ DEFAULTS = {
     "batch": "1",
     "rounds": "15",
     "device": "cpu",
+    "memory": "true",
     "output": "",
 }
 CHANNELS_LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
@@ -182,6 +183,8 @@ def peak_alone(what: str, settings: Mapping[str, str], name: str) -> float:
 
 def peaks(what: str, settings: Mapping[str, str], made: Mapping[str, Case]) -> dict[str, float]:
     """Of each case; on the CPU in processes of their own, since one keeps what another has left."""
+    if settings["memory"] == "false":
+        return dict.fromkeys(made, float("nan"))
     if settings["device"] == "cuda":
         return {name: peak_of(case, "cuda") for name, case in made.items()}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:

@@ -129,10 +129,12 @@ def test_the_comparison_with_diffir_takes_turns(
     """Without the authors' code; at sizes that take a second, of which nothing follows."""
     monkeypatch.delenv("DIFFIR", raising=False)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    monkeypatch.setattr(sys, "argv", ["speed.py", what, "task=sisr", "budget=smoke", "size=32", "rounds=2"])
+    monkeypatch.setattr(
+        sys, "argv", ["speed.py", what, "task=sisr", "budget=smoke", "size=32", "rounds=2", "memory=false"]
+    )
     runpy.run_path(str(ROOT / "benchmarks" / "speed.py"), run_name="__main__")
     printed = capsys.readouterr().out
-    rows = re.findall(r"^\| (Diff\S+, (?:fp32|bf16))(?:, stage \d)? .* (\S+ \[\S+, \S+\]) \|$", printed, re.M)
+    rows = re.findall(r"^\| (Diff\S+, (?:fp32|bf16))(?:, stage \d)? .* (\S+ \[\S+, \S+\]) \|", printed, re.M)
     stages = 1 if what == "inference" else 2
     assert [name for name, _ in rows] == ["DiffIR, fp32", "DiffI2I, fp32", "DiffI2I, bf16"] * stages
     assert rows[0][1] == "1.00 [1.00, 1.00]"

@@ -91,7 +91,7 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 def test_it_restores_new_images(runs: dict[str, Path], images: Path, tmp_path: Path) -> None:
     predict(PredictConfig(run=str(runs["zero"]), input=str(images), output=str(tmp_path), trainer=CPU))
-    assert len(list(tmp_path.iterdir())) == 12
+    assert len(list(tmp_path.glob("[!.]*"))) == 12
 
 
 @pytest.mark.parametrize(("kind", "name"), [("diffi2i_s1", "s1"), ("no_prior", "zero"), ("regressor", "regressor")])

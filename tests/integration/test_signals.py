@@ -94,7 +94,7 @@ def test_the_other_commands_too(images: Path, tmp_path: Path, uninterrupted: Pat
     for command, owner, name in commands:
         answer = prepared(signalled(owner, name, signal.SIGTERM), *command, cwd=tmp_path)
         assert (answer.returncode, answer.stderr[:27]) == (143, "diffi2i: stopped by SIGTERM"), answer.stderr
-        assert not [file for file in tmp_path.rglob("*") if file.suffix in (".json", ".tmp")]
+        assert not [file for file in tmp_path.rglob("[!.]*") if file.suffix in (".json", ".tmp")]
 
 
 @pytest.mark.parametrize(("number", "queued"), [(signal.SIGUSR1, True), (signal.SIGUSR2, False)])

@@ -42,6 +42,9 @@ FILES = sorted(
 )
 ROOTS = {name: command.config for name, command in cli.COMMANDS.items()}
 NEEDED = {
+    "export": ["run=a", "output=b"],
+    "push": ["run=a", "repo=b/c"],
+    "pull": ["repo=a/b", "output=c"],
     "eval": ["run=somewhere"],
     "predict": ["run=a", "input=b", "output=c"],
     "data": ["action=check", "dataset=photos"],
@@ -543,7 +546,7 @@ def test_a_path_that_cannot_be_printed_is_refused(name: str) -> None:
 
 def test_every_path_of_a_command_is_known_as_one() -> None:
     """A new key is a path, whose name is taken as written, or stands here."""
-    others = {"size", "action", "budget", "launcher", "project", "entity"}
+    others = {"size", "action", "budget", "launcher", "project", "entity", "format", "alpha", "tiling", "shard", "repo"}
     texts = {
         field.name
         for schema in ROOTS.values()

@@ -35,6 +35,8 @@ TOLERANCE = 1e-3
 SIZES = ((64, 80), (128, 96))
 """Of the crops of a photo on which that is checked: others than the one that was traced."""
 CARD = "README.md"
+IMAGE = "image"
+"""What an exported network calls its first input."""
 
 
 def export(config: ExportConfig) -> Path:
@@ -94,7 +96,7 @@ class Network(nn.Module):
         self.method = method
         self.noise: tuple[int, ...] = ()
         size = (1, 3, *SIZES[0])
-        self.example = {"image": torch.rand(size, generator=torch.Generator().manual_seed(0))}
+        self.example = {IMAGE: torch.rand(size, generator=torch.Generator().manual_seed(0))}
         if has_holes(method.config.task):
             self.example["mask"] = (torch.rand(1, 1, *SIZES[0]) > 0.5).float()
         drawn: list[tuple[int, ...]] = []
@@ -103,7 +105,7 @@ class Network(nn.Module):
             drawn.append(tuple(shape))
             return torch.zeros(1, *shape)
 
-        batch: Batch = {"input": self.example["image"], "name": [""]}
+        batch: Batch = {"input": self.example[IMAGE], "name": [""]}
         if "mask" in self.example:
             batch["mask"] = self.example["mask"]
         guided = method.guided(batch, watch)
@@ -195,7 +197,7 @@ def compared(network: Network, file: Path) -> list[np.ndarray[Any, Any]]:
     session = onnxruntime.InferenceSession(file.read_bytes())
     photo, found = read_image(Path(photos("val")[0].target)), []
     for height, width in SIZES:
-        inputs = network.example | {"image": photo[..., 100 : 100 + height, 150 : 150 + width]}
+        inputs = network.example | {IMAGE: photo[..., 100 : 100 + height, 150 : 150 + width]}
         if "mask" in inputs:
             inputs["mask"] = torch.zeros(1, 1, height, width)
             inputs["mask"][..., 20:40, 30:60] = 1

@@ -26,7 +26,8 @@ LIVE = 6
 
 def bytes_per_pixel(method: Method, side: int = 64) -> float:
     """Memory that a prediction takes for each pixel of its input, reckoned from a small one."""
-    largest = 0
+    image = torch.zeros(1, 3, side, side, device=method.device)
+    largest = image.nelement() * image.element_size()
 
     def watch(_: nn.Module, __: object, output: object) -> None:
         nonlocal largest
@@ -35,7 +36,6 @@ def bytes_per_pixel(method: Method, side: int = 64) -> float:
 
     handles = [each.register_forward_hook(watch) for each in method.modules()]
     try:
-        image = torch.zeros(1, 3, side, side, device=method.device)
         batch: Batch = {"input": image, "name": [""]}
         if has_holes(method.config.task):
             batch["mask"] = image[:, :1]

@@ -342,3 +342,12 @@ def test_films_that_cannot_be_restored_are_refused_in_one_line(
     ):
         assert said in command_refusal(predicting(runs[run], source, tmp_path / output), capsys)
     assert not (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.gif", "a.avif"])
+def test_a_file_of_a_format_that_is_not_written_is_refused(
+    runs: dict[str, Path], images: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = predicting(runs["sisr"], images / "image00.png", tmp_path / name)
+    assert "no such picture is written: name a .png" in command_refusal(words, capsys)
+    assert not (tmp_path / name).exists()

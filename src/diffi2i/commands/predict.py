@@ -12,7 +12,7 @@ from rich.progress import track
 from diffi2i.commands.video import is_film, restore_film
 from diffi2i.config.commands import PredictConfig
 from diffi2i.data.degrade import has_holes
-from diffi2i.data.images import IMAGE_SUFFIXES, read_image, read_mask, read_size, require_equal_sizes
+from diffi2i.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image, read_mask, read_size, require_equal_sizes
 from diffi2i.data.manifest import file_hash
 from diffi2i.data.photos import FORMATS, SUFFIXES, Format, read_photo, write_photo
 from diffi2i.data.sources import images_by_name, item_name
@@ -184,7 +184,8 @@ def check_facts(config: PredictConfig, targets: Sequence[Path]) -> None:
 def named(config: PredictConfig) -> bool:
     """Whether `output` names the file of a single image."""
     output = Path(config.output)
-    return Path(config.input).is_file() and output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
+    pictures = IMAGE_SUFFIXES | UNREAD_SUFFIXES
+    return Path(config.input).is_file() and output.suffix.lower() in pictures and not output.is_dir()
 
 
 def format_of(config: PredictConfig, restorer: Restorer) -> Format:

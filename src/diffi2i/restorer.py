@@ -177,10 +177,7 @@ class Restorer:
         for part in self.raw(batch):
             rows = slice(done // scale, (done + part.shape[-2]) // scale)
             done += part.shape[-2]
-            of_part: Batch = {"input": batch["input"][..., rows, :], "name": batch["name"]}
-            if "mask" in batch:
-                of_part["mask"] = batch["mask"][..., rows, :]
-            yield kind.final(part, of_part)
+            yield kind.final(part, moved(batch, part.device, rows))
 
     def batch(self, image: Tensor, mask: Tensor | None) -> Batch:
         holes = has_holes(self.task)

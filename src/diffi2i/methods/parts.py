@@ -75,11 +75,7 @@ def tiles(method: Method, batch: Batch, noise: Noise, side: int, overlap: int = 
     image, scale = batch["input"], method.config.task.scale
     height, width = image.shape[-2:]
     overlap = min(overlap, side // 4)
-    guided = method.guided({**batch, "input": image.to(method.device)}, noise) if "mask" not in batch else None
-    if "mask" in batch:
-        guided = method.guided(
-            {**batch, "input": image.to(method.device), "mask": batch["mask"].to(method.device)}, noise
-        )
+    guided = method.guided(moved(batch, method.device), noise)
     rows, columns = starts(height, side, overlap), starts(width, side, overlap)
     down, across = weights(rows, height, side, scale), weights(columns, width, side, scale)
     band = torch.zeros(1, 3, 0, width * scale)

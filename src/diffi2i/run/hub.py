@@ -1,6 +1,8 @@
 """Runs on the Hugging Face hub: `hf:<user>/<name>` wherever a finished run is named."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffi2i.errors import UserError
@@ -26,7 +28,7 @@ def pulled(repo: str, folder: Path | None = None) -> Path:
 
     check_id(repo)
     name, _, revision = repo.partition("@")
-    with as_user_error(repo):
+    with in_one_line(repo):
         found = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(KINDS), local_dir=folder))
     if not (found / "config.yaml").is_file():
         raise UserError(f"{PREFIX}{repo} holds no run of DiffI2I: it has no config.yaml")
@@ -47,7 +49,7 @@ def pushed(folder: Path, repo: str, private: bool) -> str:
     if not ((folder / "config.yaml").is_file() and (folder / "README.md").is_file()):
         raise UserError(f"{folder} is no export: write diffi2i export run=<run> output=<folder> first")
     api = HfApi()
-    with as_user_error(repo):
+    with in_one_line(repo):
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(KINDS), commit_message="diffi2i push")
     return f"{api.endpoint}/{repo}"
@@ -58,38 +60,37 @@ def check_id(repo: str) -> None:
         raise UserError(f"'{repo}' is no name on the hub: write <user>/<name>")
 
 
-class as_user_error:  # noqa: N801
+@contextmanager
+def in_one_line(repo: str) -> Iterator[None]:
     """Turns what the hub, or its absence, answers into a `UserError` of one line."""
+    try:
+        yield
+    except Exception as error:
+        if (why := reason(error)) is None:
+            raise
+        raise UserError(f"{PREFIX}{repo} {why}") from error
 
-    def __init__(self, repo: str) -> None:
-        self.repo = repo
 
-    def __enter__(self) -> None:
-        pass
+def reason(error: Exception) -> str | None:
+    """What is wrong with a repository; None where the error says nothing of it."""
+    from huggingface_hub import errors
 
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        from huggingface_hub import errors
-
-        if error is None or not isinstance(error, Exception):
-            return
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        match error:
-            case errors.RevisionNotFoundError():
-                why = "has no such revision"
-            case errors.GatedRepoError():
-                why = "is gated: ask for access there, then sign in by `hf auth login`"
-            case errors.RepositoryNotFoundError():
-                why = "is not there, or not for you: check the name, or sign in by `hf auth login`"
-            case errors.LocalTokenNotFoundError():
-                why = f"needs you to be signed in: `hf auth login` ({first})"
-            case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
-                why = "is not yours to write to: sign in by `hf auth login`"
-            case errors.LocalEntryNotFoundError() | OSError():
-                why = f"cannot be reached, and is not in the cache ({first})"
-            case errors.HfHubHTTPError():
-                why = f"answered with status {error.response.status_code}: try again later"
-            case _ if type(error).__module__.startswith("http"):  # of whichever client the package has
-                why = f"cannot be reached ({first})"
-            case _:
-                return
-        raise UserError(f"{PREFIX}{self.repo} {why}") from error
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    match error:
+        case errors.RevisionNotFoundError():
+            return "has no such revision"
+        case errors.GatedRepoError():
+            return "is gated: ask for access there, then sign in by `hf auth login`"
+        case errors.RepositoryNotFoundError():
+            return "is not there, or not for you: check the name, or sign in by `hf auth login`"
+        case errors.LocalTokenNotFoundError():
+            return f"needs you to be signed in: `hf auth login` ({first})"
+        case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
+            return "is not yours to write to: sign in by `hf auth login`"
+        case errors.HfHubHTTPError():
+            return f"answered with status {error.response.status_code}: try again later"
+        case errors.LocalEntryNotFoundError() | OSError():
+            return f"cannot be reached, and is not in the cache ({first})"
+        case _ if type(error).__module__.startswith("http"):  # of whichever client the package has
+            return f"cannot be reached ({first})"
+    return None

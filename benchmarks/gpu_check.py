@@ -8,7 +8,7 @@ The parts, each in processes of its own:
     resume      a training that is stopped and goes on ends at the weights of one that is not, two of which are compared
     compile     what torch.compile takes and brings: benchmarks/compiled.py
     speed       times and memory of each size against DiffIR, predicting and training: benchmarks/speed.py
-    reduced     the first `steps` of a training of `budget=reduced`: steps a second, peak memory
+    reduced     the first `steps` of a training of `budget=reduced`: steps a second
 
 Writes <folder>/<part>.json and check.md, a table; the folder is experiments/results/gpu/<card>. Exit status 1 where a
 part has failed, 2 where there is no GPU. device=cpu tries the script itself, at small sizes.

@@ -38,8 +38,9 @@ def predict(config: PredictConfig) -> Path:
         UserError: no such input, a method that needs the ground truth, a missing mask, an output that would replace
             any of these files or is of other settings, or such a file.
     """
+    run = located(config.run)
     restorer = load(
-        config.run, trainer=config.trainer, tile=config.tile, tiling=cast(Tiling, config.tiling), set=config.set,
+        run, trainer=config.trainer, tile=config.tile, tiling=cast(Tiling, config.tiling), set=config.set,
         trust=config.trust,
     )  # fmt: skip
     if is_film(config.input):
@@ -54,7 +55,7 @@ def predict(config: PredictConfig) -> Path:
     form = format_of(config, restorer)
     targets = targets_for(files, [*files.values(), *masks.values()], config, form)
     mine = share(sorted(files), config.shard)
-    check_facts(config, [targets[name] for name in mine])
+    check_facts(config, run / WEIGHTS, [targets[name] for name in mine])
     waiting = [name for name in mine if config.overwrite or not done(targets[name], files[name], masks.get(name))]
 
     refused = list[str]()
@@ -159,11 +160,10 @@ def done(target: Path, *sources: Path | None) -> bool:
     )
 
 
-def check_facts(config: PredictConfig, targets: Sequence[Path]) -> None:
+def check_facts(config: PredictConfig, weights: Path, targets: Sequence[Path]) -> None:
     """Notes with what the folder's pictures are made. Raises `UserError`: those there are of other settings."""
     if named(config):
         return
-    weights = located(config.run) / WEIGHTS
     facts = {
         "weights": file_hash(weights) if weights.is_file() else None, "set": list(config.set), "seed": config.seed,
         "alpha": config.alpha, "tiling": config.tiling,

@@ -21,7 +21,7 @@ from diffi2i.tables.experiment import Column, Experiment, Row
 from diffi2i.tables.frame import Found, Key
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.table import BASELINE, Table, table_of
-from diffi2i.tables.write import LATEX, MARKDOWN, to_csv, to_latex, to_markdown, write
+from diffi2i.tables.write import LATEX, MARKDOWN, grid, to_csv, to_latex, to_markdown, write
 from tests.table_records import changed, entries, of_task, record
 
 
@@ -74,20 +74,20 @@ def test_markdown_holds_the_whole_table() -> None:
     assert grid_of(text)[:5] == [
         [
             "",
-            "paper: Parameters (M)",
-            "paper: CelebA, FID ↓",
+            "paper: parameters (M)",
             "here: parameters (M)",
+            "paper: CelebA, FID ↓",
             "here: FID ↓",
             "here: PSNR in hole ↑",
             "here: prior dependence",
         ],
         ["input itself", "", "", "", "", "12.00 ± 0.00 (2 images, 2 seeds)", ""],
-        ["Peer_1", "22", "<u>7.83</u>", "", "", "", ""],
+        ["Peer_1", "22", "", "<u>7.83</u>", "", "", ""],
         [
             "Ours A",
             "26.5",
-            "**4.70**",
             "2.60 (2 seeds)",
+            "**4.70**",
             "n/a",
             "**21.20** ± 0.28 (2 images, 2 seeds)",
             "0.50 ± 0.00 (2 images, 2 seeds)",
@@ -95,8 +95,8 @@ def test_markdown_holds_the_whole_table() -> None:
         [
             "Ours B",
             "27",
-            "",
             "2.60 (2 seeds)",
+            "",
             "n/a",
             "<u>19.50</u> ± 0.00 (2 images, 2 seeds)",
             "0.50 ± 0.00 (2 images, 2 seeds)",
@@ -159,20 +159,44 @@ LATEX_BODY = "\n".join(
     (
         r"\begin{tabular}{lrrrrrr}",
         r"\toprule",
-        r" & \multicolumn{2}{c}{the paper's values} & \multicolumn{4}{c}{measured here, budget=demo} \\",
-        r"\cmidrule(lr){2-3}\cmidrule(lr){4-7}",
-        r" & Parameters (M) & CelebA, FID $\downarrow$ & parameters (M) & FID $\downarrow$ & "
-        r"PSNR in hole $\uparrow$ & prior dependence \\",
+        r" & \multicolumn{2}{c}{parameters (M)} & \multicolumn{2}{c}{FID $\downarrow$} & PSNR in hole $\uparrow$ & "
+        r"prior dependence \\",
+        r"\cmidrule(lr){2-3}\cmidrule(lr){4-5}\cmidrule(lr){6-6}\cmidrule(lr){7-7}",
+        r" & paper & here & paper: CelebA, FID $\downarrow$ & here & here & here \\",
         r"\midrule",
         r"input itself &  &  &  &  & 12.00 (2 images, 1 seed) &  \\",
-        r"Peer\_1 & 22 & \underline{7.83} &  &  &  &  \\",
-        r"Ours A & 26.5 & \textbf{4.70} & 2.60 (1 seed) & 31.0000 (2 images, 1 seed) \dag{} & "
+        r"Peer\_1 & 22 &  & \underline{7.83} &  &  &  \\",
+        r"Ours A & 26.5 & 2.60 (1 seed) & \textbf{4.70} & 31.0000 (2 images, 1 seed) \dag{} & "
         r"21.00 (2 images, 1 seed) & 0.50 (2 images, 1 seed) \\",
-        r"Ours B & 27 &  & failed: 50\% of \{x\_i\} \& more & failed & failed & failed \\",
+        r"Ours B & 27 & failed: 50\% of \{x\_i\} \& more &  & failed & failed & failed \\",
         r"\bottomrule",
         r"\end{tabular}",
     )
 )
+
+
+def test_what_the_paper_has_stands_beside_what_is_measured() -> None:
+    """At budget=paper by the headings, which are equal there; below it by the score, and in the paper's order."""
+    columns = [
+        Column("GoPro, PSNR", "psnr", "gopro"),
+        Column("HIDE, PSNR", "psnr", "hide"),
+        Column("GoPro, SSIM", "ssim", "gopro"),
+    ]
+    rows = [Row("a", "A", ["33.1", "31.2", "0.96"])]
+    below = grid(rendered(entries(a=A), columns=columns, rows=rows, claim=[]), MARKDOWN)
+    assert [*below][:4] == [
+        ("PSNR ↑", "paper: GoPro, PSNR ↑"),
+        ("PSNR ↑", "paper: HIDE, PSNR ↑"),
+        ("PSNR ↑", "here"),
+        ("SSIM ↑", "paper: GoPro, SSIM ↑"),
+    ]
+    at_paper = grid(rendered(entries(a=A), "paper", columns=columns, rows=rows, claim=[]), MARKDOWN)
+    assert [*at_paper][:6] == [
+        (heading, origin)
+        for heading in ("GoPro, PSNR ↑", "HIDE, PSNR ↑", "GoPro, SSIM ↑")
+        for origin in ("paper", "here")
+    ]
+    assert below.loc["A", ("PSNR ↑", "paper: HIDE, PSNR ↑")] == "31.2"
 
 
 def test_latex_is_booktabs_with_all_escaped() -> None:

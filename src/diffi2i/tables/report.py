@@ -16,7 +16,7 @@ from diffi2i.errors import UserError
 from diffi2i.tables import experiment
 from diffi2i.tables.remarks import merged
 from diffi2i.tables.table import Table
-from diffi2i.tables.write import HTML, called, grouped, origins, template, words
+from diffi2i.tables.write import HTML, called, grid, origins, template, words
 
 # The largest picture in the report, in pixels: four of 240 beside each other.
 PICTURE = (960, 1600)
@@ -53,7 +53,7 @@ def page(sections: Sequence[Section], budget: str) -> str:
         budget=budget,
         sections=sections,
         origins=origins(merged([table.provenance for table in tables]), seconds) if tables else {},
-        grid=lambda table: Markup(grouped(table, HTML).to_html(escape=False, border=0)),
+        grid=lambda table: Markup(grid(table, HTML).to_html(escape=False, border=0)),
         words=words,
     )
 

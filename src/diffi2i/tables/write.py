@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,29 +79,30 @@ def rest(cell: Any) -> str:
     return f"{spread}{interval} ({', '.join([*images, counted(cell.seeds, 'seed')])}){' †' * cell.few}"
 
 
-def group(table: Table, origin: str) -> str:
-    """What stands over the columns of one origin."""
-    return "the paper's values" if origin == PAPER else f"measured here, budget={table.budget}"
-
-
 def scope(table: Table) -> str:
-    """How to read the two groups of columns."""
+    """How to read the columns of the paper and those measured here."""
     paper = [READING[PAPER]] * (PAPER in set(table.cells.origin))
     apart = [f"budget={table.budget} is not the paper's: the two do not compare."] * (table.budget != "paper")
     return " ".join([*paper, READING[HERE], *(apart if paper else []), GAIN, MARKS])
 
 
 def grid(table: Table, dialect: Dialect) -> pd.DataFrame:
-    """The table as text: a line a row under its label, and columns of (origin, heading)."""
+    """The table as text: a line a row under its label, and columns of (score, heading).
+
+    What the paper has of a score stands beside what was measured of it: `paper: CelebA-HQ wide, FID ↓`, `here`.
+    """
     cells = table.cells.assign(text=[dialect.cell(cell) for cell in table.cells.itertuples()])
-    wide = cells.set_index(["row", "origin", "heading"]).text.unstack(["origin", "heading"], sort=False)
+    both = set(cells.heading[cells.origin == PAPER]) & set(cells.heading[cells.origin == HERE])
+    scores = [
+        cell.heading if cell.heading in both else COLUMNS[cell.metric].titled for cell in cells.itertuples()
+    ]  # fmt: skip
+    named = [heading.lower() == score.lower() for heading, score in zip(cells.heading, scores, strict=True)]
+    headings = cells.origin.where(named, cells.origin + ": " + cells.heading)
+    wide = cells.assign(score=scores, heading=headings).set_index(["row", "score", "heading"])
+    wide = wide.text.unstack(["score", "heading"], sort=False)
+    wide = wide[[column for score in dict.fromkeys(scores) for column in wide if column[0] == score]]
+    wide = wide.rename(columns=dialect.escape).rename_axis(columns=[None, None])
     return wide.set_axis([dialect.escape(label) for label in cells.drop_duplicates("row").label])
-
-
-def grouped(table: Table, dialect: Dialect) -> pd.DataFrame:
-    """As `grid`, with words over each group of columns."""
-    wide = grid(table, dialect).rename(columns=partial(group, table), level="origin")
-    return wide.rename(columns=dialect.escape).rename_axis(columns=[None, None])
 
 
 def called(name: str) -> str:
@@ -158,20 +158,21 @@ def origins(provenance: Mapping[str, Sequence[str]], seconds: Mapping[str, float
 def to_markdown(table: Table, pictures: Sequence[str] = ()) -> str:
     """The whole page. `pictures` are files beside it that are shown first."""
     wide = grid(table, MARKDOWN).reset_index()
-    rows = [["", *(": ".join(column) for column in wide.columns[1:])], *wide.to_numpy().tolist()]
+    heads = [heading if ": " in heading else f"{heading}: {score}" for score, heading in wide.columns[1:]]
+    rows = [["", *heads], *wide.to_numpy().tolist()]
     given = {"pictures": pictures, "grid": markdown(rows), "markdown": markdown}
     return template("table.md.j2", MARKDOWN).render(words(table), **given)
 
 
 def to_latex(table: Table) -> str:
     """A `table` environment for a document with \\usepackage{booktabs}; what stands below it included."""
-    wide = grouped(table, LATEX)
+    wide = grid(table, LATEX)
     tabular = wide.to_latex(escape=False, multicolumn_format="c", column_format="l" + "r" * wide.shape[1])
     widths = wide.columns.get_level_values(0).value_counts(sort=False)
     rules = (
         f"\\cmidrule(lr){{{last - width + 2}-{last + 1}}}" for width, last in zip(widths, widths.cumsum(), strict=True)
     )
-    tabular = tabular.replace("\\\\\n", "\\\\\n" + "".join(rules) + "\n", 1)  # below the groups' heads
+    tabular = tabular.replace("\\\\\n", "\\\\\n" + "".join(rules) + "\n", 1)  # below the scores
     return template("table.tex.j2", LATEX).render(words(table), tabular=tabular)
 
 

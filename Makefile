@@ -79,7 +79,7 @@ weights: $(STAMP) ## fetch the pretrained trunks that LPIPS needs
 
 lock: ## pin all packages anew, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url pyproject.toml --group dev --extra launchers --extra peers --extra export --extra video \
+		--no-emit-index-url pyproject.toml --group dev --extra launchers --extra peers --extra export --extra video --extra heic \
 		--constraint constraints.txt -o requirements.lock
 
 clean: ## remove the environment, the caches and the demo's runs

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from diffi2i.data.images import read_rgb
+from diffi2i.data.images import plugin_formats, read_rgb, read_size
 from diffi2i.data.photos import Photo, read_photo, upright, write_photo
 from diffi2i.errors import Note, UserError
 
@@ -161,3 +161,42 @@ def test_a_picture_goes_round(tmp_path: Path) -> None:
     assert picture.mode == "RGBA"
     assert picture.info["icc_profile"] == SRGB
     assert picture.getexif()[0x010F] == "maker"
+
+
+@pytest.mark.parametrize(("suffix", "form"), [("heic", "HEIF"), ("avif", "AVIF")])
+def test_heic_and_avif_are_read_upright_with_alpha_and_profile(tmp_path: Path, suffix: str, form: str) -> None:
+    """Written by Pillow and its plug-in at their best; what a phone turns is turned once."""
+    if f".{suffix}" not in plugin_formats():
+        pytest.skip(f"this installation does not read {suffix}")
+    smooth = np.linspace(0, 255, 48 * 64 * 4).reshape(48, 64, 4).astype(np.uint8)
+    smooth[:24, :, 1] = 200
+    more = {"subsampling": "4:4:4"} if form == "AVIF" else {"chroma": 444}
+    Image.fromarray(smooth).save(tmp_path / f"a.{suffix}", form, quality=100, exif=exif(6), icc_profile=SRGB, **more)
+    photo = read_photo(tmp_path / f"a.{suffix}")
+    assert photo.alpha is not None
+    assert np.abs(np.rot90(photo.pixels, 1).astype(int) - smooth).max() <= 3
+    assert photo.icc == SRGB
+    assert photo.exif is not None
+    assert Image.open(BytesIO(_png_with(photo.exif))).getexif()[0x0112] == 1
+    assert read_size(tmp_path / f"a.{suffix}") == (64, 48)
+
+
+def test_more_than_eight_bits_of_a_heic_are_told_of(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    ten = random(32, 32, 3, dtype=np.uint16)
+    heif.from_bytes(mode="RGB;16", size=(32, 32), data=ten.tobytes()).save(tmp_path / "a.heic", quality=-1)
+    with pytest.warns(Note, match=r"a\.heic: of its 10 bits 8 are read"):
+        assert read_photo(tmp_path / "a.heic").levels == 255
+
+
+def test_without_the_plugin_heic_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.heic").write_bytes(b"anything")
+    monkeypatch.setattr("diffi2i.data.images.plugin_formats", dict)
+    with pytest.raises(UserError, match=r"a\.heic: not read by this installation: pip install 'diffi2i\[heic\]'"):
+        read_photo(tmp_path / "a.heic")
+
+
+def _png_with(exif: bytes) -> bytes:
+    stream = BytesIO()
+    Image.new("L", (1, 1)).save(stream, "PNG", exif=exif)
+    return stream.getvalue()

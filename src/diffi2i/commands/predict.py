@@ -12,7 +12,15 @@ from rich.progress import track
 from diffi2i.commands.video import is_film, restore_film
 from diffi2i.config.commands import PredictConfig
 from diffi2i.data.degrade import has_holes
-from diffi2i.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image, read_mask, read_size, require_equal_sizes
+from diffi2i.data.images import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    plugin_formats,
+    read_image,
+    read_mask,
+    read_size,
+    require_equal_sizes,
+)
 from diffi2i.data.manifest import file_hash
 from diffi2i.data.photos import FORMATS, SUFFIXES, Format, read_photo, write_photo
 from diffi2i.data.sources import images_by_name, item_name
@@ -115,7 +123,7 @@ def images_at(text: str) -> dict[str, Path]:
     """
     path = Path(text)
     if path.is_dir():
-        return images_by_name(path)
+        return images_by_name(path, also=plugin_formats())
     if path.is_file() and path.suffix.lower() == ".txt":
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -127,8 +135,8 @@ def images_at(text: str) -> dict[str, Path]:
     if glob.has_magic(text):
         fixed = Path(*[part for i, part in enumerate(path.parts) if not any(map(glob.has_magic, path.parts[: i + 1]))])
         below = Path(*path.parts[len(fixed.parts) :]).as_posix()
-        found = sorted(fixed.glob(below))
-        if pictures := [each for each in found if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file()]:
+        found, read = sorted(fixed.glob(below)), IMAGE_SUFFIXES.union(plugin_formats())
+        if pictures := [each for each in found if each.suffix.lower() in read and each.is_file()]:
             return by_name(pictures, fixed)
     raise UserError(f"{path}: no such file or folder; check the path")
 

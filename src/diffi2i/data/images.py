@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from torch import Tensor
 
 from diffi2i.data.member import Readable
@@ -28,12 +30,29 @@ UNREAD_SUFFIXES = frozenset({
     ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".eps", ".pdf",
 })
 # fmt: on
-"""Of pictures that are not read: a folder that holds some is told of."""
+"""Of pictures that no dataset reads: a folder that holds some is told of."""
+HEIC, AVIF = (".heic", ".heif"), (".avif",)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000")
 """What a file may hold, whatever its suffix. Pillow knows more, among them EPS, for which it starts Ghostscript."""
 MAX_PIXELS = 2**27
 """134 million: the pictures of a camera of 100 megapixels pass, none takes more than 1.6 GB as float. More are refused
 before they are decoded: a file of 90 kB may claim a hundred million."""
+
+
+@cache
+def plugin_formats() -> dict[str, str]:
+    """Pillow's formats of HEIC and AVIF, by suffix, of those that this installation can read.
+
+    Whole photos may be of these; datasets may not, whose images would depend on what is installed.
+    """
+    found = dict.fromkeys(AVIF, "AVIF") if features.check("avif") else {}
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        found |= dict.fromkeys(HEIC, "HEIF")
+    return found
+
 
 # Of a mask: by how much channels may differ, for JPEG's sake, and which share may be neither black nor white.
 COLOURED, GREY = 16, 0.1
@@ -162,11 +181,15 @@ def _opened(path: Readable) -> Iterator[Image.Image]:
             raise UserError(f"{path}: {what}")
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the file is empty; copy it again or remove it")
+        plugin = path.suffix.lower() in HEIC + AVIF
+        if plugin and path.suffix.lower() not in plugin_formats():
+            raise UserError(f"{path}: not read by this installation: pip install 'diffi2i[heic]', or save it as PNG")
         with warnings.catch_warnings():
             # Pillow's, of damaged metadata, which nothing here depends on, and of a limit of its own, which is higher.
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", Note)
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            formats = (*FORMATS, *plugin_formats().values()) if plugin else FORMATS
+            with path.open("rb") as file, Image.open(file, formats=formats) as image:
                 require_size(path, image.size)
                 yield image
     except (UserError, MemoryError):

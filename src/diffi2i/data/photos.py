@@ -88,6 +88,8 @@ def read_photo(path: Path) -> Photo:
         UserError: as `images.read_rgb`.
     """
     with _opened(path) as image:
+        if (bits := image.info.get("bit_depth", 8)) > 8:  # HEIC's
+            warnings.warn(f"{path}: of its {bits} bits 8 are read", Note, stacklevel=2)
         if not sixteen_bit(image):
             return of_picture(image, str(path))
         pixels = turned(decoded(path), orientation_of(image))

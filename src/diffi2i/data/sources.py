@@ -304,19 +304,20 @@ def _base(split: Split, root: str | Path | None, val_root: str | Path | None) ->
     return Path(root), val_root is not None
 
 
-def images_by_name(folder: Path, otherwise: Collection[str] = ()) -> dict[str, Path]:
+def images_by_name(folder: Path, otherwise: Collection[str] = (), also: Collection[str] = ()) -> dict[str, Path]:
     """The images below a folder, sorted, by their path below it without suffix; see `files_below`.
 
     Args:
         folder: where to look.
         otherwise: suffixes of the files to take where there is no image.
+        also: suffixes of further files that count as images.
 
     Raises:
         UserError: no such folder, no image, or as `files_below` does.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; write the path of a folder of images")
-    files = files_below(folder, IMAGE_SUFFIXES) or (files_below(folder, otherwise) if otherwise else {})
+    files = files_below(folder, IMAGE_SUFFIXES.union(also)) or (files_below(folder, otherwise) if otherwise else {})
     if not files:
         suffixes = " ".join([*sorted(IMAGE_SUFFIXES), *sorted(otherwise)])
         raise UserError(f"{folder}: holds no image ({suffixes}); check the path")

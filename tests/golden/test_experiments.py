@@ -116,7 +116,7 @@ def options_of(made: Config) -> Stage2Options:
 def test_all_results_of_the_paper_have_their_folder() -> None:
     assert experiment.names_of_paper() == NAMES
     assert rows_of_disk.table_names()[: len(NAMES)] == NAMES
-    assert sorted(rows_of_disk.table_names()) == sorted([*NAMES, *SMALL, *STUDIES])
+    assert sorted(rows_of_disk.table_names()) == sorted([*NAMES, *SMALL, *STUDIES, "demo"])
 
 
 @pytest.mark.parametrize("name", NAMES)

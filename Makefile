@@ -11,23 +11,39 @@ ARGS ?=
 BIN := $(VENV)/bin
 # One more than cores, since tests also wait for processes that they start.
 WORKERS = -n $$($(PYTHON) -c 'import os; print(1 + min(4, os.cpu_count()))') --dist loadfile --no-loadscope-reorder
+PACKAGES := $(VENV)/.packages
 STAMP := $(VENV)/.installed
+# TORCH=cpu leaves out some 5 GB of CUDA libraries, where PyTorch's own index answers; versions stay those of the lock.
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+CUDA = ^(torch|torchvision|triton)==|^(nvidia|cuda)-
 
 .DEFAULT_GOAL := help
 REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
 	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
-.PHONY: help install demo report test test-fast chaos fuzz bench gpu-check check format weights lock clean $(REPRODUCE)
+.PHONY: help install packages demo report test test-fast chaos fuzz bench gpu-check check format weights release lock clean $(REPRODUCE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
 		$(MAKEFILE_LIST)
 
-install: $(STAMP) ## make the virtual environment .venv with the pinned packages
+install: $(STAMP) ## make the virtual environment .venv with the pinned packages (TORCH=cpu: without CUDA)
 
-$(STAMP): requirements.lock pyproject.toml
+packages: $(PACKAGES) # the packages alone: a layer of the Dockerfile
+
+$(PACKAGES): requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=<interpreter>")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+ifeq ($(TORCH),cpu)
+	$(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) $$(grep -oE '^torch(vision)?==[^ ]+' $<)
+	awk '/^[^ ]/ {kept = !/$(CUDA)/} kept' $< > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(VENV)/requirements.txt
+else
+	$(BIN)/python -m pip install --quiet --require-hashes -r $<
+endif
+	touch $@
+
+$(STAMP): $(PACKAGES) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -76,6 +92,9 @@ format: $(STAMP) ## rewrite the code in the project's format
 
 weights: $(STAMP) ## fetch the pretrained trunks that LPIPS needs
 	$(BIN)/python -m diffi2i.weights
+
+release: $(STAMP) ## train the demo's weights of all six tasks and pack them for a release (half an hour)
+	$(BIN)/python experiments/release.py
 
 lock: ## pin all packages anew, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

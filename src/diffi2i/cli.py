@@ -40,7 +40,7 @@ COMMANDS = {
     "predict": Command(commands.PredictConfig, "commands.predict:predict", "restore images with a finished run"),
     "export": Command(commands.ExportConfig, "commands.export:export", "a finished run as files to share"),
     "push": Command(commands.PushConfig, "commands.hub:push", "send an export to the Hugging Face hub"),
-    "pull": Command(commands.PullConfig, "commands.hub:pull", "fetch a run from the hub"),
+    "pull": Command(commands.PullConfig, "commands.hub:pull", "fetch a run from the hub", "repo"),
     "score": Command(commands.ScoreConfig, "commands.score:score_folders", "score a folder of any method's outputs"),
     "bench": Command(commands.BenchConfig, "commands.bench:bench", "size and speed of methods", rest="overrides"),
     "data": Command(commands.DataConfig, "commands.data:data", "check the files of a dataset", "action"),

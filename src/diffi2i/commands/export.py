@@ -63,7 +63,7 @@ def export(config: ExportConfig) -> Path:
         record.write(output / "result.json")
     lines = [] if network is None else written(network, config, output)
     with whole(output / CARD) as place:
-        place.write_text(card(method.config, record, lines), encoding="utf-8")
+        place.write_text(card(method.config, record, config.license, lines), encoding="utf-8")
     print(f"{output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
     return output
 
@@ -208,17 +208,27 @@ def compared(network: Network, file: Path) -> list[np.ndarray[Any, Any]]:
     return found
 
 
-def card(config: Config, record: Record | None, lines: list[str]) -> str:
+def size(record: Record | None) -> str:
+    """How large the network is, and how much training it has had in all."""
+    if record is None or record.cost is None:
+        return ""
+    steps = record.training.network_steps if record.training else None
+    trained = "" if steps is None else f", trained for {steps:,} steps in all"
+    return f" It has {record.cost.parameters / 1e6:.1f} million parameters{trained}."
+
+
+def card(config: Config, record: Record | None, license: str, lines: list[str]) -> str:
     """The model card: what it is, what it was trained on, how good, how to use it, what it is not."""
     task, method, train = config.task.name, config.method["name"], config.train
     title = f"{method} for {task}, {config.model.name}"
     parts = [
-        "---", "library_name: diffi2i", "license: other", f"tags: [diffi2i, {task}]", "---", "", f"# {title}", "",
+        "---", "library_name: diffi2i", f"license: {license}", f"tags: [diffi2i, {task}]", "---", "", f"# {title}", "",
         f"Trained by DiffI2I's open implementation: `method={method}`, "
         f"`model={config.model.name}`, `budget={config.budget}`, {train.steps:,} steps of {train.batch} crops of "
-        f"{train.patch} pixels, seed {config.seed}, on `dataset={config.dataset.name}`. The licence of the training "
-        "data holds for what is made of them; name it here before you share the weights.", "",
+        f"{train.patch} pixels, seed {config.seed}, on `dataset={config.dataset.name}`." + size(record), "",
     ]  # fmt: skip
+    if license == "other":
+        parts += ["The licence of the training data holds for what is made of them: name it before you share this.", ""]
     if record is not None:
         parts += [f"## Scores\n\nOn {record.data.dataset}, with 95 % intervals over the images:\n"]
         parts += ["| score | value | input itself, or a constant | images |", "|---|---|---|---|"]

@@ -83,14 +83,15 @@ class PredictConfig:
 class ExportConfig:
     """`diffi2i export`: a finished run as a folder to share, a run itself, without the paths of this machine.
 
-    `format` adds the network as one file: onnx or torch_export; `quantise` the ONNX one in int8. `set` and `trust` are
-    eval's.
+    `format` adds the network as one file: onnx or torch_export; `quantise` the ONNX one in int8. `license` is what the
+    card says of the weights, by the hub's names. `set` and `trust` are eval's.
     """
 
     run: str
     output: str
     format: str = "safetensors"
     quantise: bool = False
+    license: str = "other"
     set: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
 
@@ -111,10 +112,19 @@ class PushConfig:
 
 @dataclass(kw_only=True)
 class PullConfig:
-    """`diffi2i pull`: fetches `repo`, <user>/<name> or <user>/<name>@<revision>, into the folder `output`."""
+    """`diffi2i pull`: fetches `repo`, <user>/<name> or <user>/<name>@<revision>, into the folder `output`.
+
+    demo/<task> is one of the demo's: from the files of a `release`, a folder or an address, or made here by `train`.
+    """
 
     repo: str
-    output: str
+    output: str | None = None
+    release: str | None = None
+    train: bool = False
+
+    def __post_init__(self) -> None:
+        if self.train and self.release:
+            raise UserError("train=true makes the weights here: leave out release")
 
 
 @dataclass(kw_only=True)

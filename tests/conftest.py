@@ -90,6 +90,8 @@ SMALL_METHODS = {
     "autoencoder": (*DENOISER, *CODES),
     "ldm": (*DENOISER, *CODES, *PROCESS),
     "resshift": DENOISER,
+    "rddm": (*DENOISER, "method.steps=20", "method.visited=4"),
+    "bridge": (*DENOISER, "method.steps=20", "method.visited=4"),
     "repaint": (*DENOISER, "method.diffusion.steps=20", "method.steps=6", "method.jump=2", "method.resamplings=2"),
 }
 

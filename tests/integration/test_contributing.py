@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from diffi2i.run.record import Record
+from tests.conftest import SMALL_METHODS
 from tests.places import ROOT
 
 PAGE = ROOT / "CONTRIBUTING.md"
 # A file's name, perhaps where in it, then its text.
 BLOCK = re.compile(r"^`([^`\n]+)`(?:, ([^\n]+))?\n\n```\w+\n(.*?)^```$", re.M | re.S)
 COMMAND = re.compile(r"^    (diffi2i .+)$", re.M)
-SMALL = (
-    " model.cpen.channels=4 model.cpen.blocks=1 trainer=cpu trainer.precision=fp32 logger=none dataset.max_val_images=1"
-)
+NEUTRAL = " trainer=cpu trainer.precision=fp32 logger=none dataset.max_val_images=1"
+SMALL = f" model.cpen.channels=4 model.cpen.blocks=1{NEUTRAL}"
 
 
 def section(title: str) -> str:
@@ -60,7 +60,7 @@ def write(checkout: Path, title: str) -> list[str]:
     return files
 
 
-EXAMPLES = ("Add a method", "Add a dataset", "Add a score", "Add a task")
+EXAMPLES = ("Add a method", "Add a process", "Add a dataset", "Add a score", "Add a task")
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,10 @@ def printed(checkout: Path, touched: dict[str, list[str]]) -> str:
             folder.mkdir(parents=True)
             for number in range(count):
                 Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number:04}.png")
-    method, dataset, score, task = (COMMAND.findall(section(title))[0] for title in EXAMPLES)
+    method, process, dataset, score, task = (COMMAND.findall(section(title))[0] for title in EXAMPLES)
     commands = [
         method + SMALL,
+        f"{process} {' '.join(SMALL_METHODS['resshift'])}{NEUTRAL}",
         "diffi2i table table3 budget=smoke --dry-run",
         dataset.replace("<folder>", "portraits"),
         "diffi2i train task=deblur dataset=portraits root=portraits budget=smoke train.val_crop=null" + SMALL,
@@ -115,6 +116,14 @@ def test_a_method_is_two_files_and_a_row_is_one(checkout: Path, touched: dict[st
     assert record.cost
     assert record.cost.parameters == 1
     assert "table3 (unsharp)" in printed
+
+
+@pytest.mark.usefixtures("printed")
+def test_a_process_is_two_files(checkout: Path, touched: dict[str, list[str]]) -> None:
+    assert touched["Add a process"] == ["src/diffi2i/methods/straight.py", "conf/method/straight.yaml"]
+    record = record_of(checkout, "straight")
+    assert record.cost
+    assert record.cost.calls == 5
 
 
 @pytest.mark.usefixtures("printed")

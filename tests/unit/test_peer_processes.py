@@ -1,4 +1,4 @@
-"""ResShift's chain, RePaint's walk and step, and DPM-Solver++ against computations written differently, in float64."""
+"""Chains to the input, RePaint's walk and step, DPM-Solver++: against computations written differently, in float64."""
 
 import itertools
 import math
@@ -10,10 +10,14 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, RePaintScheduler
 from torch import Tensor
 
+from diffi2i.diffusion.chain import Chain
 from diffi2i.diffusion.repainting import repainted, walk
-from diffi2i.diffusion.residual_shift import ResidualShift
 from diffi2i.diffusion.samplers import ddim, dpm_solver
 from diffi2i.diffusion.schedule import Schedule, linear
+from diffi2i.errors import UserError
+from diffi2i.methods.bridge import BridgeOptions
+from diffi2i.methods.rddm import RDDMOptions
+from diffi2i.methods.resshift import ResShiftOptions
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -24,7 +28,11 @@ def tensor(array: Any) -> Tensor:
     return torch.from_numpy(np.asarray(array, dtype=np.float64))
 
 
-# --- ResShift --------------------
+# --- Chains to the input --------------------
+
+
+def shift(steps: int = 4, kappa: float = 2.0, min_noise: float = 0.2, power: float = 0.3) -> Chain:
+    return ResShiftOptions(steps=steps, kappa=kappa, min_noise=min_noise, power=power).chain()
 
 
 def roots(steps: int, kappa: float, min_noise: float, power: float) -> list[float]:
@@ -36,61 +44,136 @@ def roots(steps: int, kappa: float, min_noise: float, power: float) -> list[floa
 
 @pytest.mark.parametrize(("steps", "min_noise"), [(4, 0.2), (15, 0.04)])
 def test_the_shift_rises_as_the_authors_have_it(steps: int, min_noise: float) -> None:
-    chain = ResidualShift(steps, 2.0, min_noise, 0.3)
-    np.testing.assert_allclose(np.sqrt(chain.eta[1:]), roots(steps, 2.0, min_noise, 0.3), rtol=1e-12)
-    assert chain.eta[0] == 0
-    assert chain.eta[1] ** 0.5 * 2 == pytest.approx(min_noise)
-    assert chain.eta[-1] == pytest.approx(0.99**2)
+    chain = shift(steps, min_noise=min_noise)
+    np.testing.assert_allclose(np.sqrt(chain.a[1:]), roots(steps, 2.0, min_noise, 0.3), rtol=1e-12)
+    np.testing.assert_allclose(chain.b, 2 * np.sqrt(chain.a), rtol=1e-12)
+    assert chain.a[0] == 0
+    assert chain.b[1] == pytest.approx(min_noise)
+    assert chain.a[-1] == pytest.approx(0.99**2)
 
 
-def test_the_chain_is_made_of_single_steps() -> None:
-    """q(x_t | x_0, y) follows from q(x_t | x_{t-1}, y) = N(x_{t-1} + alpha_t e_0, kappa^2 alpha_t) (Eq. 1)."""
-    chain, x0, y = ResidualShift(4, 2.0, 0.2, 0.3), 0.3, -0.8
-    mean, variance = x0, 0.0
-    for t in range(1, 5):
-        alpha = chain.eta[t] - chain.eta[t - 1]
-        mean, variance = mean + alpha * (y - x0), variance + 4.0 * alpha
-        eps = 0.7
+def test_the_residual_falls_and_the_noise_rises_as_rddms_authors_have_it() -> None:
+    """Their alphas fall along a line from 0 to 1, normalised to a sum of 1; their betas^2 rise to a sum of 0.01."""
+    chain, line = RDDMOptions().chain(), np.linspace(0, 1, 1000)
+    np.testing.assert_allclose(chain.a[1:], np.cumsum(line[::-1] / line.sum()), rtol=1e-9)
+    np.testing.assert_allclose(np.square(chain.b[1:]), np.cumsum(0.01 * line / line.sum()), rtol=1e-9)
+
+
+def test_the_bridge_has_no_noise_at_its_ends() -> None:
+    chain = BridgeOptions(steps=8, noise=2.0, visited=8).chain()
+    assert chain.a == [t / 8 for t in range(9)]
+    assert chain.b[0] == chain.b[8] == 0
+    assert chain.b[4] == pytest.approx(1.0)  # the variance is s / 2 in the middle
+    assert chain.b[2] ** 2 == pytest.approx(2 * 2.0 * (0.25 - 0.0625))
+
+
+CHAINS = {
+    "shift": shift(),
+    "many shifts": shift(15, min_noise=0.04),
+    "rddm": RDDMOptions(steps=9, noise=0.5).chain(),
+    "bridge": BridgeOptions(steps=7, noise=1.5, visited=7).chain(),
+}
+
+
+def step(chain: Chain, s: int, t: int) -> tuple[float, float, float]:
+    """x_t = A x_s + B (y - x_0) + C y + noise of this variance: returns A, B or C, and the variance."""
+    if chain.bridge:
+        kept = (1 - chain.a[t]) / (1 - chain.a[s])
+        return kept, 1 - kept, chain.b[t] ** 2 - kept**2 * chain.b[s] ** 2
+    return 1.0, chain.a[t] - chain.a[s], chain.b[t] ** 2 - chain.b[s] ** 2
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_chain_is_made_of_single_steps(name: str) -> None:
+    """q(x_t | x_0, y) follows from each single step in turn, of which none takes noise away."""
+    chain, x0, y = CHAINS[name], 0.3, -0.8
+    mean, variance, eps = x0, 0.0, 0.7
+    for t in range(1, chain.steps + 1):
+        kept, share, more = step(chain, t - 1, t)
+        assert more >= -1e-12
+        mean, variance = kept * mean + share * (y if chain.bridge else y - x0), kept**2 * variance + more
         found = chain.noised(tensor([x0]), tensor([y]), t, tensor([eps]))
-        assert float(found) == pytest.approx(mean + variance**0.5 * eps, rel=1e-12)
+        assert float(found) == pytest.approx(mean + max(0.0, variance) ** 0.5 * eps, rel=1e-9)
 
 
-@pytest.mark.parametrize(("steps", "min_noise"), [(4, 0.2), (15, 0.04)])
-def test_each_way_back_is_the_posterior_by_bayes(steps: int, min_noise: float) -> None:
-    """The product of q(x_t | x_{t-1}, y) and q(x_{t-1} | x_0, y), two normals in x_{t-1}, has these moments."""
-    chain, kappa = ResidualShift(steps, 2.0, min_noise, 0.3), 2.0
+@pytest.mark.parametrize("visited", [None, 3])
+@pytest.mark.parametrize("name", CHAINS)
+def test_each_way_back_is_the_posterior_by_bayes(name: str, visited: int | None) -> None:
+    """The product of q(x_t | x_s, y) and q(x_s | x_0, y), two normals in x_s, has these moments."""
+    chain = CHAINS[name]
     x0, y = normal(1, (3,)), normal(2, (3,))
-    noises = {t: normal(10 + t, (3,)) for t in range(1, steps + 2)}
+    noises = {t: normal(10 + t, (3,)) for t in range(1, chain.steps + 2)}
     seen = []
 
     def denoise(x: Tensor, t: int) -> Tensor:
         seen.append((t, x.numpy().copy()))
         return tensor(x0)
 
-    last = chain.sample(denoise, tensor(y), lambda t: tensor(noises[t]))
-    assert [t for t, _ in seen] == list(range(steps, 0, -1))
-    np.testing.assert_allclose(seen[0][1], y + kappa * math.sqrt(chain.eta[-1]) * noises[steps + 1], rtol=1e-12)
-    for (t, x_t), (_, x_s) in itertools.pairwise(seen):
-        alpha = chain.eta[t] - chain.eta[t - 1]
-        # x_t - alpha e_0 is an observation of x_{t-1} with variance kappa^2 alpha; the prior has kappa^2 eta_{t-1}.
-        observed, prior = x_t - alpha * (y - x0), x0 + chain.eta[t - 1] * (y - x0)
-        precision = 1 / (kappa**2 * alpha) + 1 / (kappa**2 * chain.eta[t - 1])
-        mean = (observed / (kappa**2 * alpha) + prior / (kappa**2 * chain.eta[t - 1])) / precision
-        np.testing.assert_allclose(x_s, mean + noises[t] / math.sqrt(precision), rtol=1e-9)
+    last = chain.sample(denoise, tensor(y), lambda t: tensor(noises[t]), visited)
+    count = visited or chain.steps
+    assert [t for t, _ in seen] == [math.ceil(chain.steps * i / count) for i in range(count, 0, -1)]
+    np.testing.assert_allclose(seen[0][1], y + chain.b[-1] * noises[chain.steps + 1], rtol=1e-12)
+    for (t, x_t), (s, x_s) in itertools.pairwise(seen):
+        kept, share, variance = step(chain, s, t)
+        before, prior = chain.b[s] ** 2, x0 + chain.a[s] * (y - x0)
+        if before == 0:  # RDDM's first step adds no noise
+            np.testing.assert_allclose(x_s, prior, rtol=1e-9, atol=1e-12)
+            continue
+        if kept == 0:  # y, which tells nothing
+            mean, precision = prior, 1 / before
+        else:
+            observed = (x_t - share * (y if chain.bridge else y - x0)) / kept
+            precision = kept**2 / variance + 1 / before
+            mean = (observed * kept**2 / variance + prior / before) / precision
+        np.testing.assert_allclose(x_s, mean + noises[t] / math.sqrt(precision), rtol=1e-8)
     np.testing.assert_allclose(last.numpy(), x0, rtol=1e-12)  # the last step returns x_0
 
 
-def test_the_network_sees_unit_variance() -> None:
-    chain = ResidualShift(4, 2.0, 0.2, 0.3)
+def test_without_drawn_noise_a_step_takes_residual_and_noise_away() -> None:
+    """RDDM's deterministic step: x_s = x_t - (a_t - a_s) (y - x_0) - (b_t - b_s) e, e what x_t holds of noise."""
+    chain, x0, y, start = CHAINS["rddm"], normal(1, (3,)), normal(2, (3,)), normal(3, (3,))
+    seen: list[np.ndarray] = []
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        seen.append(x.numpy().copy())
+        return tensor(x0)
+
+    def once(t: int) -> Tensor:
+        assert t == chain.steps + 1
+        return tensor(start)
+
+    chain.sample(denoise, tensor(y), once, 3, eta=0.0)
+    expected = y + 0.5 * start
+    for (t, s), x_s in zip([(9, 6), (6, 3)], seen[1:], strict=True):
+        noise = (expected - x0 - chain.a[t] * (y - x0)) / chain.b[t]
+        expected = expected - (chain.a[t] - chain.a[s]) * (y - x0) - (chain.b[t] - chain.b[s]) * noise
+        np.testing.assert_allclose(x_s, expected, rtol=1e-9)
+
+
+def test_a_bridge_draws_its_first_noise_in_any_case() -> None:
+    """At y there is none to keep: without it all samples would be one."""
+    chain, drawn = CHAINS["bridge"], []
+
+    def noise(t: int) -> Tensor:
+        drawn.append(t)
+        return tensor([1.0])
+
+    chain.sample(lambda x, t: x, tensor([0.5]), noise, 7, eta=0.0)
+    assert drawn == [7]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_network_sees_unit_variance(name: str) -> None:
+    chain = CHAINS[name]
     generator = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(200_000, 1, generator=generator, dtype=torch.float64) for _ in range(2))
-    for t in range(1, 5):
+    for t in range(1, chain.steps + 1):
         scaled = chain.scaled(chain.noised(x, x, t, noise), t)  # without a residual the spread is x's and the noise's
         assert float(scaled.std()) == pytest.approx(1, abs=0.01)
 
 
-def test_the_shift_takes_a_time_for_each_image() -> None:
-    chain = ResidualShift(4, 2.0, 0.2, 0.3)
+def test_the_chain_takes_a_time_for_each_image() -> None:
+    chain = shift()
     x, y, noise = (tensor(normal(i, (2, 3, 4, 4))) for i in range(3))
     both = chain.noised(x, y, torch.tensor([1, 4]), noise)
     for i, t in enumerate((1, 4)):
@@ -100,9 +183,16 @@ def test_the_shift_takes_a_time_for_each_image() -> None:
 @pytest.mark.parametrize(
     "values", [(1, 2.0, 0.2, 0.3), (4, 0.0, 0.2, 0.3), (4, 2.0, 0.0, 0.3), (4, 2.0, 2.5, 0.3), (4, 2, 0.2, 0)]
 )
-def test_a_chain_that_cannot_be_is_refused(values: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match="write steps=2 or more"):
-        ResidualShift(*values)
+def test_a_shift_that_cannot_be_is_refused(values: tuple[Any, ...]) -> None:
+    with pytest.raises(UserError, match="write steps=2 or more"):
+        shift(*values)
+
+
+@pytest.mark.parametrize("kind", [RDDMOptions, BridgeOptions])
+@pytest.mark.parametrize("values", [{"visited": 1001}, {"visited": 0}, {"noise": 0.0}, {"eta": 1.5}, {"steps": 1}])
+def test_a_chain_that_cannot_be_is_refused(kind: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"write steps=2 or more, visited within 1\.\.steps"):
+        kind(**values)
 
 
 # --- RePaint --------------------

@@ -201,7 +201,14 @@ def test_the_denoiser_learns_the_target_of_its_schedule(
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("pixel_diffusion", ()), ("pixel_diffusion", ("method.residual=true",)), ("resshift", ())]
+    ("name", "settings"),
+    [
+        ("pixel_diffusion", ()),
+        ("pixel_diffusion", ("method.residual=true",)),
+        ("resshift", ()),
+        ("rddm", ()),
+        ("bridge", ()),
+    ],
 )
 @torch.no_grad()
 def test_with_a_perfect_denoiser_the_prediction_is_the_target(
@@ -226,7 +233,7 @@ def test_repaint_keeps_what_is_known(make: Make) -> None:
     assert torch.equal(method.predict(hidden, method.noise(hidden)), output)
 
 
-@pytest.mark.parametrize("name", ["pixel_diffusion", "ldm", "resshift", "autoencoder", "diffir_s2"])
+@pytest.mark.parametrize("name", ["pixel_diffusion", "ldm", "resshift", "bridge", "autoencoder", "diffir_s2"])
 @pytest.mark.parametrize("size", [(1, 1), (65, 66)])
 @torch.no_grad()
 def test_any_image_size(make: Make, name: str, size: tuple[int, int]) -> None:
@@ -287,6 +294,7 @@ def test_training_validates_with_the_cheap_sampler(make: Make, monkeypatch: Any)
             "method.residual needs pixels",
         ),
         (["method=resshift", "method.min_noise=3"], "min_noise between 0 and 0.99 x kappa"),
+        (["method=rddm", "method.visited=21"], "visited within 1..steps"),
         (
             ["method=diffi2i_s2", "method.sampler.variance_noise=maybe"],
             "method.sampler.variance_noise=maybe: Input should",
@@ -315,7 +323,14 @@ def test_methods_of_images_take_no_labels_or_depth(name: str, task: str) -> None
 
 @torch.no_grad()
 def test_work_counted_on_one_run_of_each_part_is_the_whole_work(make: Make) -> None:
-    for name, calls in (("pixel_diffusion", 4), ("ldm", 4), ("resshift", 4), ("diffi2i_s2", 4), ("regressor", 1)):
+    for name, calls in (
+        ("pixel_diffusion", 4),
+        ("ldm", 4),
+        ("resshift", 4),
+        ("rddm", 4),
+        ("diffi2i_s2", 4),
+        ("regressor", 1),
+    ):
         method = made(make, name, "task=sisr").eval()
         batch = random_batch(method.config, 32, images=1)
 

@@ -89,6 +89,7 @@ SMALL_METHODS = {
     "pixel_diffusion": (*DENOISER, *PROCESS, "method.codec=unshuffled"),
     "autoencoder": (*DENOISER, *CODES),
     "ldm": (*DENOISER, *CODES, *PROCESS),
+    "deepcache": (*DENOISER, *PROCESS, "method.codec=unshuffled"),
     "resshift": DENOISER,
     "rddm": (*DENOISER, "method.steps=20", "method.visited=4"),
     "bridge": (*DENOISER, "method.steps=20", "method.visited=4"),

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,7 +49,8 @@ PAIRS = [
     if not ("models" in FILES[name] and task in DENSE) and not (name == "repaint" and task != "inpainting")
 ]
 every = pytest.mark.parametrize(("name", "task"), PAIRS)
-trained = pytest.mark.parametrize(("name", "task"), [pair for pair in PAIRS if pair[0] != "repaint"])
+UNTRAINED = [name for name in METHODS if not resolve_name(FILES[name]["_target_"]).trains]
+trained = pytest.mark.parametrize(("name", "task"), [pair for pair in PAIRS if pair[0] not in UNTRAINED])
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +206,7 @@ def test_probes_are_predictions_under_another_image(made: Made, name: str, task:
 
 
 @pytest.mark.usefixtures("quick_bench")
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "repaint"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in UNTRAINED])
 def test_it_is_measured_without_what_its_losses_need(name: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setenv("DIFFI2I_CACHE", str(tmp_path))
     model = str(OmegaConf.select(FILES[name], "models.default", default="tiny"))

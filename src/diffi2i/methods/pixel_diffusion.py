@@ -1,5 +1,6 @@
 """Diffusion of the target beside the input, as SR3 and Palette have it, or of the residual, as SRDiff."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -53,7 +54,7 @@ class PixelDiffusion(Method):
     Options: ClassVar[type] = PixelDiffusionOptions
     options: PixelDiffusionOptions
     networks = ("DenoisingUNet",)
-    scored_under = ("sampler",)
+    scored_under: ClassVar[tuple[str, ...]] = ("sampler",)
 
     def __init__(self, config: Config, init: "PixelDiffusion | None" = None) -> None:
         super().__init__(config)
@@ -100,15 +101,20 @@ class PixelDiffusion(Method):
         found = denoised(self.network, schedule.noised(x, t, noise), t, schedule.steps, condition)
         return {"loss_denoising": F.mse_loss(found, schedule.target(x, noise, t))}, None
 
+    def denoiser(self) -> Callable[..., Tensor]:
+        """The network of one prediction, which calls it step after step."""
+        return self.network
+
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
         height, width = (side * self.config.task.scale for side in batch["input"].shape[-2:])
         condition = self.condition(batch)
         shape = (self.codec.channels, *grid_of(height, width, self.codec.factor))
         training = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         sampler = self.validation_sampler if training else self.sampler
+        network = self.denoiser()
 
         def denoise(x: Tensor, t: int) -> Tensor:
-            return x0_of(self.network, x, t, self.schedule, condition, self.codec.bounded)
+            return x0_of(network, x, t, self.schedule, condition, self.codec.bounded)
 
         code = sampler(denoise, noise(shape), self.schedule, lambda t: noise(shape, f"step {t}"))
         image = at_least_float32(self.codec.decode(code))[..., :height, :width]

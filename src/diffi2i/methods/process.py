@@ -1,12 +1,13 @@
 """A method's diffusion and sampler, from its options, and the step that denoisers of images share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffi2i.config.build import build
 from diffi2i.config.schema import one_of
@@ -66,7 +67,9 @@ def sampler_of(node: dict[str, Any], schedule: Schedule, key: str = "method.samp
     return sampler
 
 
-def denoised(network: nn.Module, x_t: Tensor, t: Tensor | int, steps: int, condition: Tensor | None) -> Tensor:
+def denoised(
+    network: Callable[..., Tensor], x_t: Tensor, t: Tensor | int, steps: int, condition: Tensor | None
+) -> Tensor:
     """What the network predicts, float32, of `x_t` (B, C, h, w) at `t` of `steps` (an int, or int64 (B,)).
 
     It sees the condition (B, ..., h, w), where there is one, as further channels.
@@ -77,7 +80,7 @@ def denoised(network: nn.Module, x_t: Tensor, t: Tensor | int, steps: int, condi
 
 
 def x0_of(
-    network: nn.Module, x_t: Tensor, t: int, schedule: Schedule, condition: Tensor | None, bounded: bool
+    network: Callable[..., Tensor], x_t: Tensor, t: int, schedule: Schedule, condition: Tensor | None, bounded: bool
 ) -> Tensor:
     """The x_0 that the network predicts, see `denoised`; within [-1, 1] where codes are `bounded` so."""
     x0 = schedule.x0(x_t, t, denoised(network, x_t, t, schedule.steps, condition))

@@ -1,5 +1,7 @@
 """The U-Net of diffusion models, from diffusers: as a denoiser, and without time as a plain network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,10 +68,47 @@ class DenoisingUNet(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """`x` (B, in_channels, H, W), `time` (B,) in (0, 1] -> (B, out_channels, H, W), float32."""
         height, width = x.shape[-2:]
+        found = self.unet(*self.prepared(x, time)).sample
+        return found[..., :height, :width].float()  # type: ignore[no-any-return]
+
+    def prepared(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """What `unet` takes: sides that its levels divide, and the time in steps of 1000, as its embedding has it."""
         # Two pixels at the coarsest level, since group norms refuse a single one.
-        multiple = self.multiple if max(height, width) > self.multiple else 2 * self.multiple
-        # The embedding's frequencies are made for steps of 1000.
-        found = self.unet(pad_to_multiple(x, multiple), 1000 * time).sample
+        multiple = self.multiple if max(x.shape[-2:]) > self.multiple else 2 * self.multiple
+        return pad_to_multiple(x, multiple), 1000 * time
+
+
+class OutermostLevel(nn.Module):
+    """The finest level of a `DenoisingUNet` of two or more, which has its weights: the rest is given."""
+
+    def __init__(self, whole: DenoisingUNet) -> None:
+        super().__init__()
+        self.whole = (whole,)  # no submodule: the weights count once
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Tensor]]:
+        """Holds, after a run of the whole network, what its deeper levels have given to the finest one."""
+        deep: list[Tensor] = []
+
+        def keep(_: nn.Module, arguments: Any, named: Any) -> None:
+            deep[:] = [named["hidden_states"] if "hidden_states" in named else arguments[0]]
+
+        handle = self.whole[0].unet.up_blocks[-1].register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            yield deep
+        finally:
+            handle.remove()
+
+    def forward(self, x: Tensor, time: Tensor, deep: Tensor) -> Tensor:
+        """As the whole network's, with the deeper levels' output, (B, C, H, W) of the padded size."""
+        whole, (height, width) = self.whole[0], x.shape[-2:]
+        unet, (padded, time) = whole.unet, whole.prepared(x, time)
+        embedded = unet.time_embedding(unet.time_proj(time).to(unet.dtype))
+        first = unet.conv_in(padded)
+        _, skips = unet.down_blocks[0](first, embedded)
+        up = unet.up_blocks[-1]
+        found = up(deep, (first, *skips)[: len(up.resnets)], embedded)
+        found = unet.conv_out(unet.conv_act(unet.conv_norm_out(found)))
         return found[..., :height, :width].float()  # type: ignore[no-any-return]
 
 

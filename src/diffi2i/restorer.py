@@ -25,7 +25,7 @@ from diffi2i.kinds.kind import kind_of
 from diffi2i.kinds.spec import KINDS
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
-from diffi2i.methods.parts import bytes_per_pixel, can_stream, moved, strips, tiles
+from diffi2i.methods.parts import bytes_per_pixel, can_stream, kept_bytes, moved, strips, tiles
 from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of, free_memory, out_of_memory
 from diffi2i.run.hub import located
@@ -36,8 +36,8 @@ MULTIPLE = 8
 SMALLEST = 64
 """Pixels of a tile's side, or rows of a strip times eight, below which memory is wanting for good."""
 LARGEST = 512
-SHARE = 0.4
-"""Of the free memory, what a whole image or a part of one may take."""
+SHARE, KEPT = 0.4, 0.6
+"""Of the free memory, what a whole image or a part of one may take, and what is kept of the whole beside its strips."""
 
 Array = npt.NDArray[Any]
 
@@ -51,7 +51,8 @@ class Restorer:
         tile: pixels of a part's side for images that are restored in parts; None leaves it to the free memory whether
             and how. When memory runs out parts are halved, and a note says so.
         tiling: `exact` gives what the whole image gives, for DI2Iformers; `local` predicts overlapping tiles by
-            themselves, as other networks are in any case. The prior is that of the whole image in both.
+            themselves, as other networks are in any case, and images of which `exact` would keep more than there is
+            memory. The prior is that of the whole image in both.
 
     Raises:
         UserError: a method that needs the ground truth.
@@ -218,7 +219,8 @@ class Restorer:
             yield whole
             return
         rows = max(MULTIPLE, side * side // batch["input"].shape[-1])
-        found = strips(self.method, batch, noise, rows) if self.exact else tiles(self.method, batch, noise, side)
+        exact = self.exact and self.fits(batch["input"].shape[-2:].numel())
+        found = strips(self.method, batch, noise, rows) if exact else tiles(self.method, batch, noise, side)
         while True:
             # Around each part alone: the caller goes on in between.
             with torch.inference_mode(), autocast_of(self.trainer):
@@ -226,6 +228,21 @@ class Restorer:
             if part is None:
                 return
             yield part
+
+    def fits(self, pixels: int) -> bool:
+        """Whether strips may keep what they need of an image of so many pixels; a note says where not.
+
+        Asked beforehand: a system that runs out of memory ends the process, without an error to go on from.
+        """
+        kept, free = kept_bytes(self.method, pixels), free_memory(torch.device("cpu"))
+        if kept > KEPT * free:
+            warnings.warn(
+                f"tiling=exact keeps {kept / 2**30:.1f} GiB of features, {free / 2**30:.1f} GiB are free: restored as "
+                "tiling=local does",
+                Note,
+                stacklevel=2,
+            )
+        return kept <= KEPT * free
 
     def side(self, height: int, width: int) -> int | None:
         """Pixels of a part's side; None for the whole image."""

@@ -152,6 +152,22 @@ def test_little_free_memory_asks_for_parts(restorer: Restorer, monkeypatch: pyte
     assert side % 8 == 0
 
 
+def test_features_that_do_not_fit_the_memory_are_not_kept(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then tiles are predicted by themselves, and a note says so."""
+    pixels = RNG.integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    exact, local = (diffi2i.load(runs["sisr"], trainer=CPU, tile=64, tiling=tiling) for tiling in ("exact", "local"))
+    width: Any = exact.method.network.embed.out_channels  # type: ignore[union-attr]
+    needed = 2 * width * 4 * 120 * 90
+    monkeypatch.setattr("diffi2i.restorer.free_memory", lambda _: int(needed / 0.6) - 1)
+    with pytest.warns(Note, match=r"tiling=exact keeps .* GiB are free: restored as tiling=local does"):
+        found = exact(pixels)
+    assert (found == local(pixels)).all()
+    monkeypatch.setattr("diffi2i.restorer.free_memory", lambda _: int(needed / 0.6) + 1)
+    assert not (exact(pixels) == found).all()
+
+
 def predicting(run: Path, source: Path | str, output: Path, *words: str) -> list[str]:
     return ["predict", f"run={run}", f"input={source}", f"output={output}", *ON_CPU, *words]
 

@@ -133,8 +133,9 @@ def pairs(
     when a file has no partner.
 
     Args:
-        input_name, target_name: what a file is called, without suffix, where the two names are not equal: with
-            `NAMEx4` the input of `0801.png` is `0801x4.png`.
+        input_name: what an input is called, without suffix, where the two names are not equal: with `NAMEx4` that of
+            `0801.png` is `0801x4.png`.
+        target_name: the same of a target.
     """
     base, whole = _base(split, root, val_root)
     inputs = _unwrapped(images_by_name(base / input_dir), input_name)
@@ -229,8 +230,10 @@ def listed(
     Args:
         split: which part to list.
         root: the dataset's folder.
-        train, val: the list files, seen from `root`; None for a split that the dataset has not.
-        train_dir, val_dir: the folders that the paths begin at, seen from `root`.
+        train: the list file of this split, seen from `root`; None where the dataset has no such split.
+        val: the other one.
+        train_dir: the folder that the paths of `train` begin at, seen from `root`.
+        val_dir: that of `val`.
         paired: the lines name inputs too.
 
     Raises:

@@ -21,7 +21,7 @@ CUDA = ^(torch|torchvision|triton)==|^(nvidia|cuda)-
 .DEFAULT_GOAL := help
 REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
 	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
-.PHONY: help install packages demo report test test-fast chaos fuzz bench gpu-check check format weights release lock clean $(REPRODUCE)
+.PHONY: help install packages demo report test test-fast chaos fuzz bench gpu-check check docs format weights release lock clean $(REPRODUCE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
@@ -86,6 +86,9 @@ check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP) ## the pages of docs/ as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: $(STAMP) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -98,8 +101,8 @@ release: $(STAMP) ## train the demo's weights of all six tasks and pack them for
 
 lock: ## pin all packages anew, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url pyproject.toml --group dev --extra launchers --extra peers --extra export --extra video --extra heic \
-		--constraint constraints.txt -o requirements.lock
+		--no-emit-index-url pyproject.toml --group dev --group docs --extra launchers --extra peers --extra export \
+		--extra video --extra heic --constraint constraints.txt -o requirements.lock
 
 clean: ## remove the environment, the caches and the demo's runs
 	rm -rf $(VENV) $(RUNS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """Every command that the head of a configuration, the README, a page or an experiment shows composes as it stands.
 
 Nothing is run: commands are parsed and composed, with a folder in place of each folder they name, and a finished run in
-place of each run.
+place of each run. What several places show is composed once.
 """
 
 import re
@@ -84,13 +84,14 @@ def paper_settings(text: str) -> list[list[str]]:
     return []
 
 
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("use", "photos", "model", "results"))]
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 FILES = sorted(
     file
     for file in [*conf_dir().rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml"), *PAGES]
     if "results" not in file.parts
 )
-COMMANDS = [found for file in FILES for found in commands_of(file)]
+SHOWN = [found for file in FILES for found in commands_of(file)]
+COMMANDS = {tuple(words): (file, words) for file, words in reversed(SHOWN)}.values()
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +144,12 @@ def test_the_degradation_that_a_head_offers_to_add_builds() -> None:
 
 def test_commands_are_found() -> None:
     """The search has not gone blind: each kind of file shows some."""
-    shown = {file for file, _ in COMMANDS}
-    assert {"README.md", "docs/use.md", "docs/photos.md", "docs/results.md"} <= shown
+    shown = {file for file, _ in SHOWN}
+    assert {"README.md", "docs/use.md", "docs/photos.md", "docs/results.md", "docs/troubleshooting.md"} <= shown
+    for kind in ("task", "method"):
+        assert {f"docs/{kind}s/{file.stem}.md" for file in (conf_dir() / kind).glob("*.yaml")} <= shown
     assert {f"conf/task/{name}.yaml" for name in TASKS} <= shown
     assert {f"conf/{name}.yaml" for name in cli.COMMANDS} <= shown
     assert {f"experiments/{name}/table.yaml" for name in table_names()} <= shown
     assert len([file for file in shown if file.startswith("conf/dataset/")]) > 20
-    assert sum("budget=paper" in words for _, words in COMMANDS) >= 10
+    assert sum("budget=paper" in words for _, words in SHOWN) >= 10

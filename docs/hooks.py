@@ -77,6 +77,7 @@ def linked(markdown: str, uri: str) -> str:
     """The text of a page with its links turned from the checkout's files to the site's pages."""
     origin, here = origins.get(uri, f"docs/{uri}"), posixpath.dirname(uri)
     pages = {file: page for page, file in reversed(origins.items())}
+    parts = {f"{file}#{posixpath.basename(page)[:-3]}": page for page, file in origins.items()}
 
     def turned(match: re.Match[str]) -> str:
         picture, text, target, anchor = match.groups(default="")
@@ -85,7 +86,8 @@ def linked(markdown: str, uri: str) -> str:
             return match[0]  # within a file of several pages, or wrong, which mkdocs says
         if file not in pages and not file.startswith("docs/"):
             return text
-        return f"{picture}[{text}]({posixpath.relpath(pages.get(file, file[5:]), here or '.')}{anchor})"
+        page = parts.get(file + anchor) or pages.get(file, file[5:]) + anchor
+        return f"{picture}[{text}]({posixpath.relpath(page, here or '.')})"
 
     return LINK.sub(turned, markdown)
 

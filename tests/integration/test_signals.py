@@ -250,3 +250,8 @@ def test_machines_that_nobody_starts_are_not_waited_for(monkeypatch: pytest.Monk
     assert "waits for other machines, which nobody starts" in refusal(
         new_trainer, TrainerConfig(accelerator="cpu", num_nodes=2)
     )
+
+
+def test_a_gpu_that_is_not_there_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    assert "no GPU is seen here; write trainer=auto" in refusal(new_trainer, TrainerConfig(accelerator="gpu"))

@@ -110,6 +110,8 @@ def new_trainer(
             f"trainer.num_nodes={trainer.num_nodes} waits for other machines, which nobody starts: start the command "
             "on each by srun or torchrun, or with NODE_RANK and MASTER_ADDR set"
         )
+    if trainer.accelerator == "gpu" and not torch.accelerator.is_available():
+        raise UserError("trainer.accelerator=gpu: no GPU is seen here; write trainer=auto or trainer=cpu")
     together = DDPStrategy(timeout=timedelta(seconds=trainer.timeout))
     # Of whose handling of signals a checkpoint would be written in the midst of a step; see `callbacks.last`.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

@@ -102,7 +102,7 @@ release: $(STAMP) ## train the demo's weights of all six tasks and pack them for
 lock: ## pin all packages anew, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url pyproject.toml --group dev --group docs --extra launchers --extra peers --extra export \
-		--extra video --extra heic --constraint constraints.txt -o requirements.lock
+		--extra video --extra heic --extra app --constraint constraints.txt -o requirements.lock
 
 clean: ## remove the environment, the caches and the demo's runs
 	rm -rf $(VENV) $(RUNS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,6 +22,7 @@ from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
 from diffi2i.data.dataset import Draw, ImageCache, Sample
 from diffi2i.data.images import IMAGE_SUFFIXES, as_picture, read_rgb, require_equal_sizes, to_tensor
 from diffi2i.data.member import Readable
+from diffi2i.data.photos import read_photo
 from diffi2i.data.scenes import SceneCache, read_targets, scene_samples
 from diffi2i.data.sources import Item
 from diffi2i.data.targets import Map
@@ -159,6 +160,7 @@ class AngleScores:
 # From here on the members of a kind.
 
 suffixes = IMAGE_SUFFIXES
+shown = read_photo
 
 
 def samples(config: Config) -> dict[str, Any]:

@@ -38,6 +38,7 @@ COMMANDS = {
         commands.ImportConfig, "commands.imports:import_run", "other authors' weights as a run", "words", "overrides"
     ),
     "predict": Command(commands.PredictConfig, "commands.predict:predict", "restore images with a finished run"),
+    "app": Command(commands.AppConfig, "commands.app:app", "a page in the browser to try finished runs"),
     "export": Command(commands.ExportConfig, "commands.export:export", "a finished run as files to share"),
     "push": Command(commands.PushConfig, "commands.hub:push", "send an export to the Hugging Face hub"),
     "pull": Command(commands.PullConfig, "commands.hub:pull", "fetch a run from the hub", "repo"),

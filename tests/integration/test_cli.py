@@ -184,6 +184,7 @@ def test_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
 MANDATORY = {
     "eval": ["run=a"],
     "predict": ["run=a", "input=b", "output=c"],
+    "app": ["run=a"],
     "export": ["run=a", "output=b"],
     "push": ["run=a", "repo=b/c"],
     "pull": ["repo=a/b", "output=c"],

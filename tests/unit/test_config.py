@@ -42,6 +42,7 @@ FILES = sorted(
 )
 ROOTS = {name: command.config for name, command in cli.COMMANDS.items()}
 NEEDED = {
+    "app": ["run=[a,b]"],
     "export": ["run=a", "output=b"],
     "push": ["run=a", "repo=b/c"],
     "pull": ["repo=a/b", "output=c"],

@@ -80,6 +80,25 @@ class PredictConfig:
 
 
 @dataclass(kw_only=True)
+class AppConfig:
+    """`diffi2i app`: a page on which finished runs can be tried, at a free `port` of this machine unless one is named.
+
+    `run` is one or several, as predict's. `share` gives the page a public address, too. `trust` is eval's.
+    """
+
+    run: list[str]
+    port: int | None = None
+    share: bool = False
+    trust: list[str] = field(default_factory=list)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise UserError("app needs a run: diffi2i app run=<run directory>")
+        above_zero(self, "", ("port",), most=65_535)
+
+
+@dataclass(kw_only=True)
 class ExportConfig:
     """`diffi2i export`: a finished run as a folder to share, a run itself, without the paths of this machine.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -70,7 +70,11 @@ def completed(schema: type, name: str, overrides: Sequence[str]) -> tuple[list[s
     Raises:
         UserError: see `load`.
     """
-    given = [quoted_settings(quoted_path(override)) for override in overrides]
+    several = get_origin(get_type_hints(schema).get("run")) is list
+    given = [
+        quoted_runs(text) if several and text.startswith("run=") else quoted_settings(quoted_path(text))
+        for text in overrides
+    ]
     check_rows(given)
     named = any(override.startswith("model=") for override in given)
     # Without settings of the model, which may be those of a model that is still to be found.
@@ -181,6 +185,14 @@ def quoted_path(override: str, swept: bool = False) -> str:
     values = entries(value) if swept else [value]
     kept = [text == "null" or (QUOTED.fullmatch(text) and not Path(text).exists()) for text in values]
     return f"{key}={','.join(text if keep else quoted(text) for text, keep in zip(values, kept, strict=True))}"
+
+
+def quoted_runs(override: str) -> str:
+    """`run=a` and `run=[a,b]` as a list of paths that are taken as they are written; see `quoted_path`."""
+    value = override.removeprefix("run=")
+    listed = value.startswith("[") and value.endswith("]") and not Path(value).exists()
+    runs = quoted_path(f"run={value[1:-1]}", swept=True) if listed else quoted_path(override)
+    return f"run=[{runs.removeprefix('run=')}]"
 
 
 def quoted_settings(override: str) -> str:

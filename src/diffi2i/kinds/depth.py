@@ -14,7 +14,8 @@ from torch import Tensor
 from diffi2i.config.build import build
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
-from diffi2i.data.images import IMAGE_SUFFIXES, require_equal_sizes
+from diffi2i.data.images import IMAGE_SUFFIXES, as_picture, require_equal_sizes
+from diffi2i.data.photos import Photo, of_picture
 from diffi2i.data.scenes import read_targets, scene_samples
 from diffi2i.data.seen import DepthSeen, impossible, suspicious, unit_of, unit_of_predictions
 from diffi2i.data.sources import Item
@@ -105,6 +106,13 @@ def values(output: Tensor, size: Sequence[int]) -> Tensor:
 def save(output: Tensor, size: Sequence[int], file: Path | BytesIO) -> None:
     """16-bit millimetres."""
     Image.fromarray((1000 * values(output, size)).round().clamp(0, 65534).numpy().astype(np.uint16)).save(file, "PNG")
+
+
+def shown(path: Path) -> Photo:
+    """From its nearest pixel (violet) to its farthest (yellow)."""
+    metres = torch.from_numpy(Depth().read(path))[None]
+    near = float(metres.min())
+    return of_picture(as_picture(colour_depth(metres, near, max(float(metres.max()), near + 1e-3))))
 
 
 def pairs(config: ScoreConfig, targets: Sequence[Path]) -> Pairs:

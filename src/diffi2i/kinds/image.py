@@ -14,6 +14,7 @@ from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
 from diffi2i.data.dataset import Augment, EvalImages, TrainImages, check_image, degrade_batch, degrades_on_device
 from diffi2i.data.images import IMAGE_SUFFIXES, as_picture, read_image, require_equal_sizes
+from diffi2i.data.photos import read_photo
 from diffi2i.data.resize import enlarge
 from diffi2i.data.skip import OnError
 from diffi2i.data.sources import Item
@@ -23,6 +24,7 @@ from diffi2i.metrics.image import ImageScores
 
 suffixes = IMAGE_SUFFIXES
 average = mean
+shown = read_photo
 
 
 def samples(config: Config) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
+from diffi2i.data.photos import Photo
 from diffi2i.data.sources import Item
 
 
@@ -83,6 +84,9 @@ class Kind(Protocol):
 
     def save(self, output: Tensor, size: Sequence[int], file: Path | BytesIO) -> None:
         """Writes one output, without its batch dimension, as a PNG of `size` (height, width), whatever its suffix."""
+
+    def shown(self, path: Path) -> Photo:
+        """What `diffi2i predict` has written, in colours for a screen."""
 
     def pairs(self, config: ScoreConfig, targets: Sequence[Path]) -> Pairs:
         """How files are read to be scored; `targets` are all that will be."""

@@ -18,6 +18,7 @@ from diffi2i.config.build import build
 from diffi2i.config.commands import ScoreConfig
 from diffi2i.config.schema import Config, ProtocolConfig, TaskConfig
 from diffi2i.data.images import IMAGE_SUFFIXES, require_equal_sizes
+from diffi2i.data.photos import read_photo
 from diffi2i.data.scenes import read_targets, scene_samples
 from diffi2i.data.sources import Item
 from diffi2i.data.targets import Labels
@@ -28,6 +29,7 @@ from diffi2i.metrics.segmentation import SegmentationScores
 
 suffixes = IMAGE_SUFFIXES
 samples = scene_samples
+shown = read_photo  # its palette has the colours
 
 # Files that hold class numbers as they are.
 NUMBERS = Labels(IGNORED, ignore=(IGNORED,))

@@ -94,7 +94,8 @@ def address(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("app")
     several = f"run=[{runs['sisr']},{runs['inpainting']}]"
-    process = begun(["app", several, f"port={port}", *ON_CPU], folder, {"TMPDIR": str(folder)})
+    elsewhere = {"TMPDIR": str(folder), "http_proxy": "http://127.0.0.1:9"}  # a proxy that is not there
+    process = begun(["app", several, f"port={port}", *ON_CPU], folder, elsewhere)
     try:
         while not (said := (process.out.seek(0), process.out.read())[1]).endswith("ends it\n"):
             assert not process.ends_within(0.2), process.ended().stderr

@@ -42,7 +42,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fly"], "unknown command 'fly': choose one of train, eval, import, predict, export, push, pull, score"),
+        (["fly"], "unknown command 'fly': choose one of train, eval, import, predict, app, export, push, pull"),
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
         (["train", "model.cpen.chanels=1"], "did you mean 'model.cpen.channels'"),
         (["eval", "run=nowhere"], "nowhere has no result.json: it is no finished run"),

@@ -3,12 +3,14 @@
 import html
 import importlib.util
 import os
-import threading
 from collections.abc import Callable
-from functools import wraps
+from concurrent.futures import Future
+from functools import partial, wraps
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.request import getproxies
 
 from diffi2i.commands.desk import OWN, SAMPLERS, Desk
 from diffi2i.config.commands import AppConfig
@@ -18,6 +20,9 @@ from diffi2i.errors import UserError
 TILES = [("as memory asks for", 0), *((f"{side} pixels", side) for side in (128, 256, 512))]
 KEPT = 24 * 3600
 """Seconds after which the page forgets a picture."""
+
+Jobs = SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
+"""Work for the main thread, and where its result is awaited."""
 
 
 def app(config: AppConfig) -> None:
@@ -31,28 +36,44 @@ def app(config: AppConfig) -> None:
     examples = [str(item.target) for split in ("val", "train") for item in photos(split)]
     with TemporaryDirectory(prefix="diffi2i-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/page"
-        page = page_of(Desk(config, Path(folder)), examples)
+        # Gradio asks the page itself whether it is there, which a proxy cannot know.
+        os.environ["no_proxy"] = f"127.0.0.1,localhost,{getproxies().get('no', '')}"
+        jobs: Jobs = SimpleQueue()
+        page = page_of(Desk(config, Path(folder)), jobs, examples)
         try:
-            _, address, public = page.launch(
-                server_port=config.port, share=config.share, theme=system_fonts(), footer_links=[], run_history=False,
-                allowed_paths=[str(Path(examples[0]).parent)], ssr_mode=False, prevent_thread_lock=True, quiet=True,
-            )  # fmt: skip
-            print(f"{public or address} shows the page; Ctrl-C ends it", flush=True)
-            threading.Event().wait()
-        except OSError as error:
-            raise UserError(f"port={config.port} cannot be had: write another") from error
+            print(f"{launched(page, config, examples)} shows the page; Ctrl-C ends it", flush=True)
+            serve(jobs)
         finally:
             page.close(verbose=False)
 
 
-def system_fonts() -> Any:
-    """Gradio's own theme with the fonts that are there: it must ask nobody for others."""
+def launched(page: Any, config: AppConfig, examples: list[str]) -> str:
+    """Starts the server, in threads of its own, and gives its address. Raises `UserError`: the port is taken."""
     import gradio
 
-    return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    # Fonts that are there: the page must ask nobody for others.
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        _, address, public = page.launch(
+            server_port=config.port, share=config.share, theme=theme, footer_links=[], run_history=False,
+            allowed_paths=[str(Path(examples[0]).parent)], ssr_mode=False, prevent_thread_lock=True, quiet=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"port={config.port} cannot be had: write another") from error
+    return str(public or address)
 
 
-def page_of(desk: Desk, examples: list[str]) -> Any:
+def serve(jobs: Jobs) -> None:
+    """Does one after the other, for ever. In the main thread, where Ctrl-C can interrupt it."""
+    while True:
+        future, work = jobs.get()
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+
+def page_of(desk: Desk, jobs: Jobs, examples: list[str]) -> Any:
     """The page, as Gradio's `Blocks`."""
     import gradio as gr
 
@@ -115,21 +136,27 @@ def page_of(desk: Desk, examples: list[str]) -> Any:
         thumbnails.click(lambda sample: sample[0], thumbnails, file)
         run.change(choose, run, [sampling, sampler, steps])
         gr.on(
-            [run.change, file.change], told(show, desk), [run, file], [picture, holes, painted, mask, *result], **alone
+            [run.change, file.change],
+            told(show, desk, jobs),
+            [run, file],
+            [picture, holes, painted, mask, *result],
+            **alone,
         )
         settings = [sampler, steps, tile, tiling, seed]
-        button.click(told(restore, desk), [run, file, painted, mask, *settings], result, **alone)
+        button.click(told(restore, desk, jobs), [run, file, painted, mask, *settings], result, **alone)
     return page
 
 
-def told(work: Callable[..., Any], desk: Desk) -> Callable[..., Any]:
-    """The same, but what the user can mend becomes a line on the page."""
+def told(work: Callable[..., Any], desk: Desk, jobs: Jobs) -> Callable[..., Any]:
+    """The same, done in its turn; what the user can mend becomes a line on the page."""
     import gradio
 
     @wraps(work)
     def telling(*arguments: Any) -> Any:
+        future: Future[Any] = Future()
+        jobs.put((future, partial(work, *arguments)))
         try:
-            return work(*arguments)
+            return future.result()
         except UserError as error:
             raise gradio.Error(html.escape(desk.bare(str(error))), print_exception=False) from None
 

@@ -27,7 +27,7 @@ from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.methods.parts import bytes_per_pixel, can_stream, kept_bytes, moved, strips, tiles
 from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of, free_memory, out_of_memory
+from diffi2i.run.hardware import autocast_of, device_of, free_memory, out_of_memory, uses_bf16
 from diffi2i.run.hub import located
 
 Tiling = Literal["exact", "local"]
@@ -234,7 +234,8 @@ class Restorer:
 
         Asked beforehand: a system that runs out of memory ends the process, without an error to go on from.
         """
-        kept, free = kept_bytes(self.method, pixels), free_memory(torch.device("cpu"))
+        kept = kept_bytes(self.method, pixels, 2 if uses_bf16(self.trainer) else 4)
+        free = free_memory(torch.device("cpu"))
         if kept > KEPT * free:
             warnings.warn(
                 f"tiling=exact keeps {kept / 2**30:.1f} GiB of features, {free / 2**30:.1f} GiB are free: restored as "

@@ -54,13 +54,13 @@ def can_stream(method: Method) -> bool:
     return isinstance(network, DI2Iformer) and not windows
 
 
-def kept_bytes(method: Method, pixels: int) -> int:
+def kept_bytes(method: Method, pixels: int, of_number: int) -> int:
     """Host memory of the maps that `strips` keeps of an image of so many pixels: the finest level's and its skip's."""
     network = method.network
     assert isinstance(network, DI2Iformer)
     embed = network.embed
     assert isinstance(embed, nn.Conv2d)
-    return 2 * 4 * embed.out_channels * pixels
+    return 2 * of_number * embed.out_channels * pixels
 
 
 def strips(method: Method, batch: Batch, noise: Noise, rows: int) -> Iterator[Tensor]:

@@ -10,11 +10,11 @@ from PIL import Image
 from diffi2i import cli
 from diffi2i.callbacks.panels import Pictures
 from diffi2i.commands.compare import compare
-from diffi2i.commands.predict import targets_for
 from diffi2i.commands.train import train
 from diffi2i.config import compose
-from diffi2i.config.commands import CompareConfig, PredictConfig
+from diffi2i.config.commands import CompareConfig
 from diffi2i.config.schema import Config, DatasetConfig
+from diffi2i.data.outputs import targets_for
 from diffi2i.data.sources import listed
 from diffi2i.files import inside, json_output
 from diffi2i.run.plan import planned
@@ -204,11 +204,9 @@ def test_predict_replaces_neither_masks_nor_what_lies_beside(
 ) -> None:
     (photos / "b.png").write_bytes(b"mine")
     assert "would replace b.png" in command_refusal(predicting(run, "b.jpg", "."), capsys)
-    config = PredictConfig(run=str(run), input="b.jpg", output="masks", mask="masks")
     masks = make(photos / "masks", "b.png") / "b.png"
-    assert f"would replace {masks}" in refusal(
-        targets_for, {"b": photos / "b.jpg"}, [photos / "b.jpg", masks], config, "png"
-    )
+    read = [photos / "b.jpg", masks]
+    assert f"would replace {masks}" in refusal(targets_for, {"b": "b.png"}, Path("b.jpg"), read, Path("masks"))
 
 
 def test_predict_writes_through_no_link(run: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from diffi2i.config.schema import TaskConfig
 from diffi2i.data.manifest import combined_hash
 from diffi2i.data.resize import to_uint8
 from diffi2i.kinds.kind import Scores, kind_of
+from diffi2i.kinds.spec import KINDS
 from diffi2i.methods.batch import Batch
 from diffi2i.metrics.intervals import ImageRecord, image_intervals, of_all_ranks
 from diffi2i.metrics.spec import METRICS
@@ -49,7 +50,7 @@ class ValidationScores(L.Callback):
         dataset: its name, for the log.
         pictures: where to put the images of a final evaluation; with it the baseline is scored too. None in
             training.
-        constant: see `Kind.naive`.
+        constant: see `Kind.naive`. Without one labels and depth have no baseline.
         statistics: see `DistributionScores`.
 
     Attributes:
@@ -74,7 +75,8 @@ class ValidationScores(L.Callback):
         during = replace(task.protocol, metrics=kept)
         self.own = self.kind.sheet(task, task.protocol if pictures else during, statistics)
         self.during, self.probes = during, dict[str, Scores]()
-        self.baseline = self.kind.sheet(task, task.protocol, statistics) if pictures else None
+        known = constant is not None or not KINDS[task.kind].dense
+        self.baseline = self.kind.sheet(task, task.protocol, statistics) if pictures and known else None
         self.pictures = Pictures(pictures) if pictures else None
         self.inputs: list[dict[str, str | float]] = []
 
@@ -107,10 +109,11 @@ class ValidationScores(L.Callback):
         for name in probes:
             probe = self.kind.final(outputs[name], batch)
             self.probes[name].update(probe, target, names=names, mask=mask)
-        if self.baseline and self.pictures:
-            self.inputs += [{"name": name, "sha256": input_hash(batch, i)} for i, name in enumerate(names)]
+        if self.baseline:
             naive = self.kind.naive(batch, self.task, self.constant)
             self.baseline.update(naive, target, names=names, mask=mask)
+        if self.pictures:
+            self.inputs += [{"name": name, "sha256": input_hash(batch, i)} for i, name in enumerate(names)]
             if self.pictures.wanted:
                 self.pictures.add(names[0], *self.kind.pictures(output, batch, self.task))
 

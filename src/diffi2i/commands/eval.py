@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import cast
 
 import torch
+from rich.progress import track
 
 from diffi2i.callbacks.scores import ValidationScores, as_scores
 from diffi2i.callbacks.targets import TargetsSeen
@@ -16,6 +18,11 @@ from diffi2i.config.compose import METHOD_KEYS
 from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
+from diffi2i.data.degrade import has_holes
+from diffi2i.data.given import masks_at
+from diffi2i.data.images import read_mask, read_size, require_equal_sizes
+from diffi2i.data.manifest import hash_of_manifest, manifest
+from diffi2i.data.sources import Item
 from diffi2i.errors import UserError
 from diffi2i.files import inside, whole
 from diffi2i.kinds.kind import kind_of
@@ -25,7 +32,7 @@ from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, 
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import WEIGHTS, load_method
-from diffi2i.run.hardware import autocast_of, device_of, new_trainer, quiet, with_others
+from diffi2i.run.hardware import autocast_of, device_of, is_first_rank, new_trainer, quiet, with_others
 from diffi2i.run.hub import located
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
@@ -60,10 +67,11 @@ def score(
     trained_on: str | None,
     training: Training | None,
     constant: float | None = None,
+    masks: str | None = None,
 ) -> Record:
     """Scores the validation images, saves pictures into `output` and returns the record. Collective under DDP.
 
-    `trained_on` is the hash of the training files; for `constant` see `Kind.naive`.
+    `trained_on` is the hash of the training files; for `constant` see `Kind.naive`, for `masks` `DataFacts`.
     """
     config, pictures, panel = method.config, inside(output, "images"), inside(output, "panel.png")
     sheet = ValidationScores(config.task, config.dataset.name, pictures, constant, statistics_file(config, data))
@@ -77,10 +85,9 @@ def score(
     )
     with with_others(trainer, config.trainer.timeout):
         trainer.validate(method, data, verbose=False)
-    assert sheet.baseline is not None
     assert sheet.pictures is not None
-    images, main = of_all_ranks(sheet.own.per_image), config.task.main_metric
-    scores = as_scores(sheet.own, sheet.values, images, sheet.baseline.compute())
+    images, main, naive = of_all_ranks(sheet.own.per_image), config.task.main_metric, sheet.baseline
+    scores = as_scores(sheet.own, sheet.values, images, naive.compute() if naive else {})
     scores[main] = replace(scores[main], gains=sheet.gains)
     record = Record(
         task=config.task.name,
@@ -98,15 +105,16 @@ def score(
             crops=config.train.val_crops,
             input_scale=config.task.scenes.input_scale,
             protocol=asdict(config.task.protocol),
-            baseline="input itself" if constant is None else "constant",
+            baseline=None if naive is None else "input itself" if constant is None else "constant",
             constant=constant,
+            masks=masks,
         ),
         scores=scores,
         cost=cost(method, data),
         training=training,
         provenance=provenance(config),
         images=images,
-        baseline_images=of_all_ranks(sheet.baseline.per_image),
+        baseline_images=of_all_ranks(naive.per_image) if naive else [],
         classes=sheet.own.per_class(),
     )
     if trainer.is_global_zero:
@@ -182,6 +190,7 @@ def evaluate(config: EvalConfig) -> Path:
     data = build_data(settings)
     data.check(splits=("val",))
     kind_of(settings.task).check_targets(data.val_items, settings)
+    masks = None if config.mask is None else give_masks(data, settings, config)
     output = Path(config.output) if config.output else inside(run_dir, f"eval/{settings.dataset.name}")
     if (output / "config.yaml").exists():
         raise UserError(f"output={output} is a run, whose record would be replaced: name another folder")
@@ -191,6 +200,29 @@ def evaluate(config: EvalConfig) -> Path:
     facts = replace(facts, imported=before.imported if before else None)
     training, constant = (trained.training, trained.data.constant) if trained else (None, None)
     with working_on(output):
-        score(method, data, output, facts, on, training, constant).write(output / "result.json")
+        score(method, data, output, facts, on, training, constant, masks).write(output / "result.json")
     print_table([str(output)])
     return output
+
+
+def give_masks(data: ImageDataModule, settings: Config, config: EvalConfig) -> str:
+    """Has the validation images masked by the files at `config.mask`, all of which it reads. Returns their hash.
+
+    Raises:
+        UserError: a task without holes, crops of images, a missing mask, one of another size, or as `read_mask`.
+    """
+    assert config.mask is not None
+    if not has_holes(settings.task):
+        raise UserError(f"run={config.run} is not an inpainting run: leave out mask")
+    if (crop := settings.train.val_crop) is not None:
+        raise UserError(
+            f"mask is for whole images, and this run is scored on crops of {crop} pixels: "
+            "write set=[train.val_crop=null,train.val_crops=1] too"
+        )
+    found = masks_at(config.mask, [item.name for item in data.val_items])
+    masks = {item.name: found[item.name] for item in data.val_items}
+    for item in track(data.val_items, description="reading the masks", disable=not is_first_rank()):
+        mask = read_mask(masks[item.name])
+        require_equal_sizes(masks[item.name], mask, f"image {item.target}", torch.empty(read_size(item.target)))
+    data.val_samples = partial(data.val_samples, masks=masks)
+    return hash_of_manifest(manifest([Item(name, mask) for name, mask in masks.items()], seal=data.seal))

@@ -1,10 +1,9 @@
 """`diffi2i predict`: restores photos with a finished run."""
 
-import glob
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from rich.progress import track
@@ -12,28 +11,18 @@ from rich.progress import track
 from diffi2i.commands.video import is_film, restore_film
 from diffi2i.config.commands import PredictConfig
 from diffi2i.data.degrade import has_holes
-from diffi2i.data.images import (
-    IMAGE_SUFFIXES,
-    UNREAD_SUFFIXES,
-    plugin_formats,
-    read_image,
-    read_mask,
-    read_size,
-    require_equal_sizes,
-)
+from diffi2i.data.given import images_at, masks_at
+from diffi2i.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, read_image, read_mask, read_size, require_equal_sizes
 from diffi2i.data.manifest import file_hash
+from diffi2i.data.outputs import check_facts, done, targets_for
 from diffi2i.data.photos import FORMATS, SUFFIXES, Format, read_photo, write_photo
-from diffi2i.data.sources import images_by_name, item_name
 from diffi2i.errors import Note, UserError
-from diffi2i.files import inside, read_json, whole, write_json
+from diffi2i.files import whole
 from diffi2i.kinds.kind import kind_of
 from diffi2i.restorer import Alpha, Restorer, Tiling, as_mask, load
 from diffi2i.run.directory import WEIGHTS
 from diffi2i.run.hardware import out_of_memory
 from diffi2i.run.hub import located
-
-FACTS = ".diffi2i.json"
-"""In the output folder: with what its pictures were made."""
 
 
 def predict(config: PredictConfig) -> Path:
@@ -61,9 +50,12 @@ def predict(config: PredictConfig) -> Path:
     files = images_at(config.input)
     masks = masks_for(files, config, needed=has_holes(restorer.task))
     form = format_of(config, restorer)
-    targets = targets_for(files, [*files.values(), *masks.values()], config, form)
+    names = {name: f"{name}{SUFFIXES[form]}" for name in files}
+    read, output = [*files.values(), *masks.values()], Path(config.output)
+    targets = targets_for(names, Path(config.input), read, output, named(config))
     mine = share(sorted(files), config.shard)
-    check_facts(config, run / WEIGHTS, [targets[name] for name in mine])
+    if not named(config):
+        check_facts(output, facts(config, run / WEIGHTS), [targets[name] for name in mine], config.overwrite)
     waiting = [name for name in mine if config.overwrite or not done(targets[name], files[name], masks.get(name))]
 
     refused = list[str]()
@@ -84,7 +76,15 @@ def predict(config: PredictConfig) -> Path:
         warnings.warn(line, Note, stacklevel=1)
     if refused:
         raise UserError(refused[-1])
-    return Path(config.output)
+    return output
+
+
+def facts(config: PredictConfig, weights: Path) -> dict[str, Any]:
+    """With what the pictures of a folder are made."""
+    return {
+        "weights": file_hash(weights) if weights.is_file() else None, "set": list(config.set), "seed": config.seed,
+        "alpha": config.alpha, "tiling": config.tiling,
+    }  # fmt: skip
 
 
 def too_large(file: Path) -> str:
@@ -115,78 +115,10 @@ def restore(
         write_photo(restored, place, form)
 
 
-def images_at(text: str) -> dict[str, Path]:
-    """Images by name: one file, those of a folder, of a pattern such as `a/**/*.png`, or of a .txt file, one a line.
-
-    Raises:
-        UserError: there is none, or as `images_by_name`.
-    """
-    path = Path(text)
-    if path.is_dir():
-        return images_by_name(path, also=plugin_formats())
-    if path.is_file() and path.suffix.lower() == ".txt":
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: not a readable list; write one file a line") from None
-        return by_name([path.parent / line for line in lines], path.parent)
-    if path.is_file():
-        return {item_name(path.name, path.parent): path}
-    if glob.has_magic(text):
-        fixed = Path(*[part for i, part in enumerate(path.parts) if not any(map(glob.has_magic, path.parts[: i + 1]))])
-        below = Path(*path.parts[len(fixed.parts) :]).as_posix()
-        found, read = sorted(fixed.glob(below)), IMAGE_SUFFIXES.union(plugin_formats())
-        if pictures := [each for each in found if each.suffix.lower() in read and each.is_file()]:
-            return by_name(pictures, fixed)
-    raise UserError(f"{path}: no such file or folder; check the path")
-
-
-def by_name(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """The files by their paths below the folder, or by their own names where they lie elsewhere."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        below = path.relative_to(folder) if path.is_relative_to(folder) and ".." not in path.parts else Path(path.name)
-        name = item_name(below.as_posix(), folder)
-        if name in found:
-            raise UserError(f"{path} has the name of {found[name]}: restore them apart")
-        found[name] = path
-    if not found:
-        raise UserError(f"{folder}: no image is listed")
-    return found
-
-
 def share(names: Sequence[str], shard: str | None) -> list[str]:
     """The names of a share, `2/4` the second of four."""
     which, count = map(int, (shard or "1/1").split("/"))
     return list(names[which - 1 :: count])
-
-
-def done(target: Path, *sources: Path | None) -> bool:
-    """Whether the target is there and not older than what it is made of."""
-    return target.is_file() and all(
-        source is None or source.stat().st_mtime_ns <= target.stat().st_mtime_ns for source in sources
-    )
-
-
-def check_facts(config: PredictConfig, weights: Path, targets: Sequence[Path]) -> None:
-    """Notes with what the folder's pictures are made. Raises `UserError`: those there are of other settings."""
-    if named(config):
-        return
-    facts = {
-        "weights": file_hash(weights) if weights.is_file() else None, "set": list(config.set), "seed": config.seed,
-        "alpha": config.alpha, "tiling": config.tiling,
-    }  # fmt: skip
-    place = Path(config.output) / FACTS
-    if place.is_file() and not config.overwrite and any(target.exists() for target in targets):
-        before = read_json(place)
-        if differing := [key for key in facts if before.get(key) != facts[key]]:
-            key = differing[0]
-            raise UserError(
-                f"output={config.output} has pictures of {key}={before.get(key)}, not {facts[key]}: name another, or "
-                "write overwrite=true"
-            )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_json(place, facts)
 
 
 def named(config: PredictConfig) -> bool:
@@ -210,32 +142,6 @@ def format_of(config: PredictConfig, restorer: Restorer) -> Format:
     return form
 
 
-def targets_for(
-    files: Mapping[str, Path], read: Sequence[Path], config: PredictConfig, form: Format
-) -> dict[str, Path]:
-    """The file to write for each image.
-
-    Raises:
-        UserError: `output` is no folder, or the input's; or a target leads out of it, or would replace a file that is
-            `read` or one beside the input.
-    """
-    source, output = Path(config.input), Path(config.output)
-    folder = output.parent if named(config) else output
-    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
-        raise UserError(f"output={output} is no folder: name another")
-    if folder.resolve() == source.resolve():
-        raise UserError(f"output={output} is the folder of the input, whose pictures would be replaced: name another")
-    own = output.name if named(config) else None
-    targets = {name: inside(folder, own or f"{name}{SUFFIXES[form]}") for name in files}
-    kept = {(state.st_dev, state.st_ino): file for file in read for state in [file.stat()]}
-    for target in (target for target in targets.values() if target.exists()):
-        state = target.stat()
-        beside = own is None and folder.resolve() == source.parent.resolve()
-        if (file := kept.get((state.st_dev, state.st_ino))) or beside or target.is_dir():
-            raise UserError(f"output={output} would replace {file or target}: name another output")
-    return targets
-
-
 def masks_for(files: Mapping[str, Path], config: PredictConfig, needed: bool) -> dict[str, Path]:
     """The mask of each image. Raises `UserError` where one is missing, or given to a task without holes."""
     if config.mask is None:
@@ -246,9 +152,4 @@ def masks_for(files: Mapping[str, Path], config: PredictConfig, needed: bool) ->
         raise UserError(f"run={config.run} is not an inpainting run: leave out mask")
     if config.mask == "alpha":
         return {}
-    masks = images_at(config.mask)
-    if len(files) == 1 and len(masks) == 1:
-        return dict(zip(files, masks.values(), strict=True))
-    if missing := [name for name in files if name not in masks]:
-        raise UserError(f"{config.mask} has no mask for {', '.join(missing[:3])}: give it the image's name")
-    return dict(masks)
+    return masks_at(config.mask, files)

@@ -189,7 +189,7 @@ def enlarged(image: Tensor, target: Tensor, file: Path, target_file: Path) -> Te
 def report(record: Record, pairing: Pairing) -> list[str]:
     """The lines of a record: a Markdown table with a row a score, then what is n/a, biased or was left out, and why."""
     naive = bool(record.baseline_images)
-    rows = [["", "score", "95 % interval", *([record.data.baseline] if naive else []), "images"]]
+    rows = [["", "score", "95 % interval", *([str(record.data.baseline)] if naive else []), "images"]]
     for key, score in record.scores.items():
         places = digits(key)
         interval = shown_interval(None if score.low is None or score.high is None else (score.low, score.high), places)

@@ -11,12 +11,14 @@ from diffi2i.errors import UserError
 class EvalConfig:
     """`diffi2i eval`: scores a finished run again, on its own validation images or on another dataset.
 
-    `set` changes settings of the run that do not concern its training, as overrides: the method's options, the
-    protocol, the degradation, the crops. The record keeps the list. `trust` is that of `schema.Config`, of the run.
+    `mask`, of an inpainting run, gives the holes, white, in place of those that it draws. `set` changes settings of the
+    run that do not concern its training, as overrides: the method's options, the protocol, the degradation, the crops.
+    The record keeps the list. `trust` is that of `schema.Config`, of the run.
     """
 
     run: str
     dataset: DatasetConfig | None = None
+    mask: str | None = None
     set: list[str] = field(default_factory=list)
     root: str | None = None
     output: str | None = None

@@ -5,12 +5,9 @@ Training stops at the first file that does not fit; here nothing stops, so that 
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +20,7 @@ from diffi2i.data.member import Readable
 from diffi2i.data.seen import Seen
 from diffi2i.data.sources import IncompleteError, Item, Split, files
 from diffi2i.data.targets import Target
+from diffi2i.data.workers import Run, working
 from diffi2i.errors import UserError
 from diffi2i.files import whole
 
@@ -51,8 +49,6 @@ class File:
 
 
 Read = tuple[File, Seen | None]
-Run = Callable[[Callable[[Job], Read], list[Job]], Iterable[Read]]
-"""`map`, or one that works in other processes."""
 
 
 @dataclass
@@ -123,7 +119,7 @@ def check_dataset(
         target_reader: decodes the targets; None for photos.
         splits: those to check.
     """
-    with _mapping(dataset.workers) as run:
+    with working(dataset.workers, chunk=16) as run:
         report = Report(dataset.name, [_check_split(dataset, source, target_reader, split, run) for split in splits])
     found = {split.split: split for split in report.splits}
     if found.keys() == {"train", "val"}:
@@ -186,17 +182,6 @@ def _listed(source: Callable[[Split], list[Item]], split: Split) -> tuple[list[I
     except UserError as error:
         faults["source"] = [str(error)]
         return [], faults, []
-
-
-@contextmanager
-def _mapping(workers: int) -> Iterator[Run]:
-    """`map`, or one that works in that many processes and keeps the order. (Threads would wait for each other.)"""
-    if workers == 0:
-        yield map
-        return
-    # Not forked: threads of this process may hold locks that would never open in a copy.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield lambda function, jobs: pool.map(function, jobs, chunksize=16)
 
 
 def _contents(seen: Seen | None, reader: Target | None, items: Sequence[Item]) -> list[str]:

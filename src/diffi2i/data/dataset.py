@@ -5,8 +5,9 @@ A sample: `input` (3, h, w) and `target` (3, H, W), float32 RGB in [0, 1]; `name
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from diffi2i.data.degrade import Degradation
-from diffi2i.data.images import read_rgb, read_size, to_tensor
+from diffi2i.data.degrade import Degradation, cut
+from diffi2i.data.images import read_hole, read_rgb, read_size, to_tensor
 from diffi2i.data.manifest import Seal
 from diffi2i.data.member import Readable
 from diffi2i.data.skip import OnError, read_or_skip
@@ -168,6 +169,7 @@ class EvalImages(Dataset[Sample]):
         partner: bool = False,
         crop: int | None = None,
         crops: int = 1,
+        masks: Mapping[str, Path] | None = None,
     ) -> None:
         """Store the settings; nothing is read yet, but for the images' sizes where there are several `crops`.
 
@@ -176,6 +178,7 @@ class EvalImages(Dataset[Sample]):
                 one may be the next frame of a video.
             crop: side of the central crop in target pixels, None for whole images; a smaller image stays whole.
             crops: above 1, up to so many crops of each image in place of the central one; see `spread_crops`.
+            masks: the masks of whole images by name, in place of those that `degrade` would draw.
 
         Raises:
             UserError: the task cannot use pairs, or an image whose size is needed cannot be read.
@@ -185,7 +188,7 @@ class EvalImages(Dataset[Sample]):
         """
         require_usable(items, degrade)
         self.degrade, self.seed = degrade, seed
-        self.cache, self.partner, self.crop = cache, partner, crop
+        self.cache, self.partner, self.crop, self.masks = cache, partner, crop, masks
         self.places: list[tuple[Item, tuple[int, int] | None]] = [(item, None) for item in items]
         if crop is not None and crops > 1:
             self.places = [
@@ -227,8 +230,16 @@ class EvalImages(Dataset[Sample]):
         clean = to_tensor(target[:height, :width])
         if recorded is not None:
             return {"input": to_tensor(recorded), "target": clean, "name": name}
-        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        return {**self.degrade(clean, rng), "target": clean, "name": name}
+        if self.masks is not None:
+            made = cut(clean, self.cache.sealed(self.masks[name], read_hole))
+        else:
+            made = self.degrade(clean, rng_of(self.seed, name))
+        return {**made, "target": clean, "name": name}
+
+
+def rng_of(seed: int, name: str) -> np.random.Generator:
+    """What the random degradation of the image or crop of this name is drawn with, in an evaluation of this seed."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def spread_crops(size: Sequence[int], crop: int, count: int, scale: int) -> list[tuple[int, int]]:

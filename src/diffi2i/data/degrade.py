@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffi2i.config.build import build
 from diffi2i.config.schema import TaskConfig
-from diffi2i.data.masks import FreeFormMask
+from diffi2i.data.masks import FreeFormMask, Mask
 from diffi2i.data.resize import imresize, quantize
 from diffi2i.errors import UserError
 
@@ -60,10 +60,18 @@ class Inpaint:
 
     def __call__(self, target: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         """(3, H, W) in [0, 1] -> {"input": (3, H, W) in [0, 1], "mask": (1, H, W) of {0, 1}, 1 = hole}."""
-        kind = self.masks[int(rng.integers(len(self.masks)))]
         height, width = target.shape[-2:]
-        mask = torch.from_numpy(kind(height, width, rng)).float().unsqueeze(0)
-        return {"input": target * (1 - mask), "mask": mask}
+        return cut(target, self.hole(height, width, rng))
+
+    def hole(self, height: int, width: int, rng: np.random.Generator) -> Mask:
+        """A mask of this size: (height, width) uint8, 1 = hole."""
+        return self.masks[int(rng.integers(len(self.masks)))](height, width, rng)
+
+
+def cut(target: Tensor, hole: Mask) -> dict[str, Tensor]:
+    """The sample of (3, H, W) with this hole, (H, W) of {0, 1}: see `Inpaint`."""
+    mask = torch.from_numpy(hole).float().unsqueeze(0)
+    return {"input": target * (1 - mask), "mask": mask}
 
 
 @dataclass(frozen=True)

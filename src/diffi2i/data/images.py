@@ -124,10 +124,26 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_mask(path: Path) -> Tensor:
-    """The hole that a mask marks: (1, 1, H, W) float32, 1 = hole.
+    """The hole that a mask marks: (1, 1, H, W) float32, 1 = hole. A note names one of more than half of the picture.
+
+    Raises:
+        UserError: as `read_hole`.
+    """
+    hole = read_hole(path)
+    if (share := hole.mean()) > 0.5:
+        warnings.warn(
+            f"{path}: the hole is {100 * share:.0f} % of the picture; if white marks what to keep, invert the mask",
+            Note,
+            stacklevel=2,
+        )
+    return torch.from_numpy(hole)[None, None].float()
+
+
+def read_hole(path: Readable) -> npt.NDArray[np.uint8]:
+    """The hole that a mask marks: (H, W), 1 = hole.
 
     White is the hole and black what is kept; of what lies between, soft edges and JPEG's noise, the nearer one counts.
-    Values of 0 and 1 alone are black and white too. A note names a hole of more than half of the picture.
+    Values of 0 and 1 alone are black and white too.
 
     Raises:
         UserError: as of `read_rgb`; no hole, nothing but a hole, or what may be no mask at all: transparent, coloured,
@@ -148,13 +164,7 @@ def read_mask(path: Path) -> Tensor:
         raise UserError(f"{path}: the mask has no hole, its brightest value is {grey.max()}; paint the hole white, 255")
     if hole.all():
         raise UserError(f"{path}: the mask is all hole, nothing is black; paint black what is to be kept")
-    if (share := hole.mean()) > 0.5:
-        warnings.warn(
-            f"{path}: the hole is {100 * share:.0f} % of the picture; if white marks what to keep, invert the mask",
-            Note,
-            stacklevel=2,
-        )
-    return torch.from_numpy(hole)[None, None].float()
+    return hole.astype(np.uint8)
 
 
 def as_picture(image: Tensor) -> Image.Image:

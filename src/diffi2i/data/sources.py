@@ -25,6 +25,8 @@ Split = Literal["train", "val"]
 # What operating systems, network disks and notebooks keep beside pictures: thumbnails, copies, what was deleted. Those
 # that begin with a dot are left out as hidden.
 SIDE_FOLDERS = frozenset({"@eaDir", "@Recycle", "#recycle", "#snapshot", "__MACOSX", "$RECYCLE.BIN", "lost+found"})
+SIZE_LISTED = re.compile(r"\s\(\d+,\s?\d+,\s?\d+\)$")
+"""Behind the path in BasicSR's lists: height, width and channels."""
 MAP_SUFFIXES = (".npy",)
 """Of files beside images that may hold a target, as depth in metres."""
 
@@ -224,8 +226,9 @@ def listed(
 ) -> list[Item]:
     """The files that a text file names, one item a line; an item's name is its first path without suffix.
 
-    A line is the target's path; with `paired`, the input's path, a blank, the target's path (and whatever follows,
-    such as the focal length in lists for depth). A leading slash has no meaning, as in those lists.
+    A line is the target's path, perhaps with its size as in BasicSR's lists; with `paired`, the input's path, a blank,
+    the target's path (and whatever follows, such as the focal length in lists for depth). A leading slash has no
+    meaning, as in those lists.
 
     Args:
         split: which part to list.
@@ -259,7 +262,7 @@ def listed(
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        paths = line.split() if paired else [line.strip()]
+        paths = line.split() if paired else [listed_path(line)]
         if len(paths) < 1 + paired:
             raise UserError(f"{path}, line {number}: '{line.strip()}' must name an input and a target; mend the line")
         if any(".." in Path(text).parts for text in paths[: 1 + paired]):
@@ -284,6 +287,11 @@ def listed(
             missing,
         )
     return [items[name] for name in sorted(items)]
+
+
+def listed_path(line: str) -> str:
+    """The path in a line `a/0001.png (480,480,3)` or `a/0001.png`."""
+    return SIZE_LISTED.sub("", line.strip())
 
 
 def files(item: Item) -> dict[str, Readable]:

@@ -75,9 +75,10 @@ class DataFacts:
     """What was trained on and scored, and how.
 
     `train` and `val` are hashes of the files of each split, `inputs` one of the inputs that were made of the scored
-    ones by `degrade`. `crop` and `crops` are `TrainConfig.val_crop` and `val_crops`, `input_scale` is that of
-    `SceneConfig`, `protocol` is `ProtocolConfig` with the evaluation's seed. `baseline` is `input itself` or
-    `constant`, and `constant` then the class or the metres.
+    ones by `degrade`, or with given masks, of whose files `masks` is the hash. `crop` and `crops` are
+    `TrainConfig.val_crop` and `val_crops`, `input_scale` is that of `SceneConfig`, `protocol` is `ProtocolConfig` with
+    the evaluation's seed. `baseline` is `input itself`, or `constant`, and `constant` then the class or the metres; None
+    where the training that knew them left no record.
     """
 
     dataset: str | None
@@ -89,8 +90,9 @@ class DataFacts:
     crops: int
     input_scale: float
     protocol: dict[str, Any]
-    baseline: str
+    baseline: str | None
     constant: float | None
+    masks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,13 @@ class Record:
         ours, theirs = self.data, other.data
         # Scored folders do not say how their inputs were made, and their files are not those that a run reads.
         alike = (self.method is None) == (other.method is None)
+        given = ours.masks or theirs.masks  # in place of those that are drawn, so that the inputs tell
         for key, what in (("degrade", "the degradation"), ("crop", "the crop that is scored")):
-            if alike and (found := first_difference(getattr(ours, key), getattr(theirs, key))):
+            if (
+                alike
+                and not (given and key == "degrade")
+                and (found := first_difference(getattr(ours, key), getattr(theirs, key)))
+            ):
                 return f"{what} is {found[1]} in one, {found[2]} in the other"
         for key in ours.protocol | theirs.protocol:
             if (one := ours.protocol.get(key)) != (another := theirs.protocol.get(key)):
@@ -184,7 +191,7 @@ class Record:
         if alike and ours.val != theirs.val:
             return "their images are different files"
         if alike and ours.inputs != theirs.inputs:
-            return "the inputs made of their images are different"
+            return "their masks are different" if given else "the inputs made of their images are different"
         return None
 
     def write(self, path: Path) -> None:

@@ -22,7 +22,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def runs_table(records: Sequence[Record]) -> str:
-    """Markdown: the baseline, then a row per record, each of a run.
+    """Markdown: the baseline where it is known, then a row per record, each of a run.
 
     Raises:
         UserError: the records do not compare; see `Record.comparable`.
@@ -40,9 +40,10 @@ def runs_table(records: Sequence[Record]) -> str:
         if COLUMNS[key].overview
         if any(key in own and (key in asked or own[key] is not None) for own in values)
     ]
-    baseline = {key: score.baseline for key, score in first.scores.items()}
     rows = [["", *(COLUMNS[key].titled for key in keys), "parameters", "s / image"]]
-    rows.append([first.data.baseline, *cells(baseline, keys, main), "", ""])
+    if known := next((record for record in records if record.data.baseline), None):
+        baseline = {key: score.baseline for key, score in known.scores.items()}
+        rows.append([str(known.data.baseline), *cells(baseline, keys, main), "", ""])
     for record, own in zip(records, values, strict=True):
         assert record.method
         assert record.cost

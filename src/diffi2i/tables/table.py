@@ -178,10 +178,10 @@ Columns = Sequence[Column]
 
 def baseline(experiment: Experiment, found: Found, paper: Columns, here: Columns) -> list[dict[str, Any]]:
     """The cells of what the input itself scores, or the best constant: those of the first row that has them."""
-    if experiment.task == ALL_TASKS or not found.records:
+    first = next((record for record in found.records.values() if record.data.baseline), None)
+    if experiment.task == ALL_TASKS or first is None:
         return []
-    first = next(iter(found.records.values()))
-    facts = {"row": BASELINE, "label": first.data.baseline, "state": "measured", "main": first.main_metric}
+    facts = {"row": BASELINE, "label": str(first.data.baseline), "state": "measured", "main": first.main_metric}
     scores = summary(found, "baseline")
     cells = [cell(column, facts) for column in paper]
     for column in here:

@@ -1,7 +1,8 @@
 """The typed schema of the commands that do not train; that of `diffi2i train` is `schema.Config`."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from diffi2i.config.schema import DatasetConfig, TaskConfig, TrainerConfig, above_zero, one_of
 from diffi2i.errors import UserError
@@ -181,18 +182,68 @@ class BenchConfig:
         return int(height), int(width or height)
 
 
+CHECK = "check"
+PREPARED = {
+    "prepare subimages": ("size", "step", "thresh", "scale", "name"),
+    "prepare downsample": ("scale", "name"),
+    "prepare masks": ("masks", "side", "seed"),
+    "prepare meta": (),
+}
+"""What `diffi2i data` makes of images, and the settings of each; `data.prepare` has their meanings and defaults."""
+ACTIONS = {
+    CHECK: ("dataset", "root", "output"),
+    **{action: ("input", "output", "jobs", "overwrite", *own) for action, own in PREPARED.items()},
+}
+"""All keys of each."""
+
+
 @dataclass(kw_only=True)
 class DataConfig:
-    """`diffi2i data check`: reads every file of a dataset and writes its manifest. `action` is its first word."""
+    """`diffi2i data check`: reads every file of a dataset and writes its manifest; `prepare`: makes files of images.
+
+    `action` are the first words, one of `ACTIONS`. `input` is a file, a folder, what a pattern finds, or what a .txt
+    file lists. What is done already is passed over unless `overwrite`. `jobs` processes work, None for as many as are
+    worth their start, up to 8.
+    """
 
     action: str = ""
-    dataset: DatasetConfig
+    dataset: DatasetConfig | None = None
     root: str | None = None
+    input: str | None = None
     output: str | None = None
+    size: int | None = None
+    step: int | None = None
+    thresh: int | None = None
+    scale: int | None = None
+    name: str | None = None
+    masks: list[str] | None = None
+    side: int | None = None
+    seed: int | None = None
+    jobs: int | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.action != "check":
-            raise UserError("data needs its action: write diffi2i data check dataset=<name> root=<folder>")
+        if self.action not in ACTIONS:
+            whats = ", ".join(action.partition(" ")[2] for action in PREPARED)
+            raise UserError(
+                "data needs its action: write diffi2i data check dataset=<name> root=<folder>, or diffi2i data prepare "
+                f"<what> input=<folder> output=<folder>, with one of {whats}"
+            )
+        for each in fields(self):
+            if each.name not in ("action", *ACTIONS[self.action]) and getattr(self, each.name) != each.default:
+                of = " and ".join(f"data {action}" for action, keys in ACTIONS.items() if each.name in keys)
+                raise UserError(f"{each.name} belongs to {of}, not to data {self.action}: leave it out")
+        for key in ("dataset",) if self.action == CHECK else ("input", "output"):
+            if getattr(self, key) is None:
+                place = "name" if key == "dataset" else "folder"
+                raise UserError(f"{key} is missing: write diffi2i data {self.action} {key}=<{place}>")
+        above_zero(self, "", ("size", "step", "scale", "jobs"), most=65_536)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the preparation that are written."""
+        own = {key: getattr(self, key) for key in PREPARED[self.action]}
+        return {key: value for key, value in own.items() if value is not None}
 
 
 @dataclass(kw_only=True)

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 QUOTES = ("'", '"')
 PATHS = re.compile(
-    r"run|run_dir|root|roots\..+|imports\..+|input|output|pred|target|mask|method\.init|"
+    r"run|run_dir|root|roots\..+|imports\..+|input|output|pred|target|mask|name|method\.init|"
     r"dataset\.source\.(root|val_root|(train|val|input|target)_dir|(input|target)_name)"
 )
 """Keys whose value is taken as it is written, since it names a file or folder, which may have any name."""
@@ -198,11 +198,11 @@ def quoted_runs(override: str) -> str:
 def quoted_settings(override: str) -> str:
     """`set=[a=1,b=[2,3]]` with quotes around each entry: Hydra's grammar has no `=` inside a list. `cases` likewise.
 
-    `trust=mynet` as the list that it is.
+    `trust=mynet` as the list that it is, and `masks=narrow`.
     """
     key, _, value = override.partition("=")
-    if key == "trust" and not value.startswith("["):
-        return f"trust=[{value}]"
+    if key in ("trust", "masks") and not value.startswith("["):
+        return f"{key}=[{value}]"
     if key not in ("set", "cases") or not override.startswith(f"{key}=[") or not override.endswith("]"):
         return override
     bare = [entry for entry in entries(override.removeprefix(f"{key}=[")[:-1]) if entry]

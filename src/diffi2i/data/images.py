@@ -92,11 +92,17 @@ def read_size(path: Readable) -> tuple[int, int]:
     Raises:
         UserError: missing, empty, not an image, or more than `MAX_PIXELS`.
     """
+    return read_shape(path)[:2]
+
+
+def read_shape(path: Readable) -> tuple[int, int, int]:
+    """(height, width, channels), of which grey has 1 and colours 3, alpha not counted; else as `read_size`."""
     with _opened(path) as image:
         width, height = image.size
+        channels = 1 if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I") else 3
         # Orientations 5 to 8 are those turned by 90 degrees.
         turned = orientation_of(image) >= 5
-        return (width, height) if turned else (height, width)
+        return (width, height, channels) if turned else (height, width, channels)
 
 
 def orientation_of(image: Image.Image) -> int:

@@ -55,14 +55,10 @@ def check_facts(output: Path, facts: Mapping[str, Any], targets: Sequence[Path],
     """Notes with what the folder's files are made.
 
     Raises:
-        UserError: some of the targets are there, made with other settings or unknown ones.
+        UserError: it has files of other settings, or targets of unknown ones.
     """
     place = output / FACTS
-    if not overwrite and (there := next((target for target in targets if target.exists()), None)):
-        if not place.is_file():
-            raise UserError(
-                f"{there} is there, made with unknown settings: name another output, or write overwrite=true"
-            )
+    if place.is_file() and not overwrite and any(not file.name.startswith(".") for file in output.iterdir()):
         before = read_json(place)
         if differing := [key for key in facts if before.get(key) != facts[key]]:
             key = differing[0]
@@ -70,5 +66,7 @@ def check_facts(output: Path, facts: Mapping[str, Any], targets: Sequence[Path],
                 f"output={output} has pictures of {key}={before.get(key)}, not {facts[key]}: name another, or "
                 "write overwrite=true"
             )
+    elif not overwrite and (there := next((target for target in targets if target.exists()), None)):
+        raise UserError(f"{there} is there, made with unknown settings: name another output, or write overwrite=true")
     output.mkdir(parents=True, exist_ok=True)
     write_json(place, dict(facts))

@@ -251,6 +251,7 @@ def write_photo(photo: Photo, place: Path, form: Format) -> None:
             write_tiff16(photo.pixels if photo.alpha is None else replace(photo, grey=False).pixels, photo, place)
         return
     settings: dict[Format, dict[str, Any]] = {
+        "png": {"compress_level": 3},  # 5 % larger at most than by the usual 6, in 40 % of the time
         "jpeg": {"quality": 95, "subsampling": 0},
         "webp": {"lossless": True, "exact": True},
         "tiff": {"compression": DEFLATE},

@@ -77,8 +77,8 @@ class DataFacts:
     `train` and `val` are hashes of the files of each split, `inputs` one of the inputs that were made of the scored
     ones by `degrade`, or with given masks, of whose files `masks` is the hash. `crop` and `crops` are
     `TrainConfig.val_crop` and `val_crops`, `input_scale` is that of `SceneConfig`, `protocol` is `ProtocolConfig` with
-    the evaluation's seed. `baseline` is `input itself`, or `constant`, and `constant` then the class or the metres; None
-    where the training that knew them left no record.
+    the evaluation's seed. `baseline` is `input itself`, or `constant`, and `constant` then the class or the metres. Of
+    labels and depth both are None where the training's record is missing.
     """
 
     dataset: str | None

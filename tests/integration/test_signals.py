@@ -18,7 +18,7 @@ from diffi2i.callbacks.scores import ValidationScores
 from diffi2i.commands import eval as evaluation
 from diffi2i.commands import predict, score, train
 from diffi2i.config.schema import Config, DatasetConfig, ModelConfig, TrainerConfig
-from diffi2i.data import check
+from diffi2i.data import check, prepare
 from diffi2i.methods.method import Method
 from diffi2i.run import checkpoints
 from diffi2i.run.hardware import new_trainer
@@ -90,6 +90,7 @@ def test_the_other_commands_too(images: Path, tmp_path: Path, uninterrupted: Pat
         (("predict", f"run={uninterrupted}", f"input={images}", "output=p", "trainer=cpu"), predict, "restore"),
         (("score", "task=sisr", f"pred={pictures}", f"target={pictures}", "output=s.json"), score, "paired"),
         (("data", "check", "dataset=folder", f"root={images}", "output=m.json"), check, "_check_split"),
+        (("data", "prepare", "downsample", f"input={images}", "output=d"), prepare, "write_photo"),
     ]
     for command, owner, name in commands:
         answer = prepared(signalled(owner, name, signal.SIGTERM), *command, cwd=tmp_path)

@@ -93,6 +93,25 @@ def test_both_stages_train_and_eval_scores_them_again(runs: Runs, task: str, tmp
         assert ("| constant" in printed) == (task in KINDS)
 
 
+@pytest.mark.parametrize("task", KINDS)
+def test_weights_alone_have_no_constant_to_compare_with(runs: Runs, task: str, tmp_path: Path, capsys: Any) -> None:
+    run, bare = runs(task)[1], tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.yaml", "weights.safetensors"):
+        shutil.copy(run / name, bare)
+    capsys.readouterr()
+    cli.main(["eval", f"run={bare}", *ON_CPU, f"output={tmp_path / 'again'}"])
+    printed, record, known = capsys.readouterr().out, result(tmp_path / "again"), result(run)
+    assert (record.data.baseline, record.data.constant, record.baseline_images) == (None, None, [])
+    assert {score.baseline for score in record.scores.values()} == {None}
+    assert (record.images, record.data.inputs) == (known.images, known.data.inputs)
+    assert known.comparable(record) is None
+    assert "| constant" not in printed
+    assert "input itself" not in printed
+    cli.main(["table", str(tmp_path / "again"), str(run)])
+    assert "| constant" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_main_metric_is_scored(runs: Runs, task: str) -> None:
     for run_dir in runs(task):

@@ -142,7 +142,7 @@ def test_every_dataset_file_can_be_used(file: Path) -> None:
 
 
 def test_every_public_dataset_has_a_tree_here() -> None:
-    own = {"depth_pairs", "folder", "label_pairs", "motorcycle", "pairs", "photos", "shapes", "shards"}
+    own = {"depth_pairs", "folder", "label_pairs", "lists", "motorcycle", "pairs", "photos", "shapes", "shards"}
     assert {file.stem for file in DATASETS} - own == TREES.keys()
     expected = {name: read(CONF / f"{name}.yaml").dataset.expected for name in TREES}
     assert {name for name in TREES if "train" not in expected[name]} == EVALUATION_ONLY
@@ -306,6 +306,14 @@ def test_lists_from_windows(tmp_path: Path) -> None:
     make(tmp_path, "a.png", "b.png")
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\nb.png\r\n")
     assert names(listed("val", tmp_path, val="list.txt")) == ["a", "b"]
+
+
+def test_sizes_in_lists_are_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b (1).png", "c (1,2,3).png")
+    (tmp_path / "train.txt").write_text("a.png (4,4,3)\nb (1).png\n")
+    (tmp_path / "val.txt").write_text("c (1,2,3).png (4, 4, 3)\n")
+    source = instantiate(read(CONF / "lists.yaml", tmp_path).dataset.source)
+    assert [item.target.is_file() for split in ("train", "val") for item in source(split)] == [True] * 3
 
 
 def test_lists_give_the_order_of_names(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ APART: list[tuple[dict[str, Any], str]] = [
     (protocol(new=1), "the protocol's new is None in one, 1 in the other"),
     ({"val": "other"}, "their images are different files"),
     ({"inputs": "other"}, "the inputs made of their images are different"),
+    ({"inputs": "other", "masks": "hash", "degrade": None}, "their masks are different"),
 ]
 
 
@@ -172,6 +173,8 @@ def test_what_the_methods_are_and_were_trained_on_may_differ() -> None:
     )
     assert record().comparable(other) is None
     assert record().comparable(record()) is None
+    # Masks that were given take the place of the degradation's; the inputs tell that they are equal.
+    assert record().comparable(record(masks="hash", degrade=None)) is None
 
 
 def test_scored_folders_compare_with_a_run_by_task_and_protocol_alone() -> None:

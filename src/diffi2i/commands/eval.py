@@ -100,7 +100,7 @@ def score(
             train=trained_on,
             val=data.val_manifest,
             inputs=sheet.inputs_hash(),
-            degrade=config.task.degrade,
+            degrade=None if masks else config.task.degrade,
             crop=config.train.val_crop,
             crops=config.train.val_crops,
             input_scale=config.task.scenes.input_scale,

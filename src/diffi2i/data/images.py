@@ -16,6 +16,7 @@ from torch import Tensor
 from diffi2i.data.member import Readable
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import Note, UserError
+from diffi2i.run.hardware import is_first_rank
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
@@ -136,7 +137,7 @@ def read_mask(path: Path) -> Tensor:
         UserError: as `read_hole`.
     """
     hole = read_hole(path)
-    if (share := hole.mean()) > 0.5:
+    if (share := hole.mean()) > 0.5 and is_first_rank():
         warnings.warn(
             f"{path}: the hole is {100 * share:.0f} % of the picture; if white marks what to keep, invert the mask",
             Note,

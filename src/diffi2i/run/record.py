@@ -177,7 +177,7 @@ class Record:
         ours, theirs = self.data, other.data
         # Scored folders do not say how their inputs were made, and their files are not those that a run reads.
         alike = (self.method is None) == (other.method is None)
-        given = ours.masks or theirs.masks  # in place of those that are drawn, so that the inputs tell
+        given = ours.masks or theirs.masks  # in place of what `degrade` draws: the inputs tell whether they are equal
         for key, what in (("degrade", "the degradation"), ("crop", "the crop that is scored")):
             if (
                 alike

@@ -89,7 +89,8 @@ def print_table(run_dirs: Sequence[str]) -> None:
         raise UserError(f"{scored[0]} holds scores of folders, not of a run: write diffi2i compare {scored[0]} <run>")
     first = records[run_dirs[0]]
     images = max(score.n for score in first.scores.values())
-    print(f"\n{first.task}, {first.data.dataset}, {images} held-out images, budget {first.budget}\n")
+    given = ", given masks" if first.data.masks else ""
+    print(f"\n{first.task}, {first.data.dataset}, {images} held-out images{given}, budget {first.budget}\n")
     print(runs_table(list(records.values())))
     for record in records.values():
         for key, score in record.scores.items():

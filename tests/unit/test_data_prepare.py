@@ -233,13 +233,15 @@ def test_what_is_there_stays_as_it_is(photos: Path, tmp_path: Path, capsys: pyte
 def test_broken_files_are_named_at_the_end(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:-60])
     (photos / "empty.png").touch()
+    (photos / "dead.png").symlink_to("nowhere")
     with pytest.warns(Note) as notes, pytest.raises(SystemExit, match="1"):
         prepare("subimages", photos, tmp_path / "out", "size=24", "step=16")
     said = [str(note.message) for note in notes]
-    assert len(said) == 2
-    assert "empty.png: the file is empty" in said[0]
-    assert "cut.png: not a readable image" in said[1]
-    assert "3 of 5 images prepared" in capsys.readouterr().out
+    assert len(said) == 3
+    assert "dead.png: a link that leads nowhere" in said[0]
+    assert "empty.png: the file is empty" in said[1]
+    assert "cut.png: not a readable image" in said[2]
+    assert "3 of 6 images prepared" in capsys.readouterr().out
     assert {name.partition("_")[0] for name in files(tmp_path / "out")} == {"a", "grey", "sub/b"}
     noise(photos / "tiny.png", 2, 30, 3)
     with pytest.warns(Note, match=r"tiny\.png: smaller than 4 pixels"), pytest.raises(SystemExit):

@@ -35,7 +35,7 @@ def targets_for(
     if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise UserError(f"output={output} lies in the input, of which its pictures would be a part: name another")
     targets = {key: inside(folder, output.name if named else name) for key, name in names.items()}
-    kept = {(state.st_dev, state.st_ino): file for file in read for state in [file.stat()]}
+    kept = {(state.st_dev, state.st_ino): file for file in read if file.exists() for state in [file.stat()]}
     for target in (target for target in targets.values() if target.exists()):
         state = target.stat()
         beside = not named and folder.resolve() == source.parent.resolve()
@@ -45,9 +45,10 @@ def targets_for(
 
 
 def done(target: Path, *sources: Path | None) -> bool:
-    """Whether the target is there and not older than what it is made of."""
+    """Whether the target is there and not older than what it is made of, which is there too."""
     return target.is_file() and all(
-        source is None or source.stat().st_mtime_ns <= target.stat().st_mtime_ns for source in sources
+        source is None or (source.exists() and source.stat().st_mtime_ns <= target.stat().st_mtime_ns)
+        for source in sources
     )
 
 

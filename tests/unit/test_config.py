@@ -548,6 +548,7 @@ def test_a_path_that_cannot_be_printed_is_refused(name: str) -> None:
 def test_every_path_of_a_command_is_known_as_one() -> None:
     """A new key is a path, whose name is taken as written, or stands here."""
     others = {"size", "action", "budget", "launcher", "project", "entity", "format", "alpha", "tiling", "shard", "repo"}
+    others |= {"license"}
     texts = {
         field.name
         for schema in ROOTS.values()

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 QUOTES = ("'", '"')
 PATHS = re.compile(
-    r"run|run_dir|root|roots\..+|imports\..+|input|output|pred|target|mask|name|method\.init|"
+    r"run|run_dir|release|root|roots\..+|imports\..+|input|output|pred|target|mask|name|method\.init|"
     r"dataset\.source\.(root|val_root|(train|val|input|target)_dir|(input|target)_name)"
 )
 """Keys whose value is taken as it is written, since it names a file or folder, which may have any name."""

@@ -120,8 +120,8 @@ def test_what_cannot_be_kept_is_told(tmp_path: Path) -> None:
         "its colour profile is damaged: it is left out",
         "its EXIF data are damaged: they are left out",
     ]
-    with pytest.warns(Note, match="jpeg has no alpha"):
-        write_photo(photo, tmp_path / "out.jpg", "jpeg")
+    with pytest.warns(Note, match="mine.jpg: jpeg has no alpha"):
+        write_photo(photo, tmp_path / "out.jpg.tmp", "jpeg", "mine.jpg")
     with pytest.warns(Note, match="webp has 8 bits"):
         write_photo(Photo(random(4, 4, 3, dtype=np.uint16)), tmp_path / "out.webp", "webp")
     Image.fromarray(random(4, 4, 4), "CMYK").save(tmp_path / "in.jpg", icc_profile=SRGB)

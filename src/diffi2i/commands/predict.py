@@ -112,7 +112,7 @@ def restore(
         require_equal_sizes(mask_file, mask, f"image {file}", torch.empty(photo.colours.shape[:2]))
     restored = restorer.photo(photo, mask, config.seed, cast(Alpha, config.alpha))
     with whole(target) as place:
-        write_photo(restored, place, form)
+        write_photo(restored, place, form, target.name)
 
 
 def share(names: Sequence[str], shard: str | None) -> list[str]:

@@ -223,22 +223,23 @@ def upright(exif: bytes) -> bytes:
     return bytes(changed)
 
 
-def write_photo(photo: Photo, place: Path, form: Format) -> None:
-    """Writes a file of this format, whatever its name.
+def write_photo(photo: Photo, place: Path, form: Format, name: str | None = None) -> None:
+    """Writes a file of this format, whatever its name; `name` is what notes call it, by default its own.
 
     JPEG has 8 bits and no alpha and is written at quality 95, WebP 8 bits without loss; a note tells what is lost.
 
     Raises:
         UserError: the picture is larger than the format allows.
     """
+    name = name or place.name
     height, width = photo.colours.shape[:2]
     if max(height, width) > MOST.get(form, max(height, width)):
-        raise UserError(f"{place.name}: {width}x{height} is more than {form} can hold: write format=png")
+        raise UserError(f"{name}: {width}x{height} is more than {form} can hold: write format=png")
     if photo.alpha is not None and form in WITHOUT_ALPHA:
-        warnings.warn(f"{place.name}: {form} has no alpha: it is left out", Note, stacklevel=2)
+        warnings.warn(f"{name}: {form} has no alpha: it is left out", Note, stacklevel=2)
         photo = photo.opaque()
     if photo.levels > 255 and form not in SIXTEEN:
-        warnings.warn(f"{place.name}: {form} has 8 bits: the others are left out", Note, stacklevel=2)
+        warnings.warn(f"{name}: {form} has 8 bits: the others are left out", Note, stacklevel=2)
         eight = [
             None if each is None else np.rint(each / 257).astype(np.uint8) for each in (photo.colours, photo.alpha)
         ]
@@ -248,7 +249,8 @@ def write_photo(photo: Photo, place: Path, form: Format) -> None:
             place.write_bytes(png16(photo.pixels, photo))
         else:
             # Grey with alpha as colours with alpha: few programs read the other.
-            write_tiff16(photo.pixels if photo.alpha is None else replace(photo, grey=False).pixels, photo, place)
+            pixels = photo.pixels if photo.alpha is None else replace(photo, grey=False).pixels
+            write_tiff16(pixels, photo, place, name)
         return
     settings: dict[Format, dict[str, Any]] = {
         "png": {"compress_level": 3},  # 5 % larger at most than by the usual 6, in 40 % of the time
@@ -279,12 +281,12 @@ def png16(pixels: Pixels, photo: Photo) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def write_tiff16(pixels: Pixels, photo: Photo, place: Path) -> None:
+def write_tiff16(pixels: Pixels, photo: Photo, place: Path, name: str) -> None:
     """A TIFF of (H, W, 1, 3 or 4) uint16, without EXIF, which lies inside a TIFF's own tags: a note says so."""
     import tifffile
 
     if photo.exif:
-        warnings.warn(f"{place.name}: EXIF data are not written to a TIFF of 16 bits", Note, stacklevel=2)
+        warnings.warn(f"{name}: EXIF data are not written to a TIFF of 16 bits", Note, stacklevel=2)
     extra = [(ICC_TAG, "B", len(photo.icc), photo.icc, True)] if photo.icc else []
     tifffile.imwrite(
         place,

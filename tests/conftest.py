@@ -81,6 +81,12 @@ SMALL_DENSE = {
 DENOISER = ("model.network.widths=[8,8]", "model.network.attention=[false,false]")
 CODES = ("model.autoencoder.widths=[8,8,8]", "model.autoencoder.channels=2")
 PROCESS = ("method.diffusion.steps=20", "method.sampler.steps=4")
+INVERSION = (
+    "method.predictor.widths=[8,8]",
+    "method.predictor.attention=[false,true]",
+    "method.starts=[5,4,3,2]",
+    "method.times=[5,2]",
+)
 SMALL_PRIOR = ("model.cpen.channels=4", "model.cpen.blocks=1")
 DIRFORMER = ("model.network.width=8", "model.network.blocks=[1,0,0,1]", *SMALL_PRIOR)
 SMALL_METHODS = {
@@ -93,6 +99,8 @@ SMALL_METHODS = {
     "resshift": DENOISER,
     "rddm": (*DENOISER, "method.steps=20", "method.visited=4"),
     "bridge": (*DENOISER, "method.steps=20", "method.visited=4"),
+    "codi": (*DENOISER, *PROCESS, "method.codec=unshuffled", "method.intervals=10"),
+    "invsr": (*DENOISER, *INVERSION, "method.codec=unshuffled", "method.diffusion.steps=20"),
     "repaint": (*DENOISER, "method.diffusion.steps=20", "method.steps=6", "method.jump=2", "method.resamplings=2"),
 }
 
@@ -211,9 +219,13 @@ def awake(module: T) -> T:
 
     Else what is left of a block that starts as the identity, or of a denoiser that starts at zero, goes untested.
     """
-    for parameter in module.parameters():
-        if parameter.ndim > 1 and not parameter.any():
+    for name, parameter in module.named_parameters():
+        if parameter.any():
+            continue
+        if parameter.ndim > 1:
             nn.init.kaiming_normal_(parameter, a=0.1)
+        elif name.endswith(".mu"):
+            nn.init.constant_(parameter, 0.5)
     return module
 
 

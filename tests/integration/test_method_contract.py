@@ -216,7 +216,7 @@ def test_it_is_measured_without_what_its_losses_need(name: str, tmp_path: Path, 
     if method.judged(method.options):
         with pytest.raises(UserError, match="ADE20K ResNet-50 unavailable"):
             build_method(config)
-    few = ["method.sampler.steps=2"] if "diffusion" in FILES[name] and name not in ("diffi2i_s2", "diffir_s2") else []
+    few = ["method.sampler.steps=2"] if "sampler" in FILES[name] and name not in ("diffi2i_s2", "diffir_s2") else []
     bench(BenchConfig(overrides=settings + few, size="32", repeats=1, trainer=CPU, output=str(tmp_path / "bench")))
     printed = capsys.readouterr().out
     assert all(f"{part}: " in printed for part in method.parts())

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.losses.adversarial import LamaAdversary, RealESRGANAdversary
+from diffi2i.losses.adversarial import HingeAdversary, LamaAdversary, RealESRGANAdversary
 from diffi2i.models.discriminator import PatchDiscriminator, UNetDiscriminator
 
 
@@ -28,10 +28,11 @@ def schemes() -> list[LamaAdversary | RealESRGANAdversary]:
     return [
         LamaAdversary(PatchDiscriminator(width=4, layers=2)),
         RealESRGANAdversary(UNetDiscriminator(width=4)),
+        HingeAdversary(UNetDiscriminator(width=4)),
     ]
 
 
-every_scheme = pytest.mark.parametrize("adversary", schemes(), ids=["lama", "realesrgan"])
+every_scheme = pytest.mark.parametrize("adversary", schemes(), ids=["lama", "realesrgan", "hinge"])
 
 
 def total(terms: Mapping[str, Tensor]) -> Any:
@@ -239,6 +240,22 @@ def test_real_esrgan_terms_are_cross_entropies():
     np.testing.assert_allclose(generator["adversarial"].detach(), -0.1 * np.log(fake).mean(), rtol=1e-5)
     np.testing.assert_allclose(discriminator["d_real"].detach(), -np.log(real).mean(), rtol=1e-5)
     np.testing.assert_allclose(discriminator["d_fake"].detach(), -np.log(1 - fake).mean(), rtol=1e-5)
+
+
+def test_hinge_terms_are_what_logits_lack():
+    output, batch = batch_of(size=8)
+    adversary = HingeAdversary(Pixelwise(), weight=0.1)
+
+    def cells(image: Tensor) -> Any:
+        return 3 * (image.double().numpy().sum(1) - 1.5).reshape(2, 4, 2, 4, 2).mean((2, 4))
+
+    fake, real = cells(output), cells(batch["target"])
+    assert (fake < -1).any()  # some logits are beyond the hinge
+    generator = adversary.generator_terms(output, batch)
+    discriminator = adversary.discriminator_terms(output, batch)
+    np.testing.assert_allclose(generator["adversarial"].detach(), -0.1 * fake.mean(), rtol=1e-5)
+    np.testing.assert_allclose(discriminator["d_real"].detach(), np.where(real < 1, 1 - real, 0).mean(), rtol=1e-5)
+    np.testing.assert_allclose(discriminator["d_fake"].detach(), np.where(fake > -1, 1 + fake, 0).mean(), rtol=1e-5)
 
 
 @every_scheme

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from diffi2i.diffusion.samplers import Noise, Sampler, ancestral, ddim, dpm_solver, visited
+from diffi2i.diffusion.samplers import Noise, Sampler, ancestral, ddim, dpm_solver, renoised, visited
 from diffi2i.diffusion.schedule import Prediction, Schedule, cosine, linear, sqrt_linear
 from tests import reference as ref
 from tests.examples import quick, seeds
@@ -26,6 +26,7 @@ SAMPLERS: dict[str, Sampler] = {
     "V4": partial(ancestral, variance_noise=True),
     "ddim": ddim,
     "ddim, eta": partial(ddim, eta=0.7),
+    "renoised": renoised,
     "dpm_solver": dpm_solver,
 }
 chains = st.integers(2, 12).flatmap(
@@ -354,7 +355,7 @@ def test_precision_and_shape_of_the_argument_are_kept(sampler: Any, dtype: torch
         assert (found.dtype, found.shape) == (dtype, x.shape)
 
 
-@pytest.mark.parametrize("name", ["V4", "ddim, eta"])
+@pytest.mark.parametrize("name", ["V4", "ddim, eta", "renoised"])
 def test_noise_is_drawn_at_each_visited_step_but_the_last(name: str):
     asked: list[int] = []
 

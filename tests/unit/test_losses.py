@@ -14,7 +14,7 @@ from torch import nn
 
 from diffi2i.losses.adversarial import RealESRGANAdversary
 from diffi2i.losses.dense import CrossEntropy, SILog
-from diffi2i.losses.pixel import L1, HolePSNR, KnownL1
+from diffi2i.losses.pixel import L1, L2, HolePSNR, KnownL1
 from diffi2i.losses.task import TaskLoss
 from tests.examples import quick, seeds
 
@@ -75,6 +75,7 @@ def test_l1_is_the_mean_absolute_difference(seed: int):
     batch = images(seed)
     x = double(batch)
     np.testing.assert_allclose(L1()(batch["output"], batch), np.abs(x["output"] - x["target"]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(L2()(batch["output"], batch), ((x["output"] - x["target"]) ** 2).mean(), rtol=1e-5)
 
 
 @given(seed=seeds)

@@ -205,9 +205,7 @@ def test_the_denoiser_learns_the_target_of_its_schedule(
     [
         ("pixel_diffusion", ()),
         ("pixel_diffusion", ("method.residual=true",)),
-        ("resshift", ()),
-        ("rddm", ()),
-        ("bridge", ()),
+        *((name, ()) for name in ("resshift", "rddm", "bridge", "codi", "invsr")),
     ],
 )
 @torch.no_grad()
@@ -233,7 +231,9 @@ def test_repaint_keeps_what_is_known(make: Make) -> None:
     assert torch.equal(method.predict(hidden, method.noise(hidden)), output)
 
 
-@pytest.mark.parametrize("name", ["pixel_diffusion", "ldm", "resshift", "bridge", "autoencoder", "diffir_s2"])
+@pytest.mark.parametrize(
+    "name", ["pixel_diffusion", "ldm", "resshift", "bridge", "autoencoder", "codi", "invsr", "diffir_s2"]
+)
 @pytest.mark.parametrize("size", [(1, 1), (65, 66)])
 @torch.no_grad()
 def test_any_image_size(make: Make, name: str, size: tuple[int, int]) -> None:
@@ -293,6 +293,39 @@ def test_training_validates_with_the_cheap_sampler(make: Make, monkeypatch: Any)
             ["method=pixel_diffusion", "method.residual=true", "method.conditional=false"],
             "method.residual needs pixels",
         ),
+        (
+            ["method=codi"],
+            "method=codi needs a diffusion: write method.init=<run of method=pixel_diffusion method.cond",
+        ),
+        (["method=codi", "method.learns=all"], "method.learns=all: choose one of distillation, denoising, consistency"),
+        (["method=codi", "method.trained=encoder"], "method.trained=encoder: choose one of all, adapter"),
+        (["method=codi", "method.intervals=21"], "method.intervals=21: write 2 to method.diffusion.steps=20"),
+        (["method=codi", "method.target_decay=1"], "method.target_decay=1.0 lies in [0, 1): write 0.95"),
+        (["method=codi", "method.learns=consistency"], "distils a conditional diffusion: write method.init=<run of"),
+        (["method=invsr"], "method=invsr needs a diffusion: write method.init=<run of method=pixel_diffusion"),
+        *(
+            (
+                ["method=invsr", f"method.starts={starts}"],
+                f"method.starts={shown} must fall from at most 20 to at least 1",
+            )
+            for starts, shown in {
+                "[2,3]": "[2, 3]",
+                "[5,5]": "[5, 5]",
+                "[21]": "[21]",
+                "[5,0]": "[5, 0]",
+                "[]": "[]",
+            }.items()
+        ),
+        (
+            ["method=invsr", "method.times=[20,2]"],
+            "must fall to at least 1 from one of method.starts=[5, 4, 3, 2]: write",
+        ),
+        (["method=invsr", "method.times=[5,6]"], "method.times=[5, 6] must fall to at least 1"),
+        (["method=invsr", "method.noise=none"], "method.noise=none: choose one of predicted, drawn"),
+        (
+            ["method=invsr", "method.predictor.widths=[8]"],
+            "method=invsr: attention=[False, True] and widths=[8] must name",
+        ),
         (["method=resshift", "method.min_noise=3"], "min_noise between 0 and 0.99 x kappa"),
         (["method=rddm", "method.visited=21"], "visited within 1..steps"),
         (
@@ -323,14 +356,8 @@ def test_methods_of_images_take_no_labels_or_depth(name: str, task: str) -> None
 
 @torch.no_grad()
 def test_work_counted_on_one_run_of_each_part_is_the_whole_work(make: Make) -> None:
-    for name, calls in (
-        ("pixel_diffusion", 4),
-        ("ldm", 4),
-        ("resshift", 4),
-        ("rddm", 4),
-        ("diffi2i_s2", 4),
-        ("regressor", 1),
-    ):
+    calls_of = {"pixel_diffusion": 4, "ldm": 4, "resshift": 4, "rddm": 4, "codi": 4, "invsr": 2, "diffi2i_s2": 4}
+    for name, calls in (calls_of | {"regressor": 1}).items():
         method = made(make, name, "task=sisr").eval()
         batch = random_batch(method.config, 32, images=1)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffi2i import weights
 from diffi2i.errors import WeightsUnavailableError
-from diffi2i.losses.perceptual import HRFPerceptual, VGG16Perceptual, VGG19Perceptual
+from diffi2i.losses.perceptual import LPIPS, HRFPerceptual, VGG16Perceptual, VGG19Perceptual
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 
@@ -109,6 +109,36 @@ def test_vgg_loss_is_the_weighted_l1_of_the_named_layers_before_relu(name, lette
                 ours, true = (net[: i + 1](normalise(x.double())).detach().numpy() for x in (output, batch["target"]))
                 expected += WEIGHTS[f"conv{block}"] * np.abs(ours - true).mean()
     np.testing.assert_allclose(LOSSES[name](trunks[name])(output, batch), expected, rtol=1e-5)
+
+
+def test_lpips_is_its_formula_and_its_gradient_reaches_the_output_alone(trunks):
+    """Of unit vectors of features torchmetrics' heads weigh the squared differences, channel by channel."""
+    loss, (output, batch) = LPIPS(trunks["vgg16"]), pair(size=(32, 33))
+    net = vgg_layers("D").double()
+    shift, scale = ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450])
+    heads = [dict(loss._network.network.named_parameters())[f"lin{i}.model.1.weight"] for i in range(5)]
+    expected = 0.0
+    for head, end in zip(heads, (4, 9, 16, 23, 30), strict=True):
+        units = []
+        for image in (output, batch["target"]):
+            scaled = [(2 * image[:, c].double() - 1 - shift[c]) / scale[c] for c in range(3)]
+            features = net[:end](torch.stack(scaled, 1)).detach().numpy()
+            units.append(features / np.sqrt((features**2).sum(1, keepdims=True) + 1e-8))
+        weighted = head.double().numpy()[0, :, 0, 0] * np.moveaxis((units[0] - units[1]) ** 2, 1, -1)
+        expected += weighted.sum(-1).mean()
+    output.requires_grad_()
+    batch["target"].requires_grad_()
+    value = loss(output, batch)
+    np.testing.assert_allclose(value.detach(), expected, rtol=1e-4)
+    value.backward()
+    assert output.grad is not None
+    assert output.grad.abs().sum() > 0
+    assert batch["target"].grad is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss(output, batch) == value  # in float32 also there
+    owner = TaskLoss({"lpips": loss})
+    assert owner.state_dict() == {}
+    assert copy.deepcopy(owner).terms["lpips"]._network is loss._network  # type: ignore[attr-defined]
 
 
 def test_hrf_loss_is_the_summed_mse_of_the_four_stages(trunks, encoder):

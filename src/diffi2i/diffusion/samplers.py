@@ -116,6 +116,22 @@ def ddim(
     return x
 
 
+def renoised(
+    denoise: Denoise,
+    x: Tensor,
+    schedule: Schedule,
+    noise: Noise | None = None,
+    *,
+    steps: int | Sequence[int] | None = None,
+) -> Tensor:
+    """Each step noises the predicted x_0 with noise of its own (Song et al. 2023, Alg. 1: consistency models)."""
+    for t, s in pairwise([*visited(schedule, steps), 0]):
+        x = denoise(x, t)
+        if s > 0:
+            x = schedule.noised(x, s, noise(t) if noise else torch.randn_like(x))
+    return x
+
+
 def dpm_solver(
     denoise: Denoise,
     x: Tensor,

@@ -68,6 +68,11 @@ class Schedule:
             return (x_t - sigma * predicted) / signal
         return signal * x_t - sigma * predicted
 
+    def eps(self, x_t: Tensor, t: Tensor | int, x0: Tensor) -> Tensor:
+        """The noise in `x_t` at `t` above 0 if x_0 is `x0`."""
+        signal, sigma = self.rates(t, x_t)
+        return (x_t - signal * x0) / sigma
+
 
 def linear(steps: int, beta_1: float, beta_T: float) -> list[float]:
     """beta_t linear in t (Sec. 5.1: from 0.1 to 0.99).

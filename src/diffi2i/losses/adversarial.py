@@ -1,6 +1,6 @@
-"""The two adversarial schemes: LaMa's for inpainting and Real-ESRGAN's for super-resolution.
+"""The adversarial schemes: LaMa's for inpainting, Real-ESRGAN's for super-resolution, and the hinge.
 
-Both have the same face. `generator_terms` gives what the network minimises, with a gradient to `output` and none to
+All have the same face. `generator_terms` gives what the network minimises, with a gradient to `output` and none to
 the discriminator; `discriminator_terms` what the discriminator minimises, with none to `output`. The caller sums the
 terms and steps the two optimisers, the discriminator's at `lr_factor` times the generator's rate.
 
@@ -100,6 +100,21 @@ class RealESRGANAdversary(nn.Module):
         real, _ = self.discriminator(batch["target"])
         fake, _ = self.discriminator(output.detach().float())
         return {"d_real": F.softplus(-real.float()).mean(), "d_fake": F.softplus(fake.float()).mean()}
+
+
+class HingeAdversary(RealESRGANAdversary):
+    """The hinge loss (Lim and Ye 2017), as InvSR trains, a mean over all logits. Args: see `RealESRGANAdversary`."""
+
+    def generator_terms(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """`adversarial`, a weighted scalar; `output` (B, 3, H, W)."""
+        fake, _ = _held(self.discriminator, output)
+        return {"adversarial": -self.weight * fake.float().mean()}
+
+    def discriminator_terms(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """`d_real` and `d_fake`, scalars: what logits lack to 1 on the target and exceed -1 by on the output."""
+        real, _ = self.discriminator(batch["target"])
+        fake, _ = self.discriminator(output.detach().float())
+        return {"d_real": F.relu(1 - real.float()).mean(), "d_fake": F.relu(1 + fake.float()).mean()}
 
 
 Adversary = LamaAdversary | RealESRGANAdversary

@@ -1,8 +1,8 @@
 """Distances between the features that a trained network sees in output and target.
 
 The network is used, not learned: it is frozen, in eval mode, in no state_dict, and copies of a loss share it. It runs
-under the caller's autocast; the distances are taken in float32. Images are RGB in [0, 1], (B, 3, H, W), and are
-normalised with the ImageNet mean and deviation, which all three networks were trained with.
+under the caller's autocast, LPIPS's in float32; the distances are taken in float32. Images are RGB in [0, 1],
+(B, 3, H, W), and are normalised with the ImageNet mean and deviation, which all these networks were trained with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Private: the public class downloads torchvision's weights when it is built.
+from torchmetrics.functional.image.lpips import _LPIPS
 
 from diffi2i import weights
 
@@ -71,6 +74,37 @@ class HRFPerceptual:
     def __call__(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
         pairs = self._network.features_of(output, batch["target"])
         return torch.stack([F.mse_loss(ours, true) for ours, true in pairs]).sum()
+
+
+class LPIPS:
+    """LPIPS 0.1 on VGG-16 (Zhang et al. 2018), a mean over the images. Images need 16 pixels on a side.
+
+    Args:
+        trunk: as for `VGG16Perceptual`.
+
+    Raises `WeightsUnavailableError` where that cannot be had.
+    """
+
+    def __init__(self, trunk: Mapping[str, Tensor] | None = None) -> None:
+        self._network = _Frozen(lpips_network("vgg", weights.lpips_trunk("vgg") if trunk is None else trunk))
+
+    def __call__(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        network = self._network.network.to(output.device)
+        # Its features are made unit vectors, of whose differences bfloat16 would leave little.
+        with torch.autocast(output.device.type, enabled=False):
+            distance: Tensor = network(output.float(), batch["target"].detach().float(), normalize=True)
+        return distance.mean()
+
+
+def lpips_network(net: weights.Net, trunk: Mapping[str, Tensor]) -> nn.Module:
+    """LPIPS 0.1 with torchmetrics' own linear heads and our trunk."""
+    # Building draws random weights: training's random stream must not depend on whether LPIPS is computed.
+    with torch.random.fork_rng(devices=[]):
+        model = _LPIPS(net=net, pnet_rand=True)
+    # Its slices keep the indices of torchvision's `features`: "slice2.3.weight" is "3.weight".
+    state = {key: trunk[key.partition(".")[2]] for key in model.net.state_dict()}
+    model.net.load_state_dict(state, assign=True)
+    return model
 
 
 def _vgg_distance(network: "_Frozen", output: Tensor, target: Tensor) -> Tensor:

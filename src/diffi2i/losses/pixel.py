@@ -1,4 +1,4 @@
-"""Pixel losses on images: L1 over all pixels, LaMa's over the known ones, PSNR inside the hole."""
+"""Pixel losses on images: L1 and L2 over all pixels, LaMa's over the known ones, PSNR inside the hole."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +12,13 @@ class L1:
 
     def __call__(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
         return F.l1_loss(output.float(), batch["target"].float())
+
+
+class L2:
+    """Mean squared difference of `output` and `batch["target"]`, both (B, C, H, W), in float32."""
+
+    def __call__(self, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        return F.mse_loss(output.float(), batch["target"].float())
 
 
 class KnownL1:

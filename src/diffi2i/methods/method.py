@@ -59,6 +59,7 @@ class Method(L.LightningModule):
         networks: the classes that `model.network` may be; empty where any will do that the task's kind has.
         scored_under: options that a finished run may be scored under anew: none that its training depended on. Without
             training all of them.
+        in_training: submodules that only a training has: a run's weights are without them.
         task_loss: L_task, set by `learn_from`; None where the method is only used, or learns by its own terms alone.
     """
 
@@ -67,6 +68,7 @@ class Method(L.LightningModule):
     trains: ClassVar[bool] = True
     networks: ClassVar[tuple[str, ...]] = ()
     scored_under: ClassVar[tuple[str, ...]] = ("sampler",)
+    in_training: ClassVar[tuple[str, ...]] = ("task_loss",)
 
     def __init__(self, config: Config, init: "Method | None" = None) -> None:
         super().__init__()
@@ -138,7 +140,7 @@ class Method(L.LightningModule):
     # The same for all.
 
     def learn_from(self, task_loss: TaskLoss | None) -> None:
-        """Sets L_task, before a training."""
+        """Sets L_task, and what else `in_training` names, before a training."""
         self.task_loss = task_loss
         self.automatic_optimization = task_loss is None or task_loss.adversary is None
 

@@ -21,12 +21,12 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 # Private, and the least of the evils: the public classes download torchvision's weights when they are built.
 from torchmetrics.functional.image.dists import _PATH_WEIGHT_DISTS, DISTSNetwork, L2pooling
-from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import vgg16
 
 from diffi2i.config.schema import ProtocolConfig
 from diffi2i.data.resize import to_uint8
 from diffi2i.errors import UserError, WeightsUnavailableError
+from diffi2i.losses.perceptual import lpips_network
 from diffi2i.metrics.distribution import DistributionScores
 from diffi2i.metrics.spec import METRICS, of_kind
 from diffi2i.weights import Net, lpips_trunk
@@ -286,19 +286,8 @@ def _network(name: Literal["alex", "vgg", "dists"], device: torch.device, dtype:
     """LPIPS on one of its networks, or DISTS; the trunk must be there."""
     # Lightning validates in inference mode, whose tensors could not be used outside of it.
     with torch.inference_mode(False):
-        module = _Dists(_trunk("vgg")) if name == "dists" else _lpips_network(name, _trunk(name))
+        module = _Dists(_trunk("vgg")) if name == "dists" else lpips_network(name, _trunk(name))
         return module.to(device, dtype)
-
-
-def _lpips_network(net: Net, trunk: Mapping[str, Tensor]) -> nn.Module:
-    """LPIPS 0.1 with torchmetrics' own linear heads and our trunk."""
-    # Building draws random weights: training's random stream must not depend on whether LPIPS is scored.
-    with torch.random.fork_rng(devices=[]):
-        model = _LPIPS(net=net, pnet_rand=True)
-    # Its slices keep the indices of torchvision's `features`: "slice2.3.weight" is "3.weight".
-    state = {key: trunk[key.partition(".")[2]] for key in model.net.state_dict()}
-    model.net.load_state_dict(state, assign=True)
-    return model
 
 
 class _Dists(DISTSNetwork):

@@ -190,20 +190,25 @@ def load_method(run_dir: Path, changes: Sequence[str] = (), trust: Sequence[str]
 
 
 def load_weights(method: Method, file: Path) -> None:
-    """All weights but a discriminator's. Raises `UserError`: they are of another model."""
+    """All weights but those `in_training`. Raises `UserError`: they are of another model."""
     try:
         missing, unexpected = method.load_state_dict(safetensors.torch.load_file(file), strict=False)
     except Exception as error:
         raise UserError(f"{file} does not hold the model of its config.yaml: {str(error).splitlines()[0]}") from error
-    if wrong := [*(key for key in missing if not key.startswith("task_loss.")), *unexpected]:
+    if wrong := [*(key for key in missing if is_kept(key, method)), *unexpected]:
         raise UserError(f"{file} does not hold the model of its config.yaml: {wrong[0]} is only in one of them")
 
 
 def save_weights(method: Method, file: Path) -> None:
-    """All weights but a discriminator's, as averaged by the EMA, in a format that cannot carry code."""
-    kept = {key: value for key, value in method.state_dict().items() if not key.startswith("task_loss.")}
+    """All weights but those `in_training`, as averaged by the EMA, in a format that cannot carry code."""
+    kept = {key: value for key, value in method.state_dict().items() if is_kept(key, method)}
     # Copies, since the format refuses one tensor under several names, as MPRNet has its activation.
     copies = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in kept.items()}
     with whole(file) as temporary:
         # Not `save_file`, which hides why a disk did not take it.
         temporary.write_bytes(safetensors.torch.save(copies))
+
+
+def is_kept(key: str, method: Method) -> bool:
+    """Whether a weight is one of a finished run: a discriminator's is not."""
+    return key.partition(".")[0] not in method.in_training

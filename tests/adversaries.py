@@ -3,6 +3,7 @@
 L1 = "terms: {l1: {_target_: diffi2i.losses.pixel.L1}}"
 UNET = "{_target_: diffi2i.models.discriminator.UNetDiscriminator, width: 2}"
 PATCH = "{_target_: diffi2i.models.discriminator.PatchDiscriminator, width: 2, layers: 2}"
+HINGE = f"{{_target_: diffi2i.losses.adversarial.HingeAdversary, discriminator: {UNET}}}"
 ADVERSARIES = {
     "sisr": f"{{_target_: diffi2i.losses.adversarial.RealESRGANAdversary, discriminator: {UNET}, lr_factor: 0.5}}",
     "inpainting": f"{{_target_: diffi2i.losses.adversarial.LamaAdversary, discriminator: {PATCH}}}",

@@ -12,6 +12,7 @@ from diffi2i.commands.predict import predict
 from diffi2i.config.commands import EvalConfig, PredictConfig
 from diffi2i.config.schema import TrainerConfig
 from diffi2i.methods.build import check
+from tests.adversaries import HINGE, gan
 from tests.conftest import Make
 from tests.refusals import refusal
 from tests.runs import result, weights
@@ -61,7 +62,7 @@ def test_repaint_starts_from_a_diffusion_that_sees_no_input(make: Make, tmp_path
     words = refusal(lambda: check(make("no", *repaint, f"method.init={seeing}")))
     assert "sees the input: train one with method.conditional=false" in words
     words = refusal(lambda: check(make("no", *repaint, "method.diffusion.steps=30", f"method.init={blind}")))
-    assert "method.diffusion=" in words
+    assert "has method.diffusion.steps=20: write method.diffusion.steps=20" in words
     run = train.train(make("repaint", *repaint, f"method.init={blind}"))
     found = result(run)
     assert (found.training.steps, found.method.init.method) == (0, "pixel_diffusion")
@@ -69,6 +70,62 @@ def test_repaint_starts_from_a_diffusion_that_sees_no_input(make: Make, tmp_path
     fewer = scored(run, tmp_path / "fewer", "method.resamplings=1")
     assert fewer.cost.calls == 6  # type: ignore[attr-defined]
     assert all(torch.equal(weights(run)[key], value) for key, value in weights(blind).items())
+
+
+def test_an_unconditional_diffusion_is_distilled_with_a_condition(make: Make, tmp_path: Path) -> None:
+    seeing = train.train(make("seeing", "method=pixel_diffusion", "train.steps=2"))
+    blind = train.train(make("blind", "method=pixel_diffusion", "method.conditional=false", "train.steps=2"))
+    run = train.train(make("codi", "method=codi", f"method.init={blind}"))
+    frugal = train.train(make("pe", "method=codi", "method.trained=adapter", f"method.init={blind}"))
+    adapted = train.train(make("adapted", "method=codi", "method.learns=denoising", f"method.init={blind}"))
+    consistent = train.train(make("cm", "method=codi", "method.learns=consistency", f"method.init={adapted}"))
+    found = result(run)
+    assert (found.method.label, found.method.init.method, found.cost.calls) == ("CoDi", "pixel_diffusion", 4)
+    assert result(frugal).method.label == "PE-CoDi"
+    theirs = {key.replace("network.", "network.denoiser."): value for key, value in weights(blind).items()}
+    for each, kept in ((run, False), (frugal, True), (adapted, False), (consistent, False)):
+        ours = weights(each)
+        assert all(key.startswith("network.") for key in ours), "what only a training has was kept"
+        assert all(torch.equal(ours[key], value) for key, value in theirs.items()) == kept
+        assert ours["network.mu"].any()
+    few = scored(run, tmp_path / "few", "method.sampler.steps=1")
+    assert few.cost.calls == 1  # type: ignore[attr-defined]
+    assert few.scores != found.scores  # type: ignore[attr-defined]
+    on = train.train(make("on", "method=codi", f"method.init={run}", "train.steps=2"))
+    assert weights(on).keys() == weights(run).keys()
+    for settings, words in {
+        ("method=codi", f"method.init={seeing}"): "sees the input: train one with method.conditional=false",
+        ("method=codi", f"method.init={blind}", "method.codec=pixels"): "unshuffled: write method.codec=unshuffled",
+        (
+            "method=codi",
+            f"method.init={adapted}",
+        ): "is conditional already, by method.learns=denoising: name the run of",
+        ("method=codi", "method.learns=consistency", f"method.init={run}"): "distils a conditional diffusion: write",
+        ("method=invsr", f"method.init={run}"): "is a run of codi: name one of pixel_diffusion",
+    }.items():
+        assert words in refusal(lambda settings=settings: check(make("no", *settings)))
+
+
+def test_an_unconditional_diffusion_is_inverted(make: Make, images: Path, tmp_path: Path) -> None:
+    seeing = train.train(make("seeing", "method=pixel_diffusion", "train.steps=2"))
+    blind = train.train(make("blind", "method=pixel_diffusion", "method.conditional=false", "train.steps=2"))
+    run = train.train(make("invsr", "method=invsr", f"method.init={blind}", *gan("sisr", HINGE)))
+    found, ours = result(run), weights(run)
+    assert (found.method.init.method, found.training.loss, found.cost.calls) == ("pixel_diffusion", "gan", 2)
+    assert {key.partition(".")[0] for key in ours} == {"network", "predictor"}
+    assert all(torch.equal(ours[key], value) for key, value in weights(blind).items())
+    more = scored(run, tmp_path / "more", "method.times=[5,3,1]")
+    drawn = scored(run, tmp_path / "drawn", "method.noise=drawn")
+    assert more.cost.calls == 3  # type: ignore[attr-defined]
+    assert len({str(each.scores) for each in (found, more, drawn)}) == 3  # type: ignore[attr-defined]
+    file = sorted(images.glob("*.png"))[0]
+    predict(PredictConfig(run=str(run), input=str(file), output=str(tmp_path / "out"), trainer=CPU))
+    assert Image.open(tmp_path / "out" / file.name).size == tuple(4 * side for side in Image.open(file).size)
+    for settings, words in {
+        ("method=invsr", f"method.init={seeing}"): "sees the input: train one with method.conditional=false",
+        ("method=invsr", f"method.init={blind}", "method.codec=pixels"): "unshuffled: write method.codec=unshuffled",
+    }.items():
+        assert words in refusal(lambda settings=settings: check(make("no", *settings)))
 
 
 def test_two_stages_of_diffir(make: Make, tmp_path: Path) -> None:

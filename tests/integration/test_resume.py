@@ -15,7 +15,7 @@ from diffi2i.commands import train
 from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.methods.build import build_method
-from tests.adversaries import gan
+from tests.adversaries import HINGE, gan
 from tests.checkpoints import Running
 from tests.conftest import Make
 from tests.interruption import (
@@ -54,8 +54,19 @@ KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "latent diffusion": (("method=ldm",), ["everywhere"]),
     "pixel diffusion": (("method=pixel_diffusion",), ["everywhere"]),
     "ResShift": (("method=resshift",), ["everywhere"]),
+    "CoDi": (("method=codi",), ["everywhere"]),
+    "consistency distillation": (("method=codi", "method.learns=consistency"), ["everywhere"]),
+    "InvSR and discriminator": (("method=invsr", *gan("sisr", HINGE)), ["everywhere"]),
 }
-STARTS = {"stage 2": "method=diffi2i_s1", "latent diffusion": "method=autoencoder"}
+UNCONDITIONAL = ("method=pixel_diffusion", "method.conditional=false")
+STARTS: dict[str, list[tuple[str, ...]]] = {
+    "stage 2": [("method=diffi2i_s1",)],
+    "latent diffusion": [("method=autoencoder",)],
+    "CoDi": [UNCONDITIONAL],
+    "consistency distillation": [UNCONDITIONAL, ("method=codi", "method.learns=denoising")],
+    "InvSR and discriminator": [UNCONDITIONAL],
+}
+"""The runs before it, each of which starts from the one before."""
 
 
 def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -72,8 +83,10 @@ def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeyp
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     settings, places = (*KINDS[kind][0], *AVERAGED), KINDS[kind][1]
-    if kind in STARTS:
-        settings = (*settings, f"method.init={train.train(make('start', STARTS[kind]))}")
+    init: tuple[str, ...] = ()
+    for number, start in enumerate(STARTS.get(kind, [])):
+        init = (f"method.init={train.train(make(f'start {number}', *start, *init))}",)
+    settings = (*settings, *init)
     whole = train.train(make("whole", *settings))
     raw = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
     averaged, last = raw["state_dict"], raw["current_model_state"]

@@ -17,6 +17,7 @@ from diffi2i.diffusion.repainting import walk
 from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.methods.build import build_method, method_class
+from diffi2i.methods.codi import CoDi
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2, Stage2Options
 from diffi2i.metrics.spec import COSTS, METRICS, of_kind
 from diffi2i.run import plan
@@ -35,6 +36,7 @@ TABLES = [f"table{number}" for number in range(1, 12)]
 NAMES = [*TABLES, "figure1", "figure6"]
 SMALL = [f"small-{name}" for name in ("sisr", "depth", "deblur", "realsr", "segmentation")]
 STUDIES = ["study-sisr", "study-inpainting"]  # the compared methods at equal processor seconds
+NEIGHBOURS = ["neighbours2", "neighbours3"]  # CoDi, InvSR
 # Rows that are run and that the paper does not have: their labels say what they are like, their notes whose they are.
 OWN = {
     "table1": ["lama-like"],
@@ -116,7 +118,7 @@ def options_of(made: Config) -> Stage2Options:
 def test_all_results_of_the_paper_have_their_folder() -> None:
     assert experiment.names_of_paper() == NAMES
     assert rows_of_disk.table_names()[: len(NAMES)] == NAMES
-    assert sorted(rows_of_disk.table_names()) == sorted([*NAMES, *SMALL, *STUDIES, "demo"])
+    assert sorted(rows_of_disk.table_names()) == sorted([*NAMES, *SMALL, *STUDIES, *NEIGHBOURS, "demo"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,7 +145,7 @@ def test_the_head_says_how_to_run_it(name: str) -> None:
     assert re.search(rf"{target}$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", [*NAMES, *SMALL, *STUDIES])
+@pytest.mark.parametrize("name", [*NAMES, *SMALL, *STUDIES, *NEIGHBOURS])
 def test_a_row_is_a_small_file_that_says_what_it_is(name: str) -> None:
     for file in (rows_of_disk.experiments_dir() / name).glob("*.yaml"):
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -185,6 +187,53 @@ def test_small_rows_compose(name: str, images: Path) -> None:
     for row in found.rows:
         made = config_of(name, row.name, "budget=demo", f"root={images}")
         assert made.task.name == found.task == name.removeprefix("small-")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_rows_of_the_neighbouring_papers_start_from_one_diffusion_and_learn_as_long(name: str, images: Path) -> None:
+    found, root = experiment.load(name), f"root={images}"
+    scored = {column.metric for column in found.columns if column.dataset}
+    first = run_of("neighbours2", "unconditional", "budget=demo", root)
+    assert not first.config.method["conditional"]
+    for row in found.rows:
+        if not row.run:
+            assert any(row.paper)
+            continue
+        run = run_of(name, row.name, "budget=demo", root)
+        before, *after = lineage(run)
+        assert before.directory == first.directory
+        assert sum(link.config.train.steps for link in after) == 2000
+        assert scored <= set(run.config.task.protocol.metrics)
+        settings = found.rescored[row.name].set if row.name in found.rescored else []
+        changed = planned([f"experiment={name}/{found.rescored[row.name].run}", root, *settings]) if settings else run
+        kind = method_class(changed.config)
+        typed_options(kind.Options, changed.config)
+        assert all(setting.split("=")[0].split(".")[1] in kind.scored_under for setting in settings)
+
+
+def test_the_rows_of_codi_differ_in_what_they_learn_and_train(images: Path) -> None:
+    options = {
+        row: typed_options(CoDi.Options, config_of("neighbours2", row, f"root={images}"))
+        for row in ("codi", "pe-codi", "adapted", "controlnet", "cm")
+    }
+    assert {row: (each.learns, each.trained) for row, each in options.items()} == {
+        "codi": ("distillation", "all"),
+        "pe-codi": ("distillation", "adapter"),
+        "adapted": ("denoising", "all"),
+        "controlnet": ("denoising", "adapter"),
+        "cm": ("consistency", "all"),
+    }
+    assert {str(each.sampler["_target_"]).rpartition(".")[2] for each in options.values()} == {"ddim", "renoised"}
+    assert {each.sampler["steps"] for each in options.values()} == {4}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_the_claim_of_a_neighbouring_paper_is_its_order(name: str) -> None:
+    found = experiment.load(name)
+    values = [float(row_of(name, row).paper[found.claim_column]) for row in found.claim]
+    assert len(values) >= 4
+    assert values == sorted(values)  # LPIPS
 
 
 TESTSETS = {(name, column.dataset) for name in NAMES for column in experiment.load(name).columns if column.dataset}

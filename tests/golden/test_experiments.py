@@ -17,7 +17,7 @@ from diffi2i.diffusion.repainting import walk
 from diffi2i.diffusion.samplers import visited
 from diffi2i.errors import UserError
 from diffi2i.methods.build import build_method, method_class
-from diffi2i.methods.codi import CoDi
+from diffi2i.methods.codi import CoDi, CoDiOptions
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2, Stage2Options
 from diffi2i.metrics.spec import COSTS, METRICS, of_kind
 from diffi2i.run import plan
@@ -213,7 +213,7 @@ def test_rows_of_the_neighbouring_papers_start_from_one_diffusion_and_learn_as_l
 
 
 def test_the_rows_of_codi_differ_in_what_they_learn_and_train(images: Path) -> None:
-    options = {
+    options: dict[str, CoDiOptions] = {
         row: typed_options(CoDi.Options, config_of("neighbours2", row, f"root={images}"))
         for row in ("codi", "pe-codi", "adapted", "controlnet", "cm")
     }

@@ -1,6 +1,7 @@
 """Methods that start from other methods: trained, scored under other settings, and used, as a user would."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ CPU = TrainerConfig(accelerator="cpu", precision="fp32", progress=False)
 DPM = "method.sampler={_target_: diffi2i.diffusion.samplers.dpm_solver, _partial_: true, steps: 3}"
 
 
-def scored(run_dir: Path, output: Path, *settings: str) -> object:
+def scored(run_dir: Path, output: Path, *settings: str) -> Any:
     return result(evaluate(EvalConfig(run=str(run_dir), set=list(settings), trainer=CPU, output=str(output))))
 
 
@@ -37,10 +38,10 @@ def test_a_latent_diffusion_starts_from_an_autoencoder_and_takes_another_sampler
     found = result(run)
     assert (found.cost.calls, found.method.init.method) == (4, "autoencoder")
     again = scored(run, tmp_path / "same")
-    assert again.scores == found.scores  # type: ignore[attr-defined]
+    assert again.scores == found.scores
     other = scored(run, tmp_path / "dpm", DPM)
-    assert other.cost.calls == 3  # type: ignore[attr-defined]
-    assert other.scores != found.scores  # type: ignore[attr-defined]
+    assert other.cost.calls == 3
+    assert other.scores != found.scores
     predict(PredictConfig(run=str(run), input=str(images), output=str(tmp_path / "out"), trainer=CPU))
     few = PredictConfig(run=str(run), set=[DPM], input=str(images), output=str(tmp_path / "few"), trainer=CPU)
     predict(few)
@@ -68,7 +69,7 @@ def test_repaint_starts_from_a_diffusion_that_sees_no_input(make: Make, tmp_path
     assert (found.training.steps, found.method.init.method) == (0, "pixel_diffusion")
     assert found.cost.calls == 10  # 6 steps, and at 1 and 3 one more time down two
     fewer = scored(run, tmp_path / "fewer", "method.resamplings=1")
-    assert fewer.cost.calls == 6  # type: ignore[attr-defined]
+    assert fewer.cost.calls == 6
     assert all(torch.equal(weights(run)[key], value) for key, value in weights(blind).items())
 
 
@@ -89,8 +90,8 @@ def test_an_unconditional_diffusion_is_distilled_with_a_condition(make: Make, tm
         assert all(torch.equal(ours[key], value) for key, value in theirs.items()) == kept
         assert ours["network.mu"].any()
     few = scored(run, tmp_path / "few", "method.sampler.steps=1")
-    assert few.cost.calls == 1  # type: ignore[attr-defined]
-    assert few.scores != found.scores  # type: ignore[attr-defined]
+    assert few.cost.calls == 1
+    assert few.scores != found.scores
     on = train.train(make("on", "method=codi", f"method.init={run}", "train.steps=2"))
     assert weights(on).keys() == weights(run).keys()
     for settings, words in {
@@ -116,8 +117,8 @@ def test_an_unconditional_diffusion_is_inverted(make: Make, images: Path, tmp_pa
     assert all(torch.equal(ours[key], value) for key, value in weights(blind).items())
     more = scored(run, tmp_path / "more", "method.times=[5,3,1]")
     drawn = scored(run, tmp_path / "drawn", "method.noise=drawn")
-    assert more.cost.calls == 3  # type: ignore[attr-defined]
-    assert len({str(each.scores) for each in (found, more, drawn)}) == 3  # type: ignore[attr-defined]
+    assert more.cost.calls == 3
+    assert len({str(each.scores) for each in (found, more, drawn)}) == 3
     file = sorted(images.glob("*.png"))[0]
     predict(PredictConfig(run=str(run), input=str(file), output=str(tmp_path / "out"), trainer=CPU))
     assert Image.open(tmp_path / "out" / file.name).size == tuple(4 * side for side in Image.open(file).size)

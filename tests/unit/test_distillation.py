@@ -15,7 +15,6 @@ from diffi2i.diffusion.consistency import consistent, interval
 from diffi2i.diffusion.schedule import Schedule, linear
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.build import build_method, new_method
-from diffi2i.methods.codi import CoDi
 from diffi2i.methods.invsr import InvSR
 from diffi2i.models.adapter import AdaptedUNet
 from diffi2i.models.unet import DenoisingUNet
@@ -290,7 +289,7 @@ def test_the_target_follows_the_network(make: Make, monkeypatch: Any) -> None:
 
     def step(self: nn.Module, *_: Any) -> None:
         with torch.no_grad():
-            for weight in self.network.parameters():  # type: ignore[union-attr, operator]
+            for weight in self.network.parameters():  # type: ignore[union-attr]
                 weight.add_(0.25)
 
     monkeypatch.setattr(L.LightningModule, "optimizer_step", step)
@@ -413,5 +412,3 @@ def test_the_predictor_alone_learns(make: Make) -> None:
     optimizer.step()
     moved = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
     assert moved == {f"predictor.{key}" for key in method.predictor.state_dict()}
-    assert isinstance(method, InvSR)
-    assert not isinstance(method, CoDi)

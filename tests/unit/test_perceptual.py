@@ -130,7 +130,7 @@ def test_lpips_is_its_formula_and_its_gradient_reaches_the_output_alone(trunks):
     batch["target"].requires_grad_()
     value = loss(output, batch)
     np.testing.assert_allclose(value.detach(), expected, rtol=1e-4)
-    value.backward()
+    value.backward()  # type: ignore[no-untyped-call]
     assert output.grad is not None
     assert output.grad.abs().sum() > 0
     assert batch["target"].grad is None

@@ -91,7 +91,7 @@ class CoDi(FromDiffusion):
 
     @classmethod
     def check(cls, config: Config, options: CoDiOptions, init: Config | None) -> None:
-        """As `FromDiffusion`, or it goes on with a run that learns alike; `consistency` starts from one of `denoising`."""
+        """As `FromDiffusion`, or goes on with one that learns alike; `consistency` starts from one of `denoising`."""
         name = config.method["name"]
         before = init.method["learns"] if init is not None and init.method["name"] == name else None
         if options.learns == "consistency" and before != "denoising":

@@ -31,9 +31,9 @@ class FromDiffusion(Method):
         self.network: Any = build_denoiser(config.model, self.codec.channels, self.codec.channels)
         if isinstance(init, PixelDiffusion):
             self.network.load_state_dict(init.network.state_dict())
-            if isinstance(init.codec, nn.Module):
-                self.codec.load_state_dict(init.codec.state_dict())
         if isinstance(self.codec, nn.Module):
+            if isinstance(init, PixelDiffusion) and isinstance(init.codec, nn.Module):
+                self.codec.load_state_dict(init.codec.state_dict())
             self.codec.requires_grad_(False)
 
     @classmethod

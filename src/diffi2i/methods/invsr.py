@@ -51,13 +51,15 @@ class InvSROptions:
         one_of("method.noise", self.noise, ("predicted", "drawn"))
         T = schedule_of(self.diffusion).steps
         if not fall(self.starts, T):
+            falling = sorted({t for t in self.starts if 1 <= t <= T}, reverse=True) or [T]
             raise UserError(
-                f"method.starts={self.starts} must fall from at most {T} to at least 1: write for example [{T}]"
+                f"method.starts={self.starts} must fall from at most {T} to at least 1: write for example "
+                f"method.starts=[{','.join(map(str, falling))}]"
             )
         if not fall(self.times, T) or self.times[0] not in self.starts:
             raise UserError(
                 f"method.times={self.times} must fall to at least 1 from one of method.starts={self.starts}: write for "
-                f"example [{self.starts[0]}]"
+                f"example method.times=[{self.starts[0]}]"
             )
 
 

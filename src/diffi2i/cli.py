@@ -44,6 +44,9 @@ COMMANDS = {
     "pull": Command(commands.PullConfig, "commands.hub:pull", "fetch a run from the hub", "repo"),
     "score": Command(commands.ScoreConfig, "commands.score:score_folders", "score a folder of any method's outputs"),
     "bench": Command(commands.BenchConfig, "commands.bench:bench", "size and speed of methods", rest="overrides"),
+    "compress": Command(
+        commands.CompressConfig, "commands.compress:compress", "search a run's depth and time steps: depth-skip pruning"
+    ),
     "data": Command(commands.DataConfig, "commands.data:data", "check a dataset, or prepare its files", "action"),
     "table": Command(commands.TableConfig, "commands.table:table", "runs, or the paper's tables", "names", "overrides"),
     "compare": Command(commands.CompareConfig, "commands.compare:compare", "two runs image by image", "runs"),

@@ -18,6 +18,7 @@ from diffi2i.config.compose import METHOD_KEYS
 from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.data.datamodule import ImageDataModule
+from diffi2i.data.dataset import Sample
 from diffi2i.data.degrade import has_holes
 from diffi2i.data.given import masks_at
 from diffi2i.data.images import read_mask, read_size, require_equal_sizes
@@ -47,10 +48,11 @@ TIMED_SECONDS = 20.0
 def method_facts(method: Method, init: Init | None, settings: Sequence[str] = ()) -> MethodFacts:
     """What the record says of the method; `settings` are those that an evaluation changed."""
     config = method.config
+    depth = [f"depth {depth}"] if (depth := config.model.network.get("depth")) else []
     own = [setting.removeprefix("method.") for setting in settings if setting.startswith("method.")]
     return MethodFacts(
         name=config.method["name"],
-        label=", ".join([method.label, *own]),
+        label=", ".join([method.label, *depth, *own]),
         model=config.model.name,
         sees_target=method.sees_target,
         options={key: value for key, value in config.method.items() if key == "role" or key not in METHOD_KEYS},
@@ -110,7 +112,7 @@ def score(
             masks=masks,
         ),
         scores=scores,
-        cost=cost(method, data),
+        cost=cost(method, data.val_set[0]),
         training=training,
         provenance=provenance(config),
         images=images,
@@ -134,12 +136,11 @@ def statistics_file(config: Config, data: ImageDataModule) -> Path | None:
     return cache_dir() / "statistics" / f"{data.val_manifest}-{crop}.safetensors"
 
 
-def cost(method: Method, data: ImageDataModule) -> Cost:
-    """Parameters at inference, and what the first validation image takes."""
+def cost(method: Method, sample: Sample) -> Cost:
+    """Parameters at inference, and what a prediction of one image takes."""
     trainer, parts = method.config.trainer, method.parts()
     # Lightning leaves the network on the CPU when its Trainer is done.
     method.to(device_of(trainer)).eval()
-    sample = data.val_set[0]
     images = {key: value[None].to(method.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
     batch = cast(Batch, images | {"name": [sample["name"]]})
 

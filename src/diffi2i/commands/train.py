@@ -63,7 +63,7 @@ def train(config: Config) -> Path:
         UserError: the directory holds another run, or the data cannot be used; before any step is made.
     """
     quiet()
-    check_method(config)
+    config = check_method(config)
     kind, data = kind_of(config.task), build_data(config)
     data.check()
     kind.check_targets(data.val_items, config)
@@ -104,7 +104,7 @@ def finish_training(
         return training
     last = checkpoints.newest(run_dir)
     made = checkpoints.read(last) if last else None
-    if not method.trains:
+    if not method.trains or not config.train.steps:
         made = Checkpoint(0, 0.0, 0.0, 0, method.state_dict())
     elif made is None or made.steps < config.train.steps:
         say(f"{'resuming' if made else 'training'} {config.method['name']} of {config.task.name} in {run_dir}")

@@ -114,6 +114,10 @@ def check(config: Config) -> None:
             f"train.patch={train.patch} must be a multiple of the task's scale: "
             f"write train.patch={-(-train.patch // task.scale) * task.scale}"
         )
+    if train.steps == 0 and config.init is None:
+        raise UserError(
+            "train.steps=0 trains nothing: write 1 or more, or the run to score as it is, method.init=<run>"
+        )
     if train.loss not in task.losses:
         raise UserError(f"train.loss={train.loss}: choose one of {', '.join(task.losses)}")
     for key, name in {"method.name": config.method["name"], "budget": config.budget}.items():

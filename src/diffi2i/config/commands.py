@@ -198,6 +198,35 @@ ACTIONS = {
 
 
 @dataclass(kw_only=True)
+class CompressConfig:
+    """`diffi2i compress`: how shallow a finished run's network, and how few its time steps, may be.
+
+    Outputs on `images` crops that it was trained on (`root`: where they lie now) are compared with its own. The network
+    becomes shallower as long as they agree by `threshold` dB PSNR; `steps` time steps, of a short schedule at most so
+    many, are spaced so that they agree best. None leaves either out. `gamma_step` is that of the greedy search, for it
+    and `bias` see `diffusion.spacing`. `trust` is eval's.
+    """
+
+    run: str
+    threshold: float | None = 28.0
+    steps: int | None = 10
+    images: int = 20
+    gamma_step: float = 0.1
+    bias: float = 0.1
+    root: str | None = None
+    output: str | None = None
+    trust: list[str] = field(default_factory=list)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        above_zero(self, "", ("threshold", "steps", "images", "gamma_step"))
+        if not 0 <= self.bias < 1:
+            raise UserError(f"bias={self.bias} lies in [0, 1): write 0 for curves that end at T")
+        if self.threshold is None and self.steps is None:
+            raise UserError("threshold and steps are both null: nothing is to be searched, leave out one")
+
+
+@dataclass(kw_only=True)
 class DataConfig:
     """`diffi2i data check`: reads every file of a dataset and writes its manifest; `prepare`: makes files of images.
 

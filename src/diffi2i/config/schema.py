@@ -357,8 +357,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of("train.schedule", self.schedule, ("constant", "cosine", "poly", "multistep"))
-        above_zero(self, "train.", ("steps", "val_crop", "val_crops", "gamma", "head_lr"))
+        above_zero(self, "train.", ("val_crop", "val_crops", "gamma", "head_lr"))
         above_zero(self, "train.", ("lr",), most=1e38)
+        if self.steps != 0:  # none: the weights that it starts from are scored as they are
+            above_zero(self, "train.", ("steps",))
         above_zero(self, "train.", ("batch", "patch"), most=16384)
         above_zero(self, "train.", ("clip", "epoch_steps", "ema_every"))
         if self.val_crops > 1 and self.val_crop is None:

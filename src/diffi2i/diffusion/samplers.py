@@ -32,13 +32,16 @@ from diffi2i.diffusion.schedule import Schedule
 Denoise = Callable[[Tensor, int], Tensor]
 Noise = Callable[[int], Tensor]
 Sampler = Callable[[Denoise, Tensor, Schedule, Noise | None], Tensor]
+LEFT = 0.01
+"""alpha_bar, the share of x_0, up to which x_t passes for the standard normal that sampling starts from."""
 
 
 def visited(schedule: Schedule, steps: int | Sequence[int] | None) -> list[int]:
     """The time steps from T down.
 
     Args:
-        steps: None visits all; a number so many, evenly spaced, T included; or an increasing list that ends at T.
+        steps: None visits all; a number so many, evenly spaced, T included; or an increasing list that ends at T, or no
+            earlier than `earliest_start`.
 
     Raises:
         ValueError: more steps than the schedule has, none, or a list that is not such a one.
@@ -50,10 +53,16 @@ def visited(schedule: Schedule, steps: int | Sequence[int] | None) -> list[int]:
         if not 1 <= steps <= T:
             raise ValueError(f"steps={steps} does not fit a schedule of {T} steps: write 1 to {T}")
         return [-(-T * i // steps) for i in range(steps, 0, -1)]
-    times = list(steps)
-    if not times or times != sorted(set(times)) or times[0] < 1 or times[-1] != T:
-        raise ValueError(f"steps={times} must increase within 1..{T} and end at {T}: write for example steps=[{T}]")
+    times, start = list(steps), earliest_start(schedule)
+    if not times or times != sorted(set(times)) or times[0] < 1 or not start <= times[-1] <= T:
+        end = f"{T}" if start == T else f"{T}, or from {start} on"
+        raise ValueError(f"steps={times} must increase within 1..{T} and end at {end}: write for example steps=[{T}]")
     return times[::-1]
+
+
+def earliest_start(schedule: Schedule) -> int:
+    """The first time step at which x_t is as good as noise, so that sampling may start from it; T at the latest."""
+    return next(t for t, left in enumerate(schedule.alpha_bar) if left <= max(LEFT, schedule.alpha_bar[-1]))
 
 
 def posterior(bar_t: float, bar_s: float) -> tuple[float, float, float]:

@@ -15,6 +15,7 @@ from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
 from diffi2i.methods.optimisation import new_optimizer
+from diffi2i.models.depth import OfDepth
 from diffi2i.models.recompute import recompute_blocks
 
 
@@ -30,14 +31,19 @@ def method_class(config: Config) -> type[Method]:
     return found
 
 
-def check(config: Config) -> None:
+def check(config: Config) -> Config:
     """Refuses options and networks that cannot be, and a run to start from that is not finished or does not fit.
+
+    Returns:
+        The same, with what the method takes from the run to start from: see `Method.settled`.
 
     Raises:
         UserError: one line that says what to write.
     """
     kind, init = method_class(config), None
     options: Any = typed_options(kind.Options, config)
+    if (settled := kind.settled(config)) is not config:
+        return check(settled)
     with torch.device("meta"):  # takes neither memory nor time, but constructors refuse what they always do
         new_method(without_pretrained(config))
     new_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
@@ -46,6 +52,7 @@ def check(config: Config) -> None:
     elif config.method["role"] == "adversarial":
         raise UserError("method.role=adversarial goes on from a finished run: write method.init=<its run directory>")
     kind.check(config, options, init)
+    return config
 
 
 def check_network(kind: type[Method], config: Config) -> None:
@@ -89,6 +96,9 @@ def new_method(config: Config, init: Method | None = None) -> Method:
     """The method without L_task. Raises `UserError`: its class or its networks refuse a value."""
     kind = method_class(config)
     check_network(kind, config)
+    depth, theirs = config.model.network.get("depth"), getattr(init, "network", None)
+    if depth is not None and isinstance(theirs, OfDepth):
+        theirs.keep(depth)
     try:
         made = kind(config, init)
     except (InstantiationException, ValueError) as error:

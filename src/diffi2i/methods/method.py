@@ -137,6 +137,11 @@ class Method(L.LightningModule):
             )
         check_same_model(config, init)
 
+    @classmethod
+    def settled(cls, config: Config) -> Config:
+        """The configuration of the run that is made of this one: the same, but for what it takes from `method.init`."""
+        return config
+
     # The same for all.
 
     def learn_from(self, task_loss: TaskLoss | None) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffi2i.data.resize import imresize
+from diffi2i.models.depth import Zeros, check_depth
 from diffi2i.models.padding import pad_to_multiple
 
 Projection = Literal["depthwise", "pointwise"]
@@ -165,6 +166,27 @@ class UShaped(nn.Module):
     join: nn.ModuleList
     decoder: nn.ModuleList
 
+    @property
+    def depth(self) -> int:
+        """How many levels there are, of which each but the coarsest has a skip."""
+        return len(self.encoder) + (not isinstance(self.up[0], Zeros))
+
+    def keep(self, depth: int) -> None:
+        """Removes what lies below the first `depth` levels, and starts the decoder from zeros; all of them: nothing.
+
+        Raises:
+            ValueError: a depth that the network does not have.
+        """
+        check_depth(depth, self.depth)
+        if depth == self.depth:
+            return
+        for finest_first in (self.encoder, self.down):
+            del finest_first[depth:]
+        for finest_last in (self.up, self.join, self.decoder):
+            del finest_last[:-depth]
+        del self.bottom[:]
+        self.down[-1], self.up[0] = nn.Identity(), Zeros()
+
     def levels(self, x: Tensor, z: Tensor | None) -> Tensor:
         """`x` (B, C, H, W), sides multiples of 8, `z` (B, 4C') -> what leaves the decoder's finest level."""
         skips = []
@@ -199,6 +221,7 @@ class DI2Iformer(UShaped):
         expansion, projection: see `DynamicLayer`.
         scale: enlargement of the tail, a sub-pixel convolution (Shi et al. 2016).
         prior_dim: 4C'; None makes the same network without a prior.
+        depth: see `UShaped.keep`.
 
     The network predicts the difference from the input image, enlarged bicubically where `scale` > 1.
 
@@ -216,6 +239,7 @@ class DI2Iformer(UShaped):
         projection: Projection,
         scale: int,
         prior_dim: int | None = None,
+        depth: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(width, int) or width <= 0 or width % 2:
@@ -246,6 +270,8 @@ class DI2Iformer(UShaped):
         self.refine = stack(refinement, width)
         self.tail = nn.Sequential(nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
         start_small(self.tail)
+        if depth is not None:
+            self.keep(depth)
 
     def use_tlc(self, side: int) -> None:
         """Test-time local converter (Chu et al. 2022): Eq. 7 pools over windows, not over the whole image.
@@ -254,7 +280,8 @@ class DI2Iformer(UShaped):
         """
         down = [*self.encoder, self.bottom]
         up = [*self.decoder, self.refine]
-        levels = (*range(LEVELS), *reversed(range(LEVELS - 1)), 0)
+        skips = len(self.encoder)
+        levels = (*range(skips + 1), *reversed(range(skips)), 0)
         for level, stack in zip(levels, (*down, *up), strict=True):
             for layer in stack.modules():
                 if isinstance(layer, DynamicLayer):

@@ -54,12 +54,15 @@ def use_tlc(network: nn.Module, config: Config) -> None:
 
 
 def check_same_model(config: Config, init: Config, apart: Sequence[str] = ()) -> None:
-    """The networks are those of the run that this one starts from, but for the keys `apart`.
+    """The networks are those of the run that this one starts from, or shallower, but for the keys `apart`.
 
     Raises:
         UserError: one line that says what to write.
     """
     ours, theirs = asdict(config.model), asdict(init.model)
+    depth, before = (each["network"].get("depth") for each in (ours, theirs))
+    if depth is not None and (before is None or depth < before):
+        theirs["network"]["depth"] = depth
     for key in ours:
         if key == "name" or key in apart or ours[key] == theirs[key]:
             continue

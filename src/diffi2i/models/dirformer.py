@@ -136,6 +136,7 @@ class DIRformer(UShaped):
         scale: enlargement of the output over the input.
         enlargement: that of the tail, by default `scale`; where it is larger, the network sees the input unshuffled.
         prior_dim: 4C'; None makes the same network without a prior.
+        depth: see `UShaped.keep`.
 
     The network predicts the difference from the input, enlarged by repeating pixels; with a mask the picture itself.
 
@@ -155,6 +156,7 @@ class DIRformer(UShaped):
         scale: int,
         enlargement: int | None = None,
         prior_dim: int | None = None,
+        depth: int | None = None,
     ) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(LEVELS)]
@@ -186,6 +188,8 @@ class DIRformer(UShaped):
         )
         self.refine = stack(refinement, *finest[1:])
         self.tail = tail(2 * width, enlargement)
+        if depth is not None:
+            self.keep(depth)
 
     def forward(self, image: Tensor, z: Tensor | None = None) -> Tensor:
         """`image` (B, in_channels, H, W), `z` (B, 4C') -> (B, 3, scale H, scale W), float32."""

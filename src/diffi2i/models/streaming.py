@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffi2i.data.resize import REACH, imresize
+from diffi2i.models.depth import Zeros
 from diffi2i.models.di2iformer import LEVELS, DI2Iformer, DynamicLayer, Stack, shifted
 from diffi2i.models.padding import pad_to_multiple
 
@@ -107,6 +108,9 @@ class Strips:
 
     def convolved(self, x: Tensor, module: nn.Module) -> Tensor:
         """The map that a 3x3 convolution makes, with what shuffles its pixels after it."""
+        if isinstance(module, nn.Identity | Zeros):  # where levels have been pruned
+            made: Tensor = module(x)
+            return made
         conv, shuffle = (module, None) if isinstance(module, nn.Conv2d) else tuple(module.children())
 
         def change(strip: Tensor, at_top: bool, at_bottom: bool) -> Tensor:

@@ -10,6 +10,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from diffi2i.data.resize import enlarge
+from diffi2i.models.depth import Zeros, check_depth
 from diffi2i.models.padding import pad_to_multiple
 
 GROUPS = 32  # of the group norms, where as many fit
@@ -46,10 +47,10 @@ def unet(
 
 
 class DenoisingUNet(nn.Module):
-    """Predicts from a noised code, the time and a condition of the code's size. Args: see `unet`.
+    """Predicts from a noised code, the time and a condition of the code's size. Args: see `unet` and `keep`.
 
     Raises:
-        ValueError: see `unet`.
+        ValueError: see both.
     """
 
     def __init__(
@@ -60,10 +61,49 @@ class DenoisingUNet(nn.Module):
         layers: int,
         attention: list[bool],
         head_dim: int = 8,
+        depth: int | None = None,
     ) -> None:
         super().__init__()
         self.unet: Any = unet(in_channels, out_channels, widths, layers, attention, head_dim)
         self.multiple = 2 ** (len(widths) - 1)
+        if depth is not None:
+            self.keep(depth)
+
+    @property
+    def depth(self) -> int:
+        """How many skips there are, each of which a residual block of the decoder takes; one more for the middle."""
+        return self.skips + (not isinstance(self.unet.mid_block, Zeros))
+
+    @property
+    def skips(self) -> int:
+        return sum(len(block.resnets) for block in self.unet.up_blocks)
+
+    def keep(self, depth: int) -> None:
+        """Removes what lies beyond the first `depth` skips, counted from the input; `self.depth` removes nothing.
+
+        That are the encoder after the last of them, the middle, and the decoder's blocks that take the others, each
+        with the enlargement that follows it. The decoder starts from zeros.
+
+        Raises:
+            ValueError: a depth that the network does not have.
+        """
+        check_depth(depth, self.depth)
+        if depth == self.depth:
+            return
+        unet = self.unet
+        for _ in range(self.skips - depth):
+            down, up = unet.down_blocks[-1], unet.up_blocks[0]
+            if down.downsamplers is not None:
+                down.downsamplers = None
+            else:
+                drop(down, -1)
+                if not down.resnets:
+                    del unet.down_blocks[-1]
+            drop(up, 0)
+            if not up.resnets:
+                del unet.up_blocks[0]
+        skip = unet.down_blocks[-1].resnets[-1] if unet.down_blocks else unet.conv_in
+        unet.mid_block = Zeros(unet.up_blocks[0].resnets[0].in_channels - skip.out_channels)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """`x` (B, in_channels, H, W), `time` (B,) in (0, 1] -> (B, out_channels, H, W), float32."""
@@ -110,6 +150,13 @@ class OutermostLevel(nn.Module):
         found = up(deep, (first, *skips)[: len(up.resnets)], embedded)
         found = unet.conv_out(unet.conv_act(unet.conv_norm_out(found)))
         return found[..., :height, :width].float()  # type: ignore[no-any-return]
+
+
+def drop(block: Any, place: int) -> None:
+    """Removes a residual block, and the attention behind it, where there is one, from a level."""
+    del block.resnets[place]
+    if hasattr(block, "attentions"):
+        del block.attentions[place]
 
 
 class UNet(nn.Module):

@@ -1,0 +1,56 @@
+"""Depth-skip pruning (Kim et al. 2024, Sec. 3.2): a finished run with a shallower network, trained on as it was."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from diffi2i.config.schema import Config
+from diffi2i.errors import UserError
+from diffi2i.methods.build import read_init
+from diffi2i.methods.method import Method
+
+
+@dataclass
+class DepthSkipOptions:
+    """`depth` is that of the network, see `models.unet.DenoisingUNet.keep` and `models.di2iformer.UShaped.keep`."""
+
+    depth: int | None = None
+
+
+class DepthSkip(Method):
+    """Stands for the method of the run that `init` is, on that run's model at `depth`.
+
+    So the objective of the fine-tuning, the prediction, and what `eval`, `predict` and the tables make of the run are
+    those of a run of that method whose network is smaller.
+    """
+
+    Options: ClassVar[type] = DepthSkipOptions
+
+    def __init__(self, config: Config, init: Method | None = None) -> None:
+        raise UserError(
+            f"method={config.method['name']} is the method of the run that it starts from: write method.init=<run>"
+        )
+
+    @classmethod
+    def settled(cls, config: Config) -> Config:
+        """Raises `UserError`: no run to start from, or no depth."""
+        name, depth = config.method["name"], config.method["depth"]
+        if config.init is None:
+            raise UserError(f"method={name} needs a finished run: write method.init=<run of a U-shaped network>")
+        if depth is None:
+            raise UserError(f"method.depth is missing: diffi2i compress run={config.init} searches for one")
+        theirs = read_init(config, config.init)
+        return replace(
+            config,
+            method=theirs.method | {key: config.method[key] for key in ("init", "role")},
+            model=replace(theirs.model, network=theirs.model.network | {"depth": depth}),
+        )
+
+
+def fine_tuning(run: Path, config: Config, depth: int) -> str:
+    """The command that prunes a run of this configuration and trains on what is left."""
+    root = config.dataset.source.get("root")
+    data = [f"dataset={config.dataset.name}", *([f"root={root}"] if root else [])]
+    own = ["method=depth_skip", f"method.init={run}", f"method.depth={depth}"]
+    return shlex.join(["diffi2i", "train", f"task={config.task.name}", *data, f"budget={config.budget}", *own])

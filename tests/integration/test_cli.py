@@ -187,6 +187,7 @@ MANDATORY = {
     "predict": ["run=a", "input=b", "output=c"],
     "app": ["run=a"],
     "export": ["run=a", "output=b"],
+    "compress": ["run=a"],
     "push": ["run=a", "repo=b/c"],
     "pull": ["repo=a/b", "output=c"],
     "score": ["task=segmentation", "dataset=shapes", "pred=a", "target=b"],

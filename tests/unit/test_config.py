@@ -44,6 +44,7 @@ ROOTS = {name: command.config for name, command in cli.COMMANDS.items()}
 NEEDED = {
     "app": ["run=[a,b]"],
     "export": ["run=a", "output=b"],
+    "compress": ["run=a"],
     "push": ["run=a", "repo=b/c"],
     "pull": ["repo=a/b", "output=c"],
     "eval": ["run=somewhere"],

@@ -272,7 +272,7 @@ def page(rows: Sequence[Trial], tried: Sequence[Steps], config: CompressConfig, 
         ]
         lines += [markdown([("time steps", "gamma", "PSNR to the run (dB)"), *times]), ""]
     lines += [
-        f"{config.images} training crops of {settings.train.patch} pixels, nothing fine-tuned; what a prediction takes on "
+        f"{config.images} training crops of {settings.train.patch} pixels, nothing fine-tuned; what one takes on "
         f"{device_of(config.trainer)}. {PRINTED}",
         "",
     ]

@@ -53,8 +53,10 @@ def visited(schedule: Schedule, steps: int | Sequence[int] | None) -> list[int]:
         if not 1 <= steps <= T:
             raise ValueError(f"steps={steps} does not fit a schedule of {T} steps: write 1 to {T}")
         return [-(-T * i // steps) for i in range(steps, 0, -1)]
-    times, start = list(steps), earliest_start(schedule)
-    if not times or times != sorted(set(times)) or times[0] < 1 or not start <= times[-1] <= T:
+    times = list(steps)
+    rising = bool(times) and times == sorted(set(times)) and times[0] >= 1
+    if not rising or (times[-1] != T and not earliest_start(schedule) <= times[-1] < T):
+        start = earliest_start(schedule)
         end = f"{T}" if start == T else f"{T}, or from {start} on"
         raise ValueError(f"steps={times} must increase within 1..{T} and end at {end}: write for example steps=[{T}]")
     return times[::-1]

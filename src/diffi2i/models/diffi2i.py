@@ -66,10 +66,11 @@ def check_same_model(config: Config, init: Config, apart: Sequence[str] = ()) ->
     for key in ours:
         if key == "name" or key in apart or ours[key] == theirs[key]:
             continue
-        our, their = ours[key], theirs[key]
+        our, their, plus = ours[key], theirs[key], ""
         if isinstance(our, dict):
             inner = next(name for name in their | our if our.get(name) != their.get(name))
+            plus = "" if inner in our else "+"  # for Hydra, which knows no such key here
             key, our, their = f"{key}.{inner}", our.get(inner), their.get(inner)
         differing = init.model.name != config.model.name
-        write = f"model={init.model.name}" if differing else f"model.{key}={their}"
+        write = f"model={init.model.name}" if differing else f"{plus}model.{key}={their}"
         raise UserError(f"method.init={config.init} has model.{key}={their}, this run {our}: write {write}")

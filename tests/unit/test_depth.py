@@ -33,7 +33,8 @@ class WrittenOut:
     """The U-Net's forward pass by its weights' names, of which it notes those that it has used."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.weights = {key.removeprefix("unet."): value for key, value in network.state_dict().items()}
+        state: dict[str, Tensor] = network.state_dict()
+        self.weights = {key.removeprefix("unet."): value for key, value in state.items()}
         self.used: set[str] = set()
 
     def __call__(self, name: str) -> Tensor:
@@ -42,7 +43,8 @@ class WrittenOut:
 
     def conv(self, x: Tensor, name: str, stride: int = 1) -> Tensor:
         weight = self(f"{name}.weight")
-        return F.conv2d(x, weight, self(f"{name}.bias"), stride, weight.shape[-1] // 2)
+        out: Tensor = F.conv2d(x, weight, self(f"{name}.bias"), stride, weight.shape[-1] // 2)
+        return out
 
     def linear(self, x: Tensor, name: str) -> Tensor:
         out: Tensor = x @ self(f"{name}.weight").T + self(f"{name}.bias")

@@ -271,6 +271,8 @@ def page(rows: Sequence[Trial], tried: Sequence[Steps], config: CompressConfig, 
             for each in tried
         ]
         lines += [markdown([("time steps", "gamma", "PSNR to the run (dB)"), *times]), ""]
+    elif config.steps is not None:
+        lines += [f"No time steps were searched: method={settings.method['name']} has no sampler that takes them.", ""]
     lines += [
         f"{config.images} training crops of {settings.train.patch} pixels, nothing fine-tuned; what one takes on "
         f"{device_of(config.trainer)}. {PRINTED}",

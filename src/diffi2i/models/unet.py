@@ -145,7 +145,7 @@ class OutermostLevel(nn.Module):
         unet, (padded, time) = whole.unet, whole.prepared(x, time)
         embedded = unet.time_embedding(unet.time_proj(time).to(unet.dtype))
         first = unet.conv_in(padded)
-        _, skips = unet.down_blocks[0](first, embedded)
+        _, skips = unet.down_blocks[0](first, embedded) if unet.down_blocks else (first, ())
         up = unet.up_blocks[-1]
         found = up(deep, (first, *skips)[: len(up.resnets)], embedded)
         found = unet.conv_out(unet.conv_act(unet.conv_norm_out(found)))

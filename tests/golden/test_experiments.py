@@ -36,7 +36,7 @@ TABLES = [f"table{number}" for number in range(1, 12)]
 NAMES = [*TABLES, "figure1", "figure6"]
 SMALL = [f"small-{name}" for name in ("sisr", "depth", "deblur", "realsr", "segmentation")]
 STUDIES = ["study-sisr", "study-inpainting"]  # the compared methods at equal processor seconds
-NEIGHBOURS = ["neighbours2", "neighbours3"]  # CoDi, InvSR
+NEIGHBOURS = ["neighbours1", "neighbours2", "neighbours3"]
 # Rows that are run and that the paper does not have: their labels say what they are like, their notes whose they are.
 OWN = {
     "table1": ["lama-like"],

@@ -18,6 +18,7 @@ from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
 from diffi2i.methods.build import check
 from diffi2i.run.directory import load_method, write_config
+from diffi2i.run.plan import planned
 from tests.conftest import Make, small
 from tests.refusals import refusal
 from tests.runs import result, weights
@@ -147,6 +148,18 @@ def test_a_pruned_run_is_scored_as_it_is_or_trained_on(make: Make, prior: Path, 
     on = ("method=diffi2i_s2", f"method.init={tuned}", "train.steps=1")
     assert refusal(check, make("on", *on)).endswith("write +model.network.depth=2")
     assert result(train.train(make("on", *on, "+model.network.depth=2"))).method.label.endswith(", depth 2")
+
+
+def test_a_row_is_planned_as_what_it_will_be(prior: Path) -> None:
+    run = planned(["experiment=neighbours1/depth4", "budget=smoke"])
+    assert run.before is not None
+    assert run.config.method == run.before.config.method | {"init": str(run.before.directory), "role": "continued"}
+    assert run.config.model.network == run.before.config.model.network | {"depth": 4}
+    assert run.config.train == run.before.config.train
+    assert planned(["experiment=neighbours1/depth4-as-it-is", "budget=smoke"]).config.train.steps == 0
+    # What was planned is what is trained, so that its record is found to be its own.
+    given = ["method=depth_skip", f"method.init={prior}", "method.depth=2", "task=sisr"]
+    assert planned(given).config.method["name"] == "diffi2i_s2"
 
 
 def test_depths_that_cannot_be_are_refused(make: Make, pixel: Path, tmp_path: Path) -> None:

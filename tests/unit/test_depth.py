@@ -15,7 +15,7 @@ from diffi2i.metrics.cost import parameters
 from diffi2i.models.di2iformer import DI2Iformer
 from diffi2i.models.dirformer import DIRformer
 from diffi2i.models.streaming import streamed
-from diffi2i.models.unet import DenoisingUNet
+from diffi2i.models.unet import DenoisingUNet, OutermostLevel
 from tests import reference as ref
 from tests.networks import arrays, pictures64, randomise
 
@@ -212,6 +212,16 @@ def test_a_pruned_di2iformer_is_streamed_and_averages_over_windows() -> None:
     assert not torch.allclose(network(image, z), plain)
     assert [network.encoder[1][0].attention.window, network.decoder[0][0].attention.window] == [4, 4]
     assert [network.decoder[1][0].attention.window, network.refine[0].attention.window] == [8, 8]
+
+
+@pytest.mark.parametrize("depth", [1, 3, 5])
+@torch.no_grad()
+def test_the_finest_level_of_a_pruned_denoiser_is_run_alone(depth: int) -> None:
+    network, x, time = denoiser(depth), pictures64(1, 5, 8, 12), torch.tensor([0.4], dtype=torch.float64)
+    finest = OutermostLevel(network)
+    with finest.watched() as deep:
+        whole = network(x, time)
+    assert torch.equal(finest(x, time, *deep), whole)
 
 
 @pytest.mark.parametrize("depth", [0, -1, 11, 2.0])

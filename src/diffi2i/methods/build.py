@@ -35,15 +35,15 @@ def check(config: Config) -> Config:
     """Refuses options and networks that cannot be, and a run to start from that is not finished or does not fit.
 
     Returns:
-        The same, with what the method takes from the run to start from: see `Method.settled`.
+        The configuration, settled.
 
     Raises:
         UserError: one line that says what to write.
     """
     kind, init = method_class(config), None
     options: Any = typed_options(kind.Options, config)
-    if (settled := kind.settled(config)) is not config:
-        return check(settled)
+    if config.method.get("like_init"):
+        return check(settled(config, None if config.init is None else read_init(config, config.init)))
     with torch.device("meta"):  # takes neither memory nor time, but constructors refuse what they always do
         new_method(without_pretrained(config))
     new_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
@@ -53,6 +53,11 @@ def check(config: Config) -> Config:
         raise UserError("method.role=adversarial goes on from a finished run: write method.init=<its run directory>")
     kind.check(config, options, init)
     return config
+
+
+def settled(config: Config, init: Config | None) -> Config:
+    """The configuration of a method that stands for that of the run that it starts from, of this configuration."""
+    return method_class(config).settled(config, init)
 
 
 def check_network(kind: type[Method], config: Config) -> None:

@@ -138,9 +138,9 @@ class Method(L.LightningModule):
         check_same_model(config, init)
 
     @classmethod
-    def settled(cls, config: Config) -> Config:
-        """The configuration of the run that is made of this one: the same, but for what it takes from `method.init`."""
-        return config
+    def settled(cls, config: Config, init: Config | None) -> Config:
+        """Of a method with `like_init` in its node: this configuration as one of the run that it starts from."""
+        raise NotImplementedError
 
     # The same for all.
 

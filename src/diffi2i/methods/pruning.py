@@ -7,9 +7,9 @@ from pkgutil import resolve_name
 from typing import ClassVar
 
 from diffi2i.config.build import refuse_missing_peer
+from diffi2i.config.compose import typed_options
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
-from diffi2i.methods.build import read_init
 from diffi2i.methods.method import Method
 
 
@@ -35,25 +35,25 @@ class DepthSkip(Method):
         )
 
     @classmethod
-    def settled(cls, config: Config) -> Config:
+    def settled(cls, config: Config, init: Config | None) -> Config:
         """Raises `UserError`: no run to start from, no depth, or one that the run does not have."""
-        name, depth = config.method["name"], config.method["depth"]
-        if config.init is None:
+        name, depth = config.method["name"], typed_options(DepthSkipOptions, config).depth
+        if init is None:
             raise UserError(f"method={name} needs a finished run: write method.init=<run of a U-shaped network>")
         if depth is None:
             raise UserError(f"method.depth is missing: diffi2i compress run={config.init} searches for one")
-        theirs = read_init(config, config.init)
-        check_network(config.init, str(theirs.model.network["_target_"]))
-        if depth > (before := theirs.model.network.get("depth", depth)):
+        network = init.model.network
+        check_network(config.method["init"], str(network["_target_"]))
+        if depth > (before := network.get("depth", depth)):
             raise UserError(f"method.depth={depth}: method.init={config.init} has depth {before}: write less")
         return replace(
             config,
-            method=theirs.method | {key: config.method[key] for key in ("init", "role")},
-            model=replace(theirs.model, network=theirs.model.network | {"depth": depth}),
+            method=init.method | {key: config.method[key] for key in ("init", "role")},
+            model=replace(init.model, network=network | {"depth": depth}),
         )
 
 
-def check_network(run: Path, network: str) -> None:
+def check_network(run: str, network: str) -> None:
     """Raises `UserError`: the run's network is of no class with a depth, or its package is missing."""
     try:
         kind = resolve_name(network)

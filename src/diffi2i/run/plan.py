@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diffi2i.config import compose
 from diffi2i.config.checks import ROLES
+from diffi2i.config.run import read_run_config
 from diffi2i.config.schema import Config
 from diffi2i.run.identity import config_hash
 from diffi2i.run.rows import check_row, is_row, same_as
@@ -70,10 +71,21 @@ def planned(overrides: Sequence[str]) -> Run:
     if init is not None and is_row(init) and not Path(init).exists():
         before = planned(further(overrides, init))
         made.method["init"] = str(before.directory)
+    if made.method.get("like_init") and (theirs := before.config if before else kept(made)) is not None:
+        from diffi2i.methods.build import settled  # imports what else no plan needs
+
+        made = settled(made, theirs)
     if row is not None and made.logger is not None and "group" in made.logger:
         made.logger["group"], _, made.logger["job_type"] = row.partition("/")
     directory = Path(made.run_dir) if made.run_dir else place(made)
     return Run("train", tuple(overrides), directory, before, replace(made, run_dir=str(directory)))
+
+
+def kept(made: Config) -> Config | None:
+    """The configuration of the run directory to start from; None where there is none, as the training will say."""
+    if made.init is None or not (made.init / "config.yaml").is_file():
+        return None
+    return read_run_config(made.init, trust=made.trust)
 
 
 def evaluation(run: Run, name: str, overrides: Sequence[str], hardware: Sequence[str] = ()) -> Run:

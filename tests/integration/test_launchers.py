@@ -130,7 +130,7 @@ def test_optuna_finds_the_best_of_its_trials(images: Path, tmp_path: Path) -> No
     [
         (["task=depth"], "direction=maximize makes rmse worse: write minimize"),
         (["hydra.sweeper.params={train.lr: 'interval(-1.0, 1.0)'}"], "train.lr=-1.0 must be above 0"),
-        (["train.steps=choice(10,0)"], "train.steps=0 must be above 0"),
+        (["train.steps=choice(10,0)"], "train.steps=0 trains nothing: write 1 or more"),
         (["train.rate=interval(0.0,1.0)"], "unknown key 'train.rate'"),
     ],
 )

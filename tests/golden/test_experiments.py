@@ -36,7 +36,8 @@ TABLES = [f"table{number}" for number in range(1, 12)]
 NAMES = [*TABLES, "figure1", "figure6"]
 SMALL = [f"small-{name}" for name in ("sisr", "depth", "deblur", "realsr", "segmentation")]
 STUDIES = ["study-sisr", "study-inpainting"]  # the compared methods at equal processor seconds
-NEIGHBOURS = ["neighbours1", "neighbours2", "neighbours3"]
+NEIGHBOURS = ["neighbours1", "neighbours2", "neighbours3"]  # the neighbouring papers: compression, CoDi, InvSR
+MADE_OF_ONE = NEIGHBOURS[1:]  # whose rows start from one unconditional diffusion
 # Rows that are run and that the paper does not have: their labels say what they are like, their notes whose they are.
 OWN = {
     "table1": ["lama-like"],
@@ -190,7 +191,7 @@ def test_small_rows_compose(name: str, images: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize("name", MADE_OF_ONE)
 def test_rows_of_the_neighbouring_papers_start_from_one_diffusion_and_learn_as_long(name: str, images: Path) -> None:
     found, root = experiment.load(name), f"root={images}"
     scored = {column.metric for column in found.columns if column.dataset}
@@ -228,7 +229,7 @@ def test_the_rows_of_codi_differ_in_what_they_learn_and_train(images: Path) -> N
     assert {each.sampler["steps"] for each in options.values()} == {4}
 
 
-@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize("name", MADE_OF_ONE)
 def test_the_claim_of_a_neighbouring_paper_is_its_order(name: str) -> None:
     found = experiment.load(name)
     values = [float(row_of(name, row).paper[found.claim_column]) for row in found.claim]

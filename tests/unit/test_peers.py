@@ -321,6 +321,10 @@ def test_training_validates_with_the_cheap_sampler(make: Make, monkeypatch: Any)
             "must fall to at least 1 from one of method.starts=[5, 4, 3, 2]: write",
         ),
         (["method=invsr", "method.times=[5,6]"], "method.times=[5, 6] must fall to at least 1"),
+        (
+            ["method=invsr", "method.noise=drawn"],
+            "method.noise=drawn learns nothing: train with method.noise=predicted",
+        ),
         (["method=invsr", "method.noise=none"], "method.noise=none: choose one of predicted, drawn"),
         (
             ["method=invsr", "method.predictor.widths=[8]"],

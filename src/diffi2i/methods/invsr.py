@@ -86,6 +86,16 @@ class InvSR(FromDiffusion):
             self.load_state_dict(init.state_dict())
         self.to(memory_format=torch.channels_last)
 
+    @classmethod
+    def check(cls, config: Config, options: InvSROptions, init: Config | None) -> None:
+        """As `FromDiffusion`, and there is noise to learn."""
+        if options.noise == "drawn":
+            raise UserError(
+                "method.noise=drawn learns nothing: train with method.noise=predicted, then score with "
+                "set=[method.noise=drawn]"
+            )
+        super().check(config, options, init)
+
     def started(self, batch: Batch, t: int, drawn: Tensor) -> Tensor:
         """x_t, of noise that is normal with the predicted mean and log-variance, `drawn` from the standard normal."""
         if self.options.noise == "predicted":

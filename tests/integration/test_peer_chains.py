@@ -92,8 +92,9 @@ def test_an_unconditional_diffusion_is_distilled_with_a_condition(make: Make, tm
     few = scored(run, tmp_path / "few", "method.sampler.steps=1")
     assert few.cost.calls == 1
     assert few.scores != found.scores
-    on = train.train(make("on", "method=codi", f"method.init={run}", "train.steps=2"))
-    assert weights(on).keys() == weights(run).keys()
+    on = train.train(make("on", "method=depth_skip", "method.depth=2", f"method.init={frugal}", "train.steps=2"))
+    assert result(on).method.label == "PE-CoDi, depth 2"
+    assert weights(on).keys() < weights(frugal).keys()
     for settings, words in {
         ("method=codi", f"method.init={seeing}"): "sees the input: train one with method.conditional=false",
         ("method=codi", f"method.init={blind}", "method.codec=pixels"): "unshuffled: write method.codec=unshuffled",

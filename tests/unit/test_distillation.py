@@ -16,7 +16,7 @@ from diffi2i.diffusion.schedule import Schedule, linear
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.build import build_method, new_method
 from diffi2i.methods.invsr import InvSR
-from diffi2i.models.adapter import AdaptedUNet
+from diffi2i.models.adapter import AdaptedUNet, decoded, encoded
 from diffi2i.models.unet import DenoisingUNet
 from tests.conftest import Make, random_batch
 from tests.networks import pictures, pictures64, randomise
@@ -143,6 +143,28 @@ def test_features_are_merged_as_eq_12_says(attention: list[bool]) -> None:
     mu = [*network.mu[:-1].tolist()[::-1], float(network.mu[-1])]
     _, expected = run(network.denoiser.unet, x[:, :2], lambda i, h: h + mu[i] * (theirs[i] - h))
     torch.testing.assert_close(network(x, time), expected, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_pruned_it_keeps_the_finest_features_of_both_encoders() -> None:
+    """Against the whole network's features, of which the decoder's remaining blocks are given the first ones."""
+    network = randomise(adapted([False, True]))
+    x, time = pictures(2, 7, 8, 12), torch.tensor([0.3, 0.8])
+    embedded = network.denoiser.unet.time_embedding(network.denoiser.unet.time_proj(1000 * time))
+    pairs = zip(
+        encoded(network.denoiser.unet, x[:, :2], embedded), encoded(network.encoder, x[:, 2:], embedded), strict=True
+    )
+    features = [h + mu * (other - h) for mu, (h, other) in zip(network.mu, pairs, strict=True)]
+    assert network.depth == 7
+    network.keep(7)
+    assert len(network.mu) == 7
+    network.keep(3)
+    assert (network.depth, len(network.mu)) == (3, 4)
+    zeros = features[2].new_zeros(2, network.denoiser.unet.mid_block.channels, *features[2].shape[2:])
+    expected = decoded(network.denoiser.unet, [*features[:3], zeros], embedded)
+    torch.testing.assert_close(network(x, time), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="does not fit a network of depth 3"):
+        network.keep(4)
 
 
 def test_a_student_starts_as_its_teacher(make: Make) -> None:

@@ -26,13 +26,24 @@ class AdaptedUNet(nn.Module):
     def __init__(self, denoiser: DenoisingUNet, channels: int) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.encoder: Any = deepcopy(denoiser.unet)
-        first = self.encoder.conv_in
-        self.encoder.conv_in = nn.Conv2d(channels, first.out_channels, first.kernel_size, padding=first.padding)
-        for name in ("time_embedding", "up_blocks", "conv_norm_out", "conv_out"):
-            delattr(self.encoder, name)
-        skips = 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in self.encoder.down_blocks)
-        self.mu = nn.Parameter(torch.zeros(skips + 1))
+        self.encoder = encoder_of(denoiser.unet, channels)
+        self.mu = nn.Parameter(torch.zeros(denoiser.skips + 1))
+
+    @property
+    def depth(self) -> int:
+        """The denoiser's."""
+        return self.denoiser.depth
+
+    def keep(self, depth: int) -> None:
+        """As `DenoisingUNet.keep`, in both encoders. Raises `ValueError` likewise."""
+        before = self.depth
+        self.denoiser.keep(depth)
+        if depth < before:
+            encoder = encoder_of(self.denoiser.unet, self.encoder.conv_in.in_channels)
+            kept = encoder.state_dict().keys()
+            encoder.load_state_dict({key: value for key, value in self.encoder.state_dict().items() if key in kept})
+            self.encoder = encoder
+            self.mu = nn.Parameter(torch.cat([self.mu[:depth], self.mu[-1:]]).detach())
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """As `DenoisingUNet`, of `x` (B, ..., H, W) the last `channels` are the condition."""
@@ -43,6 +54,16 @@ class AdaptedUNet(nn.Module):
         pairs = zip(encoded(unet, noised, embedded), encoded(self.encoder, condition, embedded), strict=True)
         features = [(1 - mu) * h + mu * other for mu, (h, other) in zip(self.mu, pairs, strict=True)]
         return at_least_float32(decoded(unet, features, embedded)[..., :height, :width])
+
+
+def encoder_of(unet: Any, channels: int) -> Any:
+    """A copy of the encoder of diffusers' U-Net, for `channels`: with a first convolution of its own."""
+    encoder = deepcopy(unet).requires_grad_()
+    first = encoder.conv_in
+    encoder.conv_in = nn.Conv2d(channels, first.out_channels, first.kernel_size, padding=first.padding)
+    for name in ("time_embedding", "up_blocks", "conv_norm_out", "conv_out"):
+        delattr(encoder, name)
+    return encoder
 
 
 def encoded(unet: Any, x: Tensor, embedded: Tensor) -> list[Tensor]:

@@ -31,7 +31,7 @@ from diffi2i.methods.method import Method
 from diffi2i.methods.process import sampler_of
 from diffi2i.methods.pruning import fine_tuning
 from diffi2i.metrics.image import psnr
-from diffi2i.models.depth import OfDepth
+from diffi2i.models.depth import DEPTH, OfDepth
 from diffi2i.run.directory import load_method
 from diffi2i.run.hardware import autocast_of, device_of, quiet
 from diffi2i.run.hub import located
@@ -139,7 +139,7 @@ def compress(config: CompressConfig) -> Path:
             rows.append(reference.trial(smaller, steps))
 
     text = page(rows, tried, config, method.config)
-    facts = {"run": str(run), "threshold": config.threshold, "images": config.images, "depth": depth, "steps": steps}
+    facts = {"run": str(run), "threshold": config.threshold, "images": config.images, DEPTH: depth, "steps": steps}
     lists = {"trials": [asdict(each) for each in rows], "time_steps": [asdict(each) for each in tried]}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(inside(folder, "compress.json"), facts | lists | {"provenance": asdict(provenance())})

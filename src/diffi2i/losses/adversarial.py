@@ -103,7 +103,7 @@ class RealESRGANAdversary(nn.Module):
 
 
 class HingeAdversary(RealESRGANAdversary):
-    """The hinge loss (Lim and Ye 2017), as InvSR trains, a mean over all logits. Args: see `RealESRGANAdversary`."""
+    """The hinge loss (Lim and Ye 2017), a mean over all logits. Args: see `RealESRGANAdversary`."""
 
     def generator_terms(self, output: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """`adversarial`, a weighted scalar; `output` (B, 3, H, W)."""

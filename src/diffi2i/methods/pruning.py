@@ -11,6 +11,7 @@ from diffi2i.config.compose import typed_options
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
+from diffi2i.models.depth import DEPTH
 
 
 @dataclass
@@ -44,12 +45,12 @@ class DepthSkip(Method):
             raise UserError(f"method.depth is missing: diffi2i compress run={config.init} searches for one")
         network = init.model.network
         check_network(config.method["init"], str(network["_target_"]))
-        if depth > (before := network.get("depth", depth)):
+        if depth > (before := network.get(DEPTH, depth)):
             raise UserError(f"method.depth={depth}: method.init={config.init} has depth {before}: write less")
         return replace(
             config,
             method=init.method | {key: config.method[key] for key in ("init", "role")},
-            model=replace(init.model, network=network | {"depth": depth}),
+            model=replace(init.model, network=network | {DEPTH: depth}),
         )
 
 

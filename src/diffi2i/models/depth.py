@@ -5,6 +5,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+DEPTH = "depth"
+"""The argument of networks that can be pruned."""
+
 
 @runtime_checkable
 class OfDepth(Protocol):

@@ -9,6 +9,7 @@ from diffi2i.config.build import build
 from diffi2i.config.schema import Config, ModelConfig, TaskConfig
 from diffi2i.errors import UserError
 from diffi2i.models.cpen import CPEN
+from diffi2i.models.depth import DEPTH
 from diffi2i.models.di2iformer import DI2Iformer
 
 
@@ -60,9 +61,9 @@ def check_same_model(config: Config, init: Config, apart: Sequence[str] = ()) ->
         UserError: one line that says what to write.
     """
     ours, theirs = asdict(config.model), asdict(init.model)
-    depth, before = (each["network"].get("depth") for each in (ours, theirs))
+    depth, before = (each["network"].get(DEPTH) for each in (ours, theirs))
     if depth is not None and (before is None or depth < before):
-        theirs["network"]["depth"] = depth
+        theirs["network"][DEPTH] = depth
     for key in ours:
         if key == "name" or key in apart or ours[key] == theirs[key]:
             continue

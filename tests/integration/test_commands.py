@@ -84,24 +84,6 @@ def paper_settings(text: str) -> list[list[str]]:
     return []
 
 
-PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-FILES = sorted(
-    file
-    for file in [*conf_dir().rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml"), *PAGES]
-    if "results" not in file.parts
-)
-SHOWN = [found for file in FILES for found in commands_of(file)]
-COMMANDS = {tuple(words): (file, words) for file, words in reversed(SHOWN)}.values()
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to find anything in."""
-    folder = tmp_path_factory.mktemp("anything")
-    (folder / "anything.png").touch()
-    return folder
-
-
 def made_real(word: str, folder: Path) -> str:
     """The word with a folder in place of what the reader puts in."""
     key, equals, value = word.partition("=")
@@ -111,6 +93,27 @@ def made_real(word: str, folder: Path) -> str:
     ):
         return f"{key}{equals}{folder}"
     return re.sub(r"<[^>]*>", "a", word.replace("<task>", "sisr").replace("<dir>", str(folder)))
+
+
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+FILES = sorted(
+    file
+    for file in [*conf_dir().rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml"), *PAGES]
+    if "results" not in file.parts
+)
+SHOWN = [found for file in FILES for found in commands_of(file)]
+# One of those that differ in their folders alone.
+COMMANDS = {
+    tuple(made_real(word, Path("anywhere")) for word in words): (file, words) for file, words in reversed(SHOWN)
+}.values()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to find anything in."""
+    folder = tmp_path_factory.mktemp("anything")
+    (folder / "anything.png").touch()
+    return folder
 
 
 def composed(words: list[str], folder: Path) -> list[object]:

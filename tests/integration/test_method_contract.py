@@ -41,12 +41,13 @@ FILES: dict[str, Any] = {file.stem: OmegaConf.load(file) for file in sorted((con
 METHODS = [name for name in FILES if name != "depth_skip"]  # which stands for the method of another run
 Made = Callable[[str, str], tuple[Method, Any]]
 DENSE = ("segmentation", "depth")
-# A method with models of its own is for images, and one that repaints for holes.
+# A method with models of its own is for images, and one that repaints for holes. To it both tasks of x4 are one: the
+# batches here are random.
 PAIRS = [
     (name, task)
     for name in METHODS
     for task in TASKS
-    if not ("models" in FILES[name] and task in DENSE) and not (name == "repaint" and task != "inpainting")
+    if not ("models" in FILES[name] and task in (*DENSE, "realsr")) and not (name == "repaint" and task != "inpainting")
 ]
 every = pytest.mark.parametrize(("name", "task"), PAIRS)
 UNTRAINED = [name for name in METHODS if not resolve_name(FILES[name]["_target_"]).trains]

@@ -33,7 +33,7 @@ def pull(config: PullConfig) -> Path:
     if row is None:
         found = pulled(repo, output)
     elif config.train:
-        found = trained(row, output)
+        return trained(row, output)
     elif config.release:
         found = unpacked(row, config.release, output)
     else:

@@ -192,7 +192,9 @@ def test_holes_are_those_of_a_file_or_painted(page: Any, runs: dict[str, Path], 
 
 def test_a_file_that_is_no_picture_is_named(page: Any, runs: dict[str, Path], pictures: Path) -> None:
     page.locator("input[type=file]").first.set_input_files(pictures / "broken.png")
-    page.get_by_text("broken.png: not a readable image").wait_for()
+    said = page.get_by_text("broken.png: not a readable image")
+    said.wait_for()
+    assert said.is_visible()
 
 
 def desk_of(runs: dict[str, Path], folder: Path) -> Desk:

@@ -2,14 +2,10 @@
 
 from pathlib import Path
 
-from diffi2i.commands.export import export
 from diffi2i.config.commands import ExportConfig, PullConfig, PushConfig
 from diffi2i.errors import UserError
-from diffi2i.run.ensure import ensure
 from diffi2i.run.hub import PREFIX, pulled, pushed
-from diffi2i.run.plan import lineage, planned
 from diffi2i.run.release import demo_row, instead, unpacked
-from diffi2i.run.state import Failure, read
 
 BUDGET = "demo"
 """Of what is trained here."""
@@ -44,6 +40,12 @@ def pull(config: PullConfig) -> Path:
 
 def trained(row: str, output: Path) -> Path:
     """What a release would hold, trained here, or gone on with. Raises `UserError`: the training fails."""
+    # Seconds to import, which nothing else here needs.
+    from diffi2i.commands.export import export
+    from diffi2i.run.ensure import ensure
+    from diffi2i.run.plan import lineage, planned
+    from diffi2i.run.state import Failure, read
+
     run = planned([f"experiment={row}", f"budget={BUDGET}"])
     ensure(lineage(run))
     if isinstance(entry := read(run), Failure):

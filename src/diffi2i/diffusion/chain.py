@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffi2i.diffusion.samplers import Denoise, Noise
+from diffi2i.diffusion.samplers import Denoise, Noise, evenly
 
 
 class Chain:
@@ -64,8 +64,7 @@ class Chain:
                 with.
             visited: how many time steps, evenly spaced, T among them; all by default.
         """
-        count = visited or self.steps
-        *times, last = [-(-self.steps * i // count) for i in range(count, 0, -1)]
+        *times, last = evenly(self.steps, visited or self.steps)
         x = y + self.b[-1] * noise(self.steps + 1) if self.b[-1] else y
         for t, s in pairwise([*times, last]):
             x0 = denoise(x, t)

@@ -52,7 +52,7 @@ def visited(schedule: Schedule, steps: int | Sequence[int] | None) -> list[int]:
     if isinstance(steps, int):
         if not 1 <= steps <= T:
             raise ValueError(f"steps={steps} does not fit a schedule of {T} steps: write 1 to {T}")
-        return [-(-T * i // steps) for i in range(steps, 0, -1)]
+        return evenly(T, steps)
     times = list(steps)
     rising = bool(times) and times == sorted(set(times)) and times[0] >= 1
     if not rising or (times[-1] != T and not earliest_start(schedule) <= times[-1] < T):
@@ -60,6 +60,11 @@ def visited(schedule: Schedule, steps: int | Sequence[int] | None) -> list[int]:
         end = f"{T}" if start == T else f"{T}, or from {start} on"
         raise ValueError(f"steps={times} must increase within 1..{T} and end at {end}: write for example steps=[{T}]")
     return times[::-1]
+
+
+def evenly(T: int, count: int) -> list[int]:
+    """So many time steps from T down, evenly spaced, T included."""
+    return [-(-T * i // count) for i in range(count, 0, -1)]
 
 
 def earliest_start(schedule: Schedule) -> int:

@@ -3,28 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diffi2i.config.schema import one_of
 from diffi2i.diffusion.chain import Chain
-from diffi2i.methods.chained import Chained, check_steps
-from diffi2i.methods.codec import OF_PIXELS
+from diffi2i.methods.chained import Chained, ChainOptions
 
 
 @dataclass
-class BridgeOptions:
-    """T = `steps`, of which a prediction visits `visited`, evenly spaced; for `eta` see `Chain.sample`.
-
-    `noise` is the text's s: the variance is s / 2 in the middle.
-    """
-
-    codec: str = "unshuffled"
-    steps: int = 1000
-    noise: float = 1.0
-    visited: int = 20
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        one_of("method.codec", self.codec, OF_PIXELS)
-        check_steps(self.steps, self.visited, self.noise, self.eta)
+class BridgeOptions(ChainOptions):
+    """See `ChainOptions`; `noise` is the text's s: the variance is s / 2 in the middle."""
 
     def chain(self) -> Chain:
         """a_t = m_t = t / T, b_t^2 = delta_t = 2 s (m_t - m_t^2); the authors' code keeps 0.001 away from the ends."""

@@ -1,31 +1,45 @@
 """What methods share whose process leads from the target to its input: `diffusion.chain`."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, one_of
 from diffi2i.data.resize import enlarge
 from diffi2i.diffusion.chain import Chain
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import channels_seen, codec_of, condition_of, on_grid
+from diffi2i.methods.codec import OF_PIXELS, channels_seen, codec_of, condition_of, decoded, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.process import denoised
 from diffi2i.models.diffi2i import build_denoiser
-from diffi2i.models.precision import at_least_float32
 
 
-def check_steps(steps: int, visited: int, noise: float, eta: float) -> None:
-    """Raises `UserError` for a chain that cannot be."""
-    if not 1 <= visited <= steps or steps < 2 or noise <= 0 or not 0 <= eta <= 1:
-        raise UserError(
-            f"method: steps={steps}, visited={visited}, noise={noise}, eta={eta}: write steps=2 or more, visited "
-            "within 1..steps, noise above 0, and eta from 0 to 1"
-        )
+@dataclass
+class ChainOptions:
+    """T = `steps`, of which a prediction visits `visited`, evenly spaced; for `eta` see `Chain.sample`.
+
+    `codec` is the space of the chain, `noise` how strong its noise is; a subclass makes its `chain()` of both.
+    """
+
+    codec: str = "unshuffled"
+    steps: int = 1000
+    noise: float = 1.0
+    visited: int = 20
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("method.codec", self.codec, OF_PIXELS)
+        steps, visited, noise, eta = self.steps, self.visited, self.noise, self.eta
+        if not 1 <= visited <= steps or steps < 2 or noise <= 0 or not 0 <= eta <= 1:
+            raise UserError(
+                f"method: steps={steps}, visited={visited}, noise={noise}, eta={eta}: write steps=2 or more, visited "
+                "within 1..steps, noise above 0, and eta from 0 to 1"
+            )
 
 
 class Chained(Method):
@@ -81,7 +95,7 @@ class Chained(Method):
             return noise(y.shape[1:], f"step {t}")
 
         code = self.chain.sample(denoise, y, drawn, self.options.visited, self.options.eta)
-        return (at_least_float32(self.codec.decode(code))[..., :height, :width] + 1) / 2
+        return (decoded(self.codec, code, height, width) + 1) / 2
 
     def parts(self) -> dict[str, nn.Module]:
         return {"denoiser": self.network}

@@ -9,6 +9,7 @@ from diffi2i.config.build import build
 from diffi2i.config.schema import Config, TaskConfig
 from diffi2i.errors import UserError
 from diffi2i.models.padding import pad_to
+from diffi2i.models.precision import at_least_float32
 
 OF_PIXELS = ("pixels", "unshuffled")
 CODECS = (*OF_PIXELS, "latent")
@@ -71,6 +72,11 @@ def on_grid(image: Tensor, factor: int) -> Tensor:
     """(B, C, H, W), padded at the bottom and right so that `factor` divides it into `grid_of`."""
     height, width = grid_of(image.shape[-2], image.shape[-1], factor)
     return pad_to(image, height * factor, width * factor)
+
+
+def decoded(codec: Codec, code: Tensor, height: int, width: int) -> Tensor:
+    """The image of a code without what `on_grid` has padded: (B, 3, height, width), float32 or more."""
+    return at_least_float32(codec.decode(code))[..., :height, :width]
 
 
 def channels_seen(task: TaskConfig, codec: Codec) -> int:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffi2i.config.schema import Config, one_of
 from diffi2i.diffusion.consistency import consistent, interval
@@ -79,6 +80,7 @@ class CoDi(FromDiffusion):
     def __init__(self, config: Config, init: "PixelDiffusion | CoDi | None" = None) -> None:
         super().__init__(config, init)
         self.sampler = sampler_of(self.options.sampler, self.schedule)
+        self.follow = get_ema_multi_avg_fn(self.options.target_decay)  # type: ignore[no-untyped-call]
         self.network = AdaptedUNet(self.network, channels_seen(config.task, self.codec))
         if isinstance(init, CoDi):
             self.load_state_dict(init.state_dict())
@@ -117,16 +119,14 @@ class CoDi(FromDiffusion):
         """Steps, and lets theta^- follow."""
         super().optimizer_step(*args, **kwargs)
         if self.options.learns != "denoising":
-            with torch.no_grad():
-                for average, weight in zip(self.target.parameters(), self.network.parameters(), strict=True):
-                    average.lerp_(weight, 1 - self.options.target_decay)
+            self.follow([*self.target.parameters()], [*self.network.parameters()], None)
 
     def x0(self, network: nn.Module, x_t: Tensor, t: Tensor | int, condition: Tensor) -> Tensor:
         """The signal that a network predicts."""
         return self.schedule.x0(x_t, t, denoised(network, x_t, t, self.schedule.steps, condition))
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], None]:
-        x, condition = self.coded(batch["target"]), self.condition(batch)
+        x, condition = self.coded(batch["target"]), self.condition(batch, self.enlarged(batch))
         noise = torch.randn(x.shape, generator=rng).to(x.device)
         return getattr(self, self.options.learns)(x, noise, condition, rng), None
 
@@ -167,7 +167,7 @@ class CoDi(FromDiffusion):
         return consistent(z_t, t, self.schedule.steps, self.schedule.eps(z_t, t, x0))
 
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
-        condition, shape = self.condition(batch), self.code_shape(batch)
+        condition, shape = self.condition(batch, self.enlarged(batch)), self.code_shape(batch)
 
         def denoise(x: Tensor, t: int) -> Tensor:
             return x0_of(self.network, x, t, self.schedule, condition, self.codec.bounded)

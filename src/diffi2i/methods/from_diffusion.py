@@ -8,12 +8,11 @@ from diffi2i.config.schema import Config
 from diffi2i.data.resize import enlarge
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import codec_of, condition_of, grid_of, on_grid
+from diffi2i.methods.codec import codec_of, condition_of, decoded, grid_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.pixel_diffusion import PixelDiffusion
 from diffi2i.methods.process import schedule_of
 from diffi2i.models.diffi2i import build_denoiser, check_same_model
-from diffi2i.models.precision import at_least_float32
 
 
 class FromDiffusion(Method):
@@ -64,9 +63,9 @@ class FromDiffusion(Method):
         """What networks see of the input, see `seen`, at the target's size."""
         return enlarge(self.seen(batch), self.config.task.scale)
 
-    def condition(self, batch: Batch) -> Tensor:
+    def condition(self, batch: Batch, enlarged: Tensor) -> Tensor:
         """The input on the codes' grid, see `condition_of`."""
-        return condition_of(self.seen(batch), self.config.task.scale, self.codec.factor, self.enlarged(batch))
+        return condition_of(self.seen(batch), self.config.task.scale, self.codec.factor, enlarged)
 
     def coded(self, image: Tensor) -> Tensor:
         """The code of an image (B, 3, H, W) in [0, 1]."""
@@ -81,7 +80,7 @@ class FromDiffusion(Method):
     def image(self, code: Tensor, batch: Batch) -> Tensor:
         """The prediction that a code is, float32 and as large as the batch's targets."""
         height, width = (side * self.config.task.scale for side in batch["input"].shape[-2:])
-        return (at_least_float32(self.codec.decode(code))[..., :height, :width] + 1) / 2
+        return (decoded(self.codec, code, height, width) + 1) / 2
 
     def parts(self) -> dict[str, nn.Module]:
         return {"denoiser": self.network} | ({"autoencoder": self.codec} if isinstance(self.codec, nn.Module) else {})

@@ -98,17 +98,18 @@ class InvSR(FromDiffusion):
 
     def started(self, batch: Batch, t: int, drawn: Tensor) -> Tensor:
         """x_t, of noise that is normal with the predicted mean and log-variance, `drawn` from the standard normal."""
+        enlarged = self.enlarged(batch)
         if self.options.noise == "predicted":
-            predicted = denoised(self.predictor, self.condition(batch), t, self.schedule.steps, None)
+            predicted = denoised(self.predictor, self.condition(batch, enlarged), t, self.schedule.steps, None)
             mean, log_variance = predicted.chunk(2, dim=1)
             drawn = mean + (log_variance / 2).exp() * drawn
-        return self.schedule.noised(self.coded(self.enlarged(batch)[:, :3]), t, drawn)
+        return self.schedule.noised(self.coded(enlarged[:, :3]), t, drawn)
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         starts, schedule = self.options.starts, self.schedule
         t = starts[int(torch.randint(len(starts), (), generator=rng))]
-        code = self.coded(batch["target"])
-        x_t = self.started(batch, t, torch.randn(code.shape, generator=rng).to(code.device))
+        shape = (len(batch["input"]), *self.code_shape(batch))
+        x_t = self.started(batch, t, torch.randn(shape, generator=rng).to(batch["input"].device))
         x0 = schedule.x0(x_t, t, denoised(self.network, x_t, t, schedule.steps, None))
         return {}, self.image(x0, batch)
 

@@ -13,12 +13,11 @@ from diffi2i.config.schema import Config, one_of
 from diffi2i.data.resize import enlarge
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import CODECS, Codec, channels_seen, codec_of, condition_of, grid_of, on_grid
+from diffi2i.methods.codec import CODECS, Codec, channels_seen, codec_of, condition_of, decoded, grid_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import Noise
 from diffi2i.methods.process import Diffusion, denoised, sampler_of, schedule_of, x0_of
 from diffi2i.models.diffi2i import build_denoiser
-from diffi2i.models.precision import at_least_float32
 
 
 @dataclass
@@ -117,7 +116,7 @@ class PixelDiffusion(Method):
             return x0_of(network, x, t, self.schedule, condition, self.codec.bounded)
 
         code = sampler(denoise, noise(shape), self.schedule, lambda t: noise(shape, f"step {t}"))
-        image = at_least_float32(self.codec.decode(code))[..., :height, :width]
+        image = decoded(self.codec, code, height, width)
         return self.base(batch) + image if self.options.residual else (image + 1) / 2
 
     def parts(self) -> dict[str, nn.Module]:

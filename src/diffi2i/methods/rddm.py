@@ -4,28 +4,17 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
 
-from diffi2i.config.schema import one_of
 from diffi2i.diffusion.chain import Chain
-from diffi2i.methods.chained import Chained, check_steps
-from diffi2i.methods.codec import OF_PIXELS
+from diffi2i.methods.chained import Chained, ChainOptions
 
 
 @dataclass
-class RDDMOptions:
-    """T = `steps`, of which a prediction visits `visited`, evenly spaced; b_T = `noise`; for `eta` see `Chain.sample`.
+class RDDMOptions(ChainOptions):
+    """See `ChainOptions`; b_T = `noise`. The authors restore with steps=1000, noise=0.1, visited=5 and eta=0."""
 
-    The authors restore with steps=1000, noise=0.1, visited=5 and eta=0.
-    """
-
-    codec: str = "unshuffled"
-    steps: int = 1000
     noise: float = 0.1
     visited: int = 5
     eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        one_of("method.codec", self.codec, OF_PIXELS)
-        check_steps(self.steps, self.visited, self.noise, self.eta)
 
     def chain(self) -> Chain:
         """The residual is added fast at first, alpha_t falling to 0, the noise's variance beta_t^2 rising from 0."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffi2i.models.precision import at_least_float32
-from diffi2i.models.unet import DenoisingUNet
+from diffi2i.models.unet import DenoisingUNet, at_the_end, embedding
 
 
 class AdaptedUNet(nn.Module):
@@ -50,7 +50,7 @@ class AdaptedUNet(nn.Module):
         (height, width), unet = x.shape[-2:], self.denoiser.unet
         padded, time = self.denoiser.prepared(x, time)
         noised, condition = padded.tensor_split([unet.conv_in.in_channels], dim=1)
-        embedded = unet.time_embedding(unet.time_proj(time).to(unet.dtype))
+        embedded = embedding(unet, time)
         pairs = zip(encoded(unet, noised, embedded), encoded(self.encoder, condition, embedded), strict=True)
         features = [(1 - mu) * h + mu * other for mu, (h, other) in zip(self.mu, pairs, strict=True)]
         return at_least_float32(decoded(unet, features, embedded)[..., :height, :width])
@@ -83,5 +83,4 @@ def decoded(unet: Any, features: Sequence[Tensor], embedded: Tensor) -> Tensor:
         first = len(skips) - len(block.resnets)
         h = block(h, tuple(skips[first:]), embedded)
         skips = skips[:first]
-    found: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))
-    return found
+    return at_the_end(unet, h)

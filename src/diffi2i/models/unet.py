@@ -143,13 +143,24 @@ class OutermostLevel(nn.Module):
         """As the whole network's, with the deeper levels' output, (B, C, H, W) of the padded size."""
         whole, (height, width) = self.whole[0], x.shape[-2:]
         unet, (padded, time) = whole.unet, whole.prepared(x, time)
-        embedded = unet.time_embedding(unet.time_proj(time).to(unet.dtype))
+        embedded = embedding(unet, time)
         first = unet.conv_in(padded)
         _, skips = unet.down_blocks[0](first, embedded) if unet.down_blocks else (first, ())
         up = unet.up_blocks[-1]
         found = up(deep, (first, *skips)[: len(up.resnets)], embedded)
-        found = unet.conv_out(unet.conv_act(unet.conv_norm_out(found)))
-        return found[..., :height, :width].float()  # type: ignore[no-any-return]
+        return at_the_end(unet, found)[..., :height, :width].float()
+
+
+def embedding(unet: Any, time: Tensor) -> Tensor:
+    """What the blocks of diffusers' U-Net are told of the time, (B,) in steps of 1000."""
+    found: Tensor = unet.time_embedding(unet.time_proj(time).to(unet.dtype))
+    return found
+
+
+def at_the_end(unet: Any, x: Tensor) -> Tensor:
+    """The layers of diffusers' U-Net behind its last block."""
+    found: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+    return found
 
 
 def drop(block: Any, place: int) -> None:

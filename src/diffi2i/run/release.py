@@ -7,8 +7,6 @@ import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
 
-import torch
-
 from diffi2i.errors import UserError
 from diffi2i.run.hub import KINDS
 from diffi2i.run.rows import no_such, row_files
@@ -40,15 +38,17 @@ def unpacked(row: str, release: str, folder: Path) -> Path:
     Raises:
         UserError: a release that does not answer or does not have it, a wrong sum, or an archive of something else.
     """
+    from torch.hub import download_url_to_file
+
     base = Path(release).resolve().as_uri() if Path(release).is_dir() else release.rstrip("/")
     name = archive_of(row)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
         sums, file, made = Path(place, SUMS), Path(place, name), Path(place, "made")
         try:
-            torch.hub.download_url_to_file(f"{base}/{SUMS}", str(sums), progress=False)
+            download_url_to_file(f"{base}/{SUMS}", str(sums), progress=False)
             known = dict(line.split()[::-1] for line in sums.read_text(encoding="utf-8").splitlines())
-            torch.hub.download_url_to_file(f"{base}/{name}", str(file), known[name], sys.stderr.isatty())
+            download_url_to_file(f"{base}/{name}", str(file), known[name], sys.stderr.isatty())
             unpack(file, made)
         except KeyError:
             raise UserError(f"{release} has no {name}; {instead(row)}") from None

@@ -10,7 +10,8 @@ The parts, each in processes of its own:
     speed       times and memory of each size against DiffIR, predicting and training: benchmarks/speed.py
     reduced     the first `steps` of a training of `budget=reduced`: steps a second
 
-Writes <folder>/<part>.json and check.md, a table; the folder is experiments/results/gpu/<card>. Exit status 1 where a
+Writes <folder>/<part>.json and check.md, a table of all parts that lie there: a part may be run again by itself, or
+beside others that are not timed. The folder is experiments/results/gpu/<card>. Exit status 1 where a
 part has failed, 2 where there is no GPU. device=cpu tries the script itself, at small sizes.
 """
 
@@ -22,7 +23,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,15 +67,22 @@ def of_record(run_dir: Path) -> Facts:
     return {"seconds": record["training"]["seconds"], main: record["scores"][main]["value"]}
 
 
-def tasks(settings: dict[str, str], folder: Path) -> Facts:
+def both_stages(settings: dict[str, str], folder: Path, task: str) -> Facts:
     found = {}
-    for task in TASKS:
-        shared = [f"task={task}", "budget=smoke", "trainer.precision=bf16"]
-        shared += ["train.loss=l1", "task.main_metric=psnr"] if task == "realsr" else []  # without fetched weights
-        for stage, more in ((1, ["method=diffi2i_s1"]), (2, ["method=diffi2i_s2", f"method.init={folder / task}1"])):
-            call(*training(settings, folder / f"{task}{stage}", *shared, *more))
-            found[f"{task}, stage {stage}"] = of_record(folder / f"{task}{stage}")
+    shared = [f"task={task}", "budget=smoke", "trainer.precision=bf16"]
+    shared += ["train.loss=l1", "task.main_metric=psnr"] if task == "realsr" else []  # without fetched weights
+    for stage, more in ((1, ["method=diffi2i_s1"]), (2, ["method=diffi2i_s2", f"method.init={folder / task}1"])):
+        call(*training(settings, folder / f"{task}{stage}", *shared, *more))
+        facts = of_record(folder / f"{task}{stage}")
+        del facts["seconds"]  # the tasks run beside each other
+        found[f"{task}, stage {stage}"] = facts
     return found
+
+
+def tasks(settings: dict[str, str], folder: Path) -> Facts:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(partial(both_stages, settings, folder), TASKS))
+    return {name: facts for each in found for name, facts in each.items()}
 
 
 def gradients(ours: Ours, batch: Any, together: bool) -> list[torch.Tensor]:
@@ -207,6 +217,20 @@ def shown(facts: Facts) -> str:
     return re.sub(r'["{}]', "", json.dumps(rounded))
 
 
+def page(home: Path) -> str:
+    """All parts whose files lie there, in one table."""
+    rows, cards = [["part", "what", "found"]], set[str]()
+    for part in PARTS:
+        if not (home / f"{part}.json").is_file():
+            continue
+        content = json.loads((home / f"{part}.json").read_text(encoding="utf-8"))
+        cards.add(f"{content['card']}, torch {content['torch']}")
+        why = content["failed"]
+        rows += [[part, "all", f"failed: {why}" if why else f"done in {content['seconds']} s"]]
+        rows += [[part, what, shown(each)] for what, each in content["facts"].items()]
+    return f"{'; '.join(sorted(cards))}\n\n{markdown(rows)}\n"
+
+
 def main(words: Sequence[str]) -> int:
     settings = given(DEFAULTS, words)
     chosen = [part for part in settings["only"].strip("[]").split(",") if part] or list(PARTS)
@@ -220,7 +244,7 @@ def main(words: Sequence[str]) -> int:
     home = Path(settings["folder"]) if settings["folder"] else ROOT / "experiments" / "results" / "gpu" / named
     home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_MODE", "disabled")
-    failed, rows = 0, [["part", "what", "found"]]
+    failed = 0
     for number, part in enumerate(chosen, start=1):
         print(f"[{number}/{len(chosen)}] {part}", flush=True)
         begun = time.monotonic()
@@ -232,10 +256,8 @@ def main(words: Sequence[str]) -> int:
         seconds = round(time.monotonic() - begun)
         content = {"card": card, "torch": torch.__version__, "seconds": seconds, "failed": why, "facts": facts}
         (home / f"{part}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        rows += [[part, "all", f"failed: {why}" if why else f"done in {seconds} s"]]
-        rows += [[part, what, shown(each)] for what, each in facts.items()]
-        (home / "check.md").write_text(f"{card}, torch {torch.__version__}\n\n{markdown(rows)}\n", encoding="utf-8")
-        print(f"    {rows[-1 - len(facts)][2]}", flush=True)
+        (home / "check.md").write_text(page(home), encoding="utf-8")
+        print(f"    {f'failed: {why}' if why else f'done in {seconds} s'}", flush=True)
     print(f"\n{home / 'check.md'}")
     return failed
 

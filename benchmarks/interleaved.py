@@ -50,6 +50,8 @@ def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     for name in order:
         cases[name]()
         cases[name]()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # what the last of these left to do is not the first round's
     for _ in range(rounds):
         chance.shuffle(order)
         for name in order:

@@ -53,7 +53,7 @@ Case = Callable[[], object]
 
 
 def bf16(device: str) -> torch.autocast:
-    return autocast_of(TrainerConfig(accelerator=device, precision="bf16"))
+    return autocast_of(TrainerConfig(accelerator="gpu" if device == "cuda" else device, precision="bf16"))
 
 
 def batch_of(config: Config, size: int, images: int, device: str) -> Any:
@@ -191,6 +191,11 @@ def peaks(what: str, settings: Mapping[str, str], made: Mapping[str, Case]) -> d
         return {name: pool.apply(peak_alone, (what, settings, name)) for name in made}
 
 
+def against(name: str) -> str:
+    """The case that this one is compared with: DiffIR's of the same stage."""
+    return REFERENCE + (name[name.index(", stage") :] if ", stage" in name else "")
+
+
 def main() -> None:
     what, *words = sys.argv[1:] or ["nothing"]
     if what not in ("inference", "training"):
@@ -202,7 +207,7 @@ def main() -> None:
     memory = peaks(what, settings, made)
     rows = [["", "ms", "processor ms", "times faster than DiffIR", "peak, MiB", "of DiffIR's"]]
     for name, timing in found.items():
-        reference = REFERENCE + (name[name.index(", stage") :] if ", stage" in name else "")
+        reference = against(name)
         times, of = timing.times_faster_than(found[reference]), memory[name] / memory[reference]
         rows.append([name, f"{timing.ms:.0f}", f"{timing.cpu_ms:.0f}", times, f"{memory[name]:.0f}", f"{of:.2f}"])
     code = "the authors' code" if os.environ.get("DIFFIR") else "this suite's"

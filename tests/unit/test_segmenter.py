@@ -345,3 +345,18 @@ def test_without_a_prior_it_is_the_network_under_z_of_zeros(encoder: str) -> Non
     plain.load_state_dict(weights)
     image = torch.rand(1, 3, 40, 70)
     assert torch.equal(plain(image), guided(image, torch.zeros(1, PRIOR)))
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_rows_of_queries_keys_and_values_lie_beside_each_other(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """What CUDA's kernels for bfloat16 ask for; a transposed axis of 1 counts as contiguous and is not so."""
+    strides, attention = [], nn.functional.scaled_dot_product_attention
+
+    def watched(*inputs: Any) -> Tensor:
+        strides.extend(each.stride() for each in inputs)
+        return attention(*inputs)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watched)
+    q, v = torch.rand(2, 16, length), torch.rand(2, 32, length)
+    AxisAttention(heads=2, key_dim=8).eval()(q, q, v)
+    assert strides == [(16 * length, 8 * length, 8, 1)] * 2 + [(32 * length, 16 * length, 16, 1)]

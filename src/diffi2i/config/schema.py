@@ -236,7 +236,8 @@ class DatasetConfig:
     `error` stops; `skip` draws another in training, leaves it out of the validation, and says so. `augment` says how an
     image task's training crops are varied: `flips_and_turns` (all eight), `flips` (left to right) or `none`. Labels and
     depth: training sees the part of each photo between the rows and columns [top, bottom, left, right] of `train_box`
-    alone, evaluation all of it.
+    alone, evaluation all of it. `workers` are the processes that load images; None: 0 for training on a CPU, which
+    needs its cores itself, and for one on a GPU as many as there are cores for, up to 8.
     """
 
     name: str
@@ -247,7 +248,7 @@ class DatasetConfig:
     train_box: list[int] | None = None
     on_error: str = "error"
     cache_mb: int = 2048
-    workers: int = 0
+    workers: int | None = None
     max_val_images: int | None = None
 
     def __post_init__(self) -> None:
@@ -255,7 +256,7 @@ class DatasetConfig:
         one_of("dataset.augment", self.augment, ("flips_and_turns", "flips", "none"))
         one_of("dataset.on_error", self.on_error, ("error", "skip"))
         above_zero(self, "dataset.", ("max_val_images",))
-        if not 0 <= self.workers <= 256 or self.cache_mb < 0:
+        if not 0 <= (self.workers or 0) <= 256 or self.cache_mb < 0:
             raise UserError(
                 f"dataset.workers={self.workers} lies from 0 to 256, dataset.cache_mb={self.cache_mb} from 0 on: "
                 "write dataset.workers=4 dataset.cache_mb=2048"

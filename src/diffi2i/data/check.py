@@ -119,7 +119,7 @@ def check_dataset(
         target_reader: decodes the targets; None for photos.
         splits: those to check.
     """
-    with working(dataset.workers) as run:
+    with working(dataset.workers or 0) as run:
         report = Report(dataset.name, [_check_split(dataset, source, target_reader, split, run) for split in splits])
     found = {split.split: split for split in report.splits}
     if found.keys() == {"train", "val"}:

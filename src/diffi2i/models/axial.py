@@ -49,8 +49,12 @@ class AxisAttention(nn.Module):
         length = q.shape[-1]
         q = q + F.interpolate(self.position_q, length, mode="linear")
         k = k + F.interpolate(self.position_k, length, mode="linear")
-        # The positions are float32, and under autocast the rest is not: one type for all, (B, heads, N, dim).
-        q, k, v = (x.to(v.dtype).reshape(len(x), self.heads, -1, length).mT for x in (q, k, v))
+        # The positions are float32, and under autocast the rest is not: one type for all, (B, heads, N, dim). Copied,
+        # since CUDA's kernels for bfloat16 want rows that start on 16 bytes; those of an axis of 1, transposed, do not.
+        q, k, v = (
+            x.to(v.dtype).reshape(len(x), self.heads, -1, length).mT.clone(memory_format=torch.contiguous_format)
+            for x in (q, k, v)
+        )
         attended = F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2)
         out: Tensor = self.project(attended[..., None])
         return out[..., 0]

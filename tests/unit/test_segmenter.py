@@ -350,7 +350,8 @@ def test_without_a_prior_it_is_the_network_under_z_of_zeros(encoder: str) -> Non
 @pytest.mark.parametrize("length", [1, 5])
 def test_rows_of_queries_keys_and_values_lie_beside_each_other(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     """What CUDA's kernels for bfloat16 ask for; a transposed axis of 1 counts as contiguous and is not so."""
-    strides, attention = [], nn.functional.scaled_dot_product_attention
+    strides: list[tuple[int, ...]] = []
+    attention = nn.functional.scaled_dot_product_attention
 
     def watched(*inputs: Any) -> Tensor:
         strides.extend(each.stride() for each in inputs)

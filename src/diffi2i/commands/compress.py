@@ -5,20 +5,20 @@ import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from diffi2i.commands.eval import cost
 from diffi2i.config.checks import check_source
 from diffi2i.config.commands import CompressConfig
 from diffi2i.config.schema import Config
 from diffi2i.data.build import build_data
-from diffi2i.data.dataset import Draw, ImageCache, Sample
 from diffi2i.diffusion.samplers import Sampler, earliest_start, visited
 from diffi2i.diffusion.schedule import Schedule
 from diffi2i.diffusion.spacing import gamma_steps, greedy, subsets
@@ -74,17 +74,16 @@ class Steps:
 class Reference:
     """The outputs of the run as it is, on crops that it was trained on."""
 
-    def __init__(self, method: Method, samples: Sequence[Sample]) -> None:
-        self.method, self.samples = method, samples
+    def __init__(self, method: Method, crops: Sequence[Batch]) -> None:
+        self.method, self.crops = method, crops
         self.outputs = self.predicted(method, "the run itself")
         self.whole = self.trial(method)
 
     def predicted(self, method: Method, what: str) -> list[Tensor]:
-        """What comes out of each sample, in [0, 1]."""
+        """What comes out of each crop, in [0, 1]."""
         found = []
-        for sample in track(self.samples, what, transient=True, disable=not sys.stdout.isatty()):
-            single = default_collate([sample])
-            batch = cast(Batch, {k: v.to(method.device) if isinstance(v, Tensor) else v for k, v in single.items()})
+        for crop in track(self.crops, what, transient=True, disable=not sys.stdout.isatty()):
+            batch = move_data_to_device(crop, method.device)
             with torch.inference_mode(), autocast_of(method.config.trainer):
                 output = method.predict(batch, method.noise(batch))
             found.append(kind_of(method.config.task).final(output, batch).float().cpu())
@@ -98,7 +97,7 @@ class Reference:
     def trial(self, method: Method, steps: list[int] | None = None) -> Trial:
         depth = depth_of(method)
         agreement = math.inf if method is self.method else self.psnr(method, f"depth {depth}")
-        taken = cost(method, self.samples[0])
+        taken = cost(method, {key: value[0] for key, value in cast(dict[str, Any], self.crops[0]).items()})
         return Trial(depth, steps, agreement, taken.parameters, taken.macs, taken.calls, taken.seconds_per_image)
 
 
@@ -120,8 +119,8 @@ def compress(config: CompressConfig) -> Path:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     quiet()
-    samples = training_crops(method.config, config)
-    reference = Reference(method.to(device_of(config.trainer)).eval(), samples)
+    crops = training_crops(method.config, config)
+    reference = Reference(method.to(device_of(config.trainer)).eval(), crops)
 
     smaller: Any = deepcopy(method)
     rows, depth = [reference.whole], depth_of(method)
@@ -181,18 +180,12 @@ def refuse(method: Method, deep: bool, schedule: Schedule | None, config: Compre
         raise UserError(f"steps={config.steps}: the run takes {taken} as it is, write fewer, or steps=null")
 
 
-def training_crops(settings: Config, config: CompressConfig) -> list[Sample]:
+def training_crops(settings: Config, config: CompressConfig) -> list[Batch]:
     """The crops that the first steps of the training saw. Raises `UserError`: the images are not there."""
     if config.root is not None:
         settings.dataset.source |= {"root": config.root}
     check_source(settings.dataset)
-    data = build_data(settings)
-    images = data.train_samples(items=data.train_items, cache=ImageCache(settings.dataset.cache_mb, data.seal))
-    samples = [images[Draw(0, index, settings.train.patch)] for index in range(config.images)]
-    if data.on_device is None:
-        return samples
-    batches = [data.on_device(default_collate([sample])) for sample in samples]
-    return [{key: value[0] for key, value in batch.items()} for batch in batches]
+    return cast(list[Batch], list(islice(build_data(settings).crops(), config.images)))
 
 
 def shallower(reference: Reference, method: Any, threshold: float) -> list[Trial]:

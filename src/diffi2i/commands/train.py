@@ -1,12 +1,14 @@
 """`diffi2i train`: from a checked configuration to a finished run directory."""
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -36,7 +38,15 @@ from diffi2i.run import checkpoints
 from diffi2i.run.checkpoints import Checkpoint, CheckpointFiles
 from diffi2i.run.directory import SHOWN, WEIGHTS, claim, load_method, load_weights, origin_of, save_weights
 from diffi2i.run.ensure import ensure_before
-from diffi2i.run.hardware import is_first_rank, new_trainer, out_of_memory, quiet, with_others
+from diffi2i.run.hardware import (
+    autocast_of,
+    device_of,
+    is_first_rank,
+    new_trainer,
+    out_of_memory,
+    quiet,
+    with_others,
+)
 from diffi2i.run.plan import place, planned
 from diffi2i.run.record import Init, Training
 from diffi2i.run.state import checkpoints_of, working_on
@@ -104,7 +114,9 @@ def finish_training(
         return training
     last = checkpoints.newest(run_dir)
     made = checkpoints.read(last) if last else None
-    if not method.trains or not config.train.steps:
+    if not method.trains:
+        made = calibrated(method, data)
+    elif not config.train.steps:
         made = Checkpoint(0, 0.0, 0.0, 0, method.state_dict())
     elif made is None or made.steps < config.train.steps:
         say(f"{'resuming' if made else 'training'} {config.method['name']} of {config.task.name} in {run_dir}")
@@ -129,6 +141,15 @@ def finish_training(
     if is_first_rank():
         write_json(run_dir / "training.json", asdict(training))
     return training
+
+
+def calibrated(method: Method, data: ImageDataModule) -> Checkpoint:
+    """What a method without training is ready to be scored with, and what finding it took."""
+    trainer, start, busy = method.config.trainer, time.perf_counter(), time.process_time()
+    method.to(device_of(trainer)).eval()
+    with torch.no_grad(), autocast_of(trainer):
+        method.calibrate(move_data_to_device(crop, method.device) for crop in data.crops())
+    return Checkpoint(0, time.perf_counter() - start, time.process_time() - busy, 0, method.state_dict())
 
 
 def trained(run_dir: Path) -> Training | None:

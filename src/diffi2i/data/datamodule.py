@@ -3,16 +3,16 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from diffi2i.data.dataset import EvalImages, ImageCache, Phase, Sample, StepSampler
+from diffi2i.data.dataset import Draw, EvalImages, ImageCache, Phase, Sample, StepSampler
 from diffi2i.data.manifest import Manifest, Seal, hash_of_manifest, manifest
 from diffi2i.data.scenes import EvalScenes
 from diffi2i.data.sources import Item, Split
@@ -144,6 +144,16 @@ class ImageDataModule(L.LightningDataModule):
         self.val_set: EvalImages | EvalScenes = self.val_samples(items=self.val_items, cache=cache)
         if stage == "fit":
             self.train_set = self.train_samples(items=self.train_items, cache=cache)
+
+    def crops(self) -> Iterator[Sample]:
+        """Training crops without end, on the CPU, each a batch of its own; those that the first step sees come first.
+
+        An image is read when its crop is asked for. Raises UserError as the source and the dataset do.
+        """
+        images = self.train_samples(items=self.train_items, cache=ImageCache(self.cache_mb, self.seal))
+        for index in count():
+            batch = default_collate([images[Draw(0, index, self.phases[0].patch)]])
+            yield self.on_device(batch) if self.on_device else batch
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """The batches of `steps_per_epoch` optimiser steps."""

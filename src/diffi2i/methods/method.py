@@ -5,7 +5,7 @@ step on L_task with or without a discriminator, accumulation, validation, seeded
 here once. CONTRIBUTING.md adds one by example.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -57,8 +57,8 @@ class Method(L.LightningModule):
         sees_target: `predict` reads the ground truth, so it can restore no new image.
         trains: there is something to train. Without, a run is scored at once.
         networks: the classes that `model.network` may be; empty where any will do that the task's kind has.
-        scored_under: options that a finished run may be scored under anew: none that its training depended on. Without
-            training all of them.
+        scored_under: options that a finished run may be scored under anew: none that its training, or `calibrate`,
+            depended on. Without either all of them.
         in_training: submodules that only a training has: a run's weights are without them.
         task_loss: L_task, set by `learn_from`; None where the method is only used, or learns by its own terms alone.
     """
@@ -101,6 +101,14 @@ class Method(L.LightningModule):
     def probes(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Predictions under changed conditions. A record has by how much the true one is better, as `gains` by name."""
         return {}
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """Finds, without training, what a run's weights shall hold as buffers; once, before the run is scored.
+
+        For a method that does not train. `batches` are endless: training crops of one image each, on the method's
+        device, made as they are asked for. Runs without gradients, under the run's precision; random numbers follow
+        from the configuration's seed.
+        """
 
     @property
     def label(self) -> str:

@@ -172,10 +172,11 @@ def load_method(run_dir: Path, changes: Sequence[str] = (), trust: Sequence[str]
     """
     config = read_run_config(run_dir, changes, trust)
     kind = method_class(config)
-    for key in (change.partition("=")[0] for change in changes if kind.trains):
+    made = kind.trains or kind.calibrate is not Method.calibrate
+    for key in (change.partition("=")[0] for change in changes if made):
         if key.startswith("method.") and key.split(".")[1] not in kind.scored_under:
             known = ", ".join(f"method.{option}" for option in kind.scored_under if option in config.method)
-            raise UserError(f"set={key}: the run was trained with it: of its method write one of {known or 'nothing'}")
+            raise UserError(f"set={key}: the run was made with it: of its method write one of {known or 'nothing'}")
     weights, facts = run_dir / WEIGHTS, run_dir / "training.json"
     if not weights.is_file():
         raise UserError(f"{run_dir} has no {WEIGHTS}: its training has not finished")

@@ -96,6 +96,7 @@ SMALL_METHODS = {
     "autoencoder": (*DENOISER, *CODES),
     "ldm": (*DENOISER, *CODES, *PROCESS),
     "deepcache": (*DENOISER, *PROCESS, "method.codec=unshuffled"),
+    "boundary": (*DENOISER, *PROCESS, "method.codec=unshuffled"),
     "resshift": DENOISER,
     "rddm": (*DENOISER, "method.steps=20", "method.visited=4"),
     "bridge": (*DENOISER, "method.steps=20", "method.visited=4"),

@@ -108,8 +108,15 @@ def test_what_cannot_be_is_refused(overrides: list[str], said: str) -> None:
     ("theirs", "said"),
     [
         (("method=resshift",), "is a run of resshift: name one of pixel_diffusion"),
-        (("method=pixel_diffusion", "method.conditional=false"), "has method.conditional=False: write the same"),
-        (("method=pixel_diffusion", "method.diffusion.steps=30"), "has method.diffusion="),
+        (
+            ("method=pixel_diffusion", "method.conditional=false"),
+            "has method.conditional=False: write method.conditional=False",
+        ),
+        (
+            ("method=pixel_diffusion", "method.diffusion.steps=30"),
+            "has method.diffusion.steps=30: write method.diffusion.steps=30",
+        ),
+        (("method=ldm",), "is a run of ldm: name one of pixel_diffusion"),
     ],
 )
 def test_another_run_is_refused(make: Make, theirs: tuple[str, ...], said: str) -> None:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from diffi2i.config.schema import Config
 from diffi2i.errors import UserError
+from diffi2i.methods.codec import OF_PIXELS
+from diffi2i.methods.from_diffusion import LEARNT, check_diffusion
 from diffi2i.methods.pixel_diffusion import PixelDiffusion, PixelDiffusionOptions
-from diffi2i.models.diffi2i import check_same_model
 from diffi2i.models.unet import OutermostLevel
 
 
@@ -39,16 +40,7 @@ class DeepCache(PixelDiffusion):
     @classmethod
     def check(cls, config: Config, options: PixelDiffusionOptions, init: Config | None) -> None:
         """It starts from a diffusion of the same codec, schedule and condition."""
-        name = config.method["name"]
-        if init is None:
-            raise UserError(f"method={name} needs a diffusion: write method.init=<run of method=pixel_diffusion>")
-        theirs = init.method
-        if "conditional" not in theirs or theirs["codec"] == "latent":
-            raise UserError(f"method.init={config.init} is a run of {theirs['name']}: name one of pixel_diffusion")
-        for key in ("codec", "residual", "conditional", "diffusion"):
-            if theirs[key] != config.method[key]:
-                raise UserError(f"method.init={config.init} has method.{key}={theirs[key]}: write the same")
-        check_same_model(config, init)
+        check_diffusion(config, init, LEARNT, OF_PIXELS)
         if len(config.model.network["widths"]) < 2:
             raise UserError("a U-Net of one level has no deeper ones to keep: write two model.network.widths or more")
 

@@ -1,5 +1,6 @@
-"""Methods made of a finished diffusion that has learnt images without an input: its denoiser, codec and schedule."""
+"""Methods made of a finished diffusion; most of one that has learnt images without an input."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,11 +9,15 @@ from diffi2i.config.schema import Config
 from diffi2i.data.resize import enlarge
 from diffi2i.errors import UserError
 from diffi2i.methods.batch import Batch
-from diffi2i.methods.codec import codec_of, condition_of, decoded, grid_of, on_grid
+from diffi2i.methods.build import method_class
+from diffi2i.methods.codec import CODECS, codec_of, condition_of, decoded, grid_of, on_grid
 from diffi2i.methods.method import Method
 from diffi2i.methods.pixel_diffusion import PixelDiffusion
 from diffi2i.methods.process import schedule_of
 from diffi2i.models.diffi2i import build_denoiser, check_same_model
+
+LEARNT = ("codec", "residual", "conditional", "diffusion")
+"""The options of a pixel diffusion that its weights depend on."""
 
 
 class FromDiffusion(Method):
@@ -38,26 +43,11 @@ class FromDiffusion(Method):
     @classmethod
     def check(cls, config: Config, options: Any, init: Config | None) -> None:
         """It starts from an unconditional diffusion of the same codec and schedule, or from its like."""
-        name = config.method["name"]
-        if init is None:
+        if init is not None and init.method.get("conditional"):
             raise UserError(
-                f"method={name} needs a diffusion: write method.init=<run of method=pixel_diffusion "
-                "method.conditional=false>"
+                f"method.init={config.init} is a diffusion that sees the input: train one with method.conditional=false"
             )
-        theirs = init.method
-        if theirs["name"] != name:
-            if "conditional" not in theirs:
-                raise UserError(f"method.init={config.init} is a run of {theirs['name']}: name one of pixel_diffusion")
-            if theirs["conditional"]:
-                raise UserError(
-                    f"method.init={config.init} is a diffusion that sees the input: train one with "
-                    "method.conditional=false"
-                )
-        ours = {"codec": config.method["codec"], **prefixed(config.method["diffusion"])}
-        for key, value in {"codec": theirs["codec"], **prefixed(theirs["diffusion"])}.items():
-            if value != ours.get(key):
-                raise UserError(f"method.init={config.init} has method.{key}={value}: write method.{key}={value}")
-        check_same_model(config, init)
+        check_diffusion(config, init, ("codec", "diffusion"), CODECS, " method.conditional=false")
 
     def enlarged(self, batch: Batch) -> Tensor:
         """What networks see of the input, see `seen`, at the target's size."""
@@ -86,5 +76,34 @@ class FromDiffusion(Method):
         return {"denoiser": self.network} | ({"autoencoder": self.codec} if isinstance(self.codec, nn.Module) else {})
 
 
-def prefixed(diffusion: dict[str, Any]) -> dict[str, Any]:
-    return {f"diffusion.{key}": value for key, value in diffusion.items()}
+def check_diffusion(
+    config: Config, init: Config | None, shared: Sequence[str], codecs: Sequence[str], settings: str = ""
+) -> None:
+    """The run to start from is a trained diffusion in one of the `codecs`, or the method's own.
+
+    Its options `shared` are the method's, and so is its model. `settings` are those that it shall be trained with.
+
+    Raises:
+        UserError: one line that says what to write.
+    """
+    name = config.method["name"]
+    if init is None:
+        raise UserError(f"method={name} needs a diffusion: write method.init=<run of method=pixel_diffusion{settings}>")
+    theirs = init.method
+    diffuses = "conditional" in theirs and theirs["codec"] in codecs and method_class(init).trains
+    if theirs["name"] != name and not diffuses:
+        raise UserError(f"method.init={config.init} is a run of {theirs['name']}: name one of pixel_diffusion")
+    ours, found = (options(each.method, shared) for each in (config, init))
+    for key, value in found.items():
+        if value != ours.get(key):
+            raise UserError(f"method.init={config.init} has method.{key}={value}: write method.{key}={value}")
+    check_same_model(config, init)
+
+
+def options(node: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Those of a method's node, with dotted keys."""
+    return {
+        f"{key}.{name}" if name else key: value
+        for key in keys
+        for name, value in (node[key].items() if isinstance(node[key], dict) else [("", node[key])])
+    }

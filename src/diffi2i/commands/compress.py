@@ -166,6 +166,8 @@ def schedule_of(method: Method, config: CompressConfig) -> Schedule | None:
 def refuse(method: Method, deep: bool, schedule: Schedule | None, config: CompressConfig) -> None:
     """Raises `UserError` as `compress` does, of what can be told before any work."""
     run, task, name = config.run, method.config.task, method.config.method["name"]
+    if method.config.method.get("int8"):
+        raise UserError(f"run={run} has weights in 8 bits, which learn nothing: name the run that they were made of")
     if KINDS[task.kind].dense:
         raise UserError(f"run={run} is of task={task.name}, whose outputs have no PSNR: name a run of images")
     if not deep and schedule is None:

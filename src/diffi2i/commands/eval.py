@@ -49,10 +49,11 @@ def method_facts(method: Method, init: Init | None, settings: Sequence[str] = ()
     """What the record says of the method; `settings` are those that an evaluation changed."""
     config = method.config
     depth = [f"depth {depth}"] if (depth := config.model.network.get("depth")) else []
+    rounded = ["int8"] if config.method.get("int8") else []
     own = [setting.removeprefix("method.") for setting in settings if setting.startswith("method.")]
     return MethodFacts(
         name=config.method["name"],
-        label=", ".join([method.label, *depth, *own]),
+        label=", ".join([method.label, *depth, *rounded, *own]),
         model=config.model.name,
         sees_target=method.sees_target,
         options={key: value for key, value in config.method.items() if key == "role" or key not in METHOD_KEYS},

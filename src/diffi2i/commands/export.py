@@ -130,6 +130,8 @@ def exportable(method: Method, config: ExportConfig) -> Network:
     wanted = ("onnx", "onnxscript", "onnxruntime") if config.format == "onnx" else ()
     if missing := [package for package in wanted if importlib.util.find_spec(package) is None]:
         raise UserError(f"format=onnx needs {missing[0]}: pip install 'diffi2i[export]'")
+    if config.quantise and method.config.method.get("int8"):
+        raise UserError(f"run={config.run} has weights in 8 bits already: write quantise=false")
     with torch.no_grad():
         return Network(method)
 

@@ -41,9 +41,9 @@ QUOTED = re.compile(r"'([^'\\]|\\.)*'|\"([^\"\\]|\\.)*\"")
 SWEPT = re.compile(r"(choice|glob|range|sort|shuffle|tag|interval)\(.*\)")
 BY_BUDGET = ("models", "budgets")
 """Of a method's node: which model and which options it has at which budget; gone once that is chosen."""
-METHOD_KEYS = ("_target_", "name", "init", "like_init", "role", *BY_BUDGET)
+METHOD_KEYS = ("_target_", "name", "init", "like_init", "int8", "role", *BY_BUDGET)
 """What a method's node has; the rest are options of its own. With `like_init` it stands for the method of the run that
-it starts from."""
+it starts from; with `int8` its weights are as of `models.int8`."""
 
 
 def conf_dir() -> Path:

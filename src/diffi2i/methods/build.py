@@ -16,6 +16,7 @@ from diffi2i.errors import UserError
 from diffi2i.methods.method import Method
 from diffi2i.methods.optimisation import new_optimizer
 from diffi2i.models.depth import OfDepth
+from diffi2i.models.int8 import in_int8
 from diffi2i.models.recompute import recompute_blocks
 
 
@@ -47,11 +48,15 @@ def check(config: Config) -> Config:
     with torch.device("meta"):  # takes neither memory nor time, but constructors refuse what they always do
         new_method(without_pretrained(config))
     new_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
+    rounded = config.method.get("int8")
     if config.init is not None:
         init = read_init(config, config.init)
     elif config.method["role"] == "adversarial":
         raise UserError("method.role=adversarial goes on from a finished run: write method.init=<its run directory>")
-    kind.check(config, options, init)
+    if rounded and config.train.steps:
+        raise UserError("method.int8 rounds what has been trained: leave it out, or write train.steps=0")
+    # A run in 8 bits is the very run that it is made of, with which not every method could go on.
+    (Method if rounded else kind).check(config, options, init)
     return config
 
 
@@ -90,6 +95,8 @@ def read_init(config: Config, run_dir: Path) -> Config:
             f"method.init={run_dir} is unfinished: run its `diffi2i train ... run_dir={run_dir}` again first"
         )
     saved = read_run_config(run_dir, trust=config.trust)
+    if saved.method.get("int8"):
+        raise UserError(f"method.init={run_dir} has weights in 8 bits: name the run that they were made of")
     if saved.task.name != config.task.name:
         raise UserError(f"method.init={run_dir} was trained for task={saved.task.name}: write task={saved.task.name}")
     if saved.task.fill != config.task.fill:
@@ -98,17 +105,29 @@ def read_init(config: Config, run_dir: Path) -> Config:
 
 
 def new_method(config: Config, init: Method | None = None) -> Method:
-    """The method without L_task. Raises `UserError`: its class or its networks refuse a value."""
-    kind = method_class(config)
+    """The method without L_task, its weights rounded where it says so.
+
+    Raises:
+        UserError: its class or its networks refuse a value, or it is the method of a run that is not named.
+    """
+    kind, rounded = method_class(config), config.method.get("int8")
+    if config.method.get("like_init"):
+        raise UserError(
+            f"method={config.method['name']} is the method of the run that it starts from: write method.init=<run>"
+        )
     check_network(kind, config)
     depth, theirs = config.model.network.get("depth"), getattr(init, "network", None)
     if depth is not None and isinstance(theirs, OfDepth):
         theirs.keep(depth)
     try:
-        made = kind(config, init)
+        made = kind(config, None if rounded else init)
     except (InstantiationException, ValueError) as error:
         cause = error.__cause__ or error
         raise UserError(f"method={config.method['name']}: {str(cause).splitlines()[0]}") from error
+    if rounded:
+        if init is not None:
+            made.load_state_dict(init.state_dict())
+        in_int8(made)
     if config.trainer.gradient_checkpointing and not recompute_blocks(made):
         raise UserError(
             f"model={config.model.name} has no blocks to compute twice: write trainer.gradient_checkpointing=false"
@@ -117,9 +136,9 @@ def new_method(config: Config, init: Method | None = None) -> Method:
 
 
 def build_method(config: Config, init: Method | None = None) -> Method:
-    """The method with L_task, ready to train. Raises `UserError`: its networks or its loss cannot be built."""
+    """The method, with L_task where it shall train. Raises `UserError`: its networks or its loss cannot be built."""
     kind, losses, loss = method_class(config), config.task.losses, None
-    if kind.judged(typed_options(kind.Options, config)):
+    if config.train.steps and kind.judged(typed_options(kind.Options, config)):
         try:
             loss = build(losses[config.train.loss], f"task.losses.{config.train.loss}")
         except UserError as error:

@@ -30,11 +30,6 @@ class DepthSkip(Method):
 
     Options: ClassVar[type] = DepthSkipOptions
 
-    def __init__(self, config: Config, init: Method | None = None) -> None:
-        raise UserError(
-            f"method={config.method['name']} is the method of the run that it starts from: write method.init=<run>"
-        )
-
     @classmethod
     def settled(cls, config: Config, init: Config | None) -> Config:
         """Raises `UserError`: no run to start from, no depth, or one that the run does not have."""

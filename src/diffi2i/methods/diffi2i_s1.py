@@ -86,4 +86,4 @@ class DiffI2IS1(Method):
     @property
     def label(self) -> str:
         kind = "no prior" if self.cpen_s1 is None else f"{self.family}stage 1 (sees GT)"
-        return f"{kind}, trained on" if self.config.init else kind
+        return f"{kind}, trained on" if self.config.init and self.config.train.steps else kind

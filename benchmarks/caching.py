@@ -2,8 +2,8 @@
 
     python benchmarks/caching.py [size=128] [steps=50] [every=1,2,3,5] [codec=unshuffled] [rounds=5]
 
-The laptop's model with random weights, which cost what others do, `size` at the output, x4 super-resolution in float32. The
-cases take turns in one process; `every=1` is the diffusion itself.
+The laptop's model with random weights, which cost what others do, `size` at the output, x4 super-resolution in float32.
+The cases take turns in one process; `every=1` is the diffusion itself.
 """
 
 import sys

@@ -192,7 +192,7 @@ def test_small_rows_compose(name: str, images: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MADE_OF_ONE)
-def test_rows_of_the_neighbouring_papers_start_from_one_diffusion_and_learn_as_long(name: str, images: Path) -> None:
+def test_rows_of_the_neighbouring_papers_start_from_one_diffusion(name: str, images: Path) -> None:
     found, root = experiment.load(name), f"root={images}"
     scored = {column.metric for column in found.columns if column.dataset}
     first = run_of("neighbours2", "unconditional", "budget=demo", root)
@@ -202,9 +202,7 @@ def test_rows_of_the_neighbouring_papers_start_from_one_diffusion_and_learn_as_l
             assert any(row.paper)
             continue
         run = run_of(name, row.name, "budget=demo", root)
-        before, *after = lineage(run)
-        assert before.directory == first.directory
-        assert sum(link.config.train.steps for link in after) == 2000
+        assert lineage(run)[0].directory == first.directory
         assert scored <= set(run.config.task.protocol.metrics)
         settings = found.rescored[row.name].set if row.name in found.rescored else []
         changed = planned([f"experiment={name}/{found.rescored[row.name].run}", root, *settings]) if settings else run

@@ -122,6 +122,13 @@ def pytest_configure() -> None:
     os.fsync = lambda fd: None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "DIFFI2I_ALL_TESTS" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="long: DIFFI2I_ALL_TESTS=1 runs it"))
+
+
 def pytest_collection_finish() -> None:
     """What has been imported stays: looking through it for garbage took a sixth of the tests' time."""
     gc.freeze()

@@ -68,7 +68,7 @@ def difference(found: Tensor, expected: dict[str, Any]) -> float:
     return float((ours - torch.tensor(theirs, dtype=torch.float64)).abs().max())
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("precision", [pytest.param("float64", marks=pytest.mark.long), "float32"])
 @torch.no_grad()
 def test_it_computes_what_the_authors_code_computes(network: Any, precision: str) -> None:
     name, first, second = network

@@ -157,7 +157,7 @@ def test_a_row_is_a_small_file_that_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", ["smoke", "paper"])
+@pytest.mark.parametrize("budget", [pytest.param("smoke", marks=pytest.mark.long), "paper"])
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_compose_and_score_their_columns(name: str, budget: str) -> None:
     found, seen = experiment.load(name), []

@@ -1,7 +1,6 @@
 """`diffi2i export`: folders that are runs, without this machine's paths, and networks that compute the same."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from diffi2i.data.sources import photos
 from tests.conftest import Make
 from tests.refusals import command_refusal
 
-LONG = "takes a quarter of a minute: DIFFI2I_ALL_TESTS=1 runs it"
 CPU = TrainerConfig(accelerator="cpu", precision="fp32", threads=1)
 
 
@@ -79,10 +77,7 @@ def test_weights_and_configuration_alone_are_enough(stage2: Path, images: Path, 
 
 @pytest.mark.parametrize(
     "task",
-    [
-        "sisr",
-        pytest.param("inpainting", marks=pytest.mark.skipif("DIFFI2I_ALL_TESTS" not in os.environ, reason=LONG)),
-    ],
+    ["sisr", pytest.param("inpainting", marks=pytest.mark.long)],
 )
 def test_onnx_computes_what_torch_computes_at_any_size(make: Make, tmp_path: Path, task: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

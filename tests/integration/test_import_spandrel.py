@@ -352,6 +352,7 @@ for command in {list(commands.values())}:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_the_libraries_are_imported_by_what_uses_them_alone(tmp_path: Path) -> None:
     code = """
 import sys

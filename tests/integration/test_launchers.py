@@ -1,6 +1,5 @@
 """Sweeps: each launcher really runs, DDP inside, failures, the search, and what is refused before anything starts."""
 
-import os
 import pickle
 import subprocess
 import time
@@ -74,6 +73,7 @@ def test_a_failed_run_gives_the_sweep_its_status_and_the_others_go_on(images: Pa
 
 
 @joblib
+@pytest.mark.long
 def test_joblib_runs_two_at_a_time_each_with_ddp(images: Path, tmp_path: Path) -> None:
     ddp = ("trainer.devices=2", "trainer.device_batch=1")
     places = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "run_dir=runs/${seed}")
@@ -87,6 +87,7 @@ def test_joblib_runs_two_at_a_time_each_with_ddp(images: Path, tmp_path: Path) -
 
 
 @submitit
+@pytest.mark.long
 def test_submitit_runs_jobs_without_slurm(images: Path, tmp_path: Path) -> None:
     occupy(tmp_path / "runs" / "4")
     answer = train_sweep(images, tmp_path, "hydra/launcher=submitit_local", "run_dir=runs/${seed}", "seed=3,4")
@@ -102,7 +103,7 @@ def test_submitit_runs_jobs_without_slurm(images: Path, tmp_path: Path) -> None:
 
 
 @ray
-@pytest.mark.skipif("DIFFI2I_ALL_TESTS" not in os.environ, reason="Ray takes two minutes: DIFFI2I_ALL_TESTS=1 runs it")
+@pytest.mark.long
 def test_ray_runs_tasks_on_this_machine(images: Path, tmp_path: Path) -> None:
     answer = train_sweep(images, tmp_path, "hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=1", "seed=4")
     if "timed out during startup" in answer.stderr:

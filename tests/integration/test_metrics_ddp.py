@@ -78,7 +78,7 @@ def alone() -> list[list[dict[str, Any]]]:
         distribution._build = build
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_several_processes_give_the_scores_of_one(world: int, alone: Any, tmp_path: Path) -> None:
     together(one_of, world, tmp_path)
     for rank in range(world):

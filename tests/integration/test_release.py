@@ -105,6 +105,7 @@ def test_what_cannot_be_pulled_says_how_it_can(words: list[str], said: str, caps
     assert said in command_refusal(["pull", *words], capsys)
 
 
+@pytest.mark.long
 def test_what_no_release_has_is_trained_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "BUDGET", "smoke")

@@ -58,6 +58,8 @@ KINDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "consistency distillation": (("method=codi", "method.learns=consistency"), ["everywhere"]),
     "InvSR and discriminator": (("method=invsr", *gan("sisr", HINGE)), ["everywhere"]),
 }
+ALIKE = ("regressor", "autoencoder", "latent diffusion", "pixel diffusion", "ResShift", "CoDi")
+"""Of which the others have all that a checkpoint keeps: a start from another run, a moving target, a discriminator."""
 UNCONDITIONAL = ("method=pixel_diffusion", "method.conditional=false")
 STARTS: dict[str, list[tuple[str, ...]]] = {
     "stage 2": [("method=diffi2i_s1",)],
@@ -80,7 +82,7 @@ def interrupted(config: Config, places: Sequence[Callable[[Any], None]], monkeyp
     return train.train(config)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind in ALIKE)) for kind in KINDS])
 def test_interrupted_anywhere_gives_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     settings, places = (*KINDS[kind][0], *AVERAGED), KINDS[kind][1]
     init: tuple[str, ...] = ()

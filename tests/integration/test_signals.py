@@ -29,7 +29,6 @@ from tests.refusals import refusal
 from tests.runs import repeatable, weight_bytes
 from tests.settings import task_config, train_config
 
-waits = pytest.mark.skipif("DIFFI2I_ALL_TESTS" not in os.environ, reason="waits a minute: DIFFI2I_ALL_TESTS=1 runs it")
 STEPS = ("train.steps=6", "train.epoch_steps=3", "validation.every_epochs=1")
 
 
@@ -179,7 +178,7 @@ def wait_for(file: Path, seconds: float = 30.0) -> None:
     "fault",
     [
         "the second is killed",
-        pytest.param("the second is halted", marks=waits),
+        pytest.param("the second is halted", marks=pytest.mark.long),
         "the first is killed",
     ],
 )

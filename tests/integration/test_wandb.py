@@ -209,7 +209,9 @@ def test_what_was_sent_is_not_named_again(make: Make, capsys: Any, tmp_path: Pat
     assert len(named) == 1
 
 
-@pytest.mark.parametrize("key", ["short", 40 * "a"], ids=["no key at all", "unreachable"])
+@pytest.mark.parametrize(
+    "key", [pytest.param("short", marks=pytest.mark.long), 40 * "a"], ids=["no key at all", "unreachable"]
+)
 def test_a_useless_key_is_one_line_and_the_run_stays_on_disk(key: str, tmp_path: Path) -> None:
     # In a process of its own, since wandb remembers keys. Nothing listens to port 9.
     script = f"""

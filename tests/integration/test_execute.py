@@ -243,6 +243,12 @@ def test_what_starts_from_a_failed_run_is_left_out(behave: Set, behaviour: str, 
     assert read(A) == Failure(f"{STAGE1.name}, which it starts from: {reason}")
 
 
+def test_what_a_run_starts_from_may_be_listed_by_other_words(behave: Set) -> None:
+    other = run_named("variantd", replace(STAGE1, overrides=STAGE1.overrides[::-1]))
+    ensure([STAGE1, other])
+    assert all_recorded([STAGE1, other])
+
+
 def test_what_a_run_starts_from_comes_first_and_its_failure_is_the_runs(behave: Set) -> None:
     ensure_before(STAGE1)
     assert events("started") == Counter()

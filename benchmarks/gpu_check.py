@@ -10,9 +10,10 @@ The parts, each in processes of its own:
     speed       times and memory of each size against DiffIR, predicting and training: benchmarks/speed.py
     reduced     the first `steps` of a training of `budget=reduced`: steps a second
 
-Writes <folder>/<part>.json and check.md, a table of all parts that lie there: a part may be run again by itself, or
-beside others that are not timed. The folder is experiments/results/gpu/<card>. Exit status 1 where a
-part has failed, 2 where there is no GPU. device=cpu tries the script itself, at small sizes.
+Writes <folder>/<part>.json and check.md, a table of all parts that lie there, after each thing that it has found: what
+is stopped leaves what it has, and a part may be run again by itself, or beside others that are not timed. The folder
+is experiments/results/gpu/<card>. Exit status 1 where something has failed, 2 where there is no GPU. device=cpu tries
+the script itself, at small sizes.
 """
 
 import json
@@ -22,10 +23,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,6 +47,8 @@ FAILED = "failed"
 """The fact of what did not work."""
 
 Facts = dict[str, Any]
+Found = Iterator[tuple[str, Facts]]
+"""By name, as they come."""
 
 
 def call(*words: str) -> str:
@@ -69,25 +71,26 @@ def of_record(run_dir: Path) -> Facts:
     return {"seconds": record["training"]["seconds"], main: record["scores"][main]["value"]}
 
 
-def both_stages(settings: dict[str, str], folder: Path, task: str) -> Facts:
-    found: Facts = {}
+def both_stages(settings: dict[str, str], folder: Path, task: str) -> list[tuple[str, Facts]]:
+    found: list[tuple[str, Facts]] = []
     shared = [f"task={task}", "budget=smoke", "trainer.precision=bf16"]
     shared += ["train.loss=l1", "task.main_metric=psnr"] if task == "realsr" else []  # without fetched weights
     for stage, more in ((1, ["method=diffi2i_s1"]), (2, ["method=diffi2i_s2", f"method.init={folder / task}1"])):
+        name = f"{task}, stage {stage}"
         try:
             call(*training(settings, folder / f"{task}{stage}", *shared, *more))
         except RuntimeError as error:
-            return found | {f"{task}, stage {stage}": {FAILED: str(error)}}
+            return [*found, (name, {FAILED: str(error)})]
         facts = of_record(folder / f"{task}{stage}")
         del facts["seconds"]  # the tasks run beside each other
-        found[f"{task}, stage {stage}"] = facts
+        found.append((name, facts))
     return found
 
 
-def tasks(settings: dict[str, str], folder: Path) -> Facts:
+def tasks(settings: dict[str, str], folder: Path) -> Found:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(partial(both_stages, settings, folder), TASKS))
-    return {name: facts for each in found for name, facts in each.items()}
+        for done in as_completed([pool.submit(both_stages, settings, folder, task) for task in TASKS]):
+            yield from done.result()
 
 
 def gradients(ours: Ours, batch: Any, together: bool) -> list[torch.Tensor]:
@@ -110,7 +113,7 @@ def gradients(ours: Ours, batch: Any, together: bool) -> list[torch.Tensor]:
     return [weight.grad.clone() for weight in method.parameters() if weight.grad is not None]
 
 
-def nccl(settings: dict[str, str], folder: Path) -> Facts:
+def nccl(settings: dict[str, str], folder: Path) -> Found:
     device = settings["device"]
     backend = "nccl" if device == "cuda" else "gloo"
     ours = Ours("diffi2i", "inpainting", "smoke", device, CHANNELS_LAST)
@@ -130,10 +133,10 @@ def nccl(settings: dict[str, str], folder: Path) -> Facts:
             f"gradients under {backend} are {apart(alone, under):.1e} apart, the largest is {largest:.1e}"
         )
     facts = {"apart under DDP": apart(alone, under), "apart without": apart(alone, again)}
-    return {backend: facts | {"largest gradient": largest, "weights": len(alone)}}
+    yield backend, facts | {"largest gradient": largest, "weights": len(alone)}
 
 
-def resume(settings: dict[str, str], folder: Path) -> Facts:
+def resume(settings: dict[str, str], folder: Path) -> Found:
     steps = [
         "task=sisr",
         "budget=smoke",
@@ -171,21 +174,18 @@ def resume(settings: dict[str, str], folder: Path) -> Facts:
     }
     if facts["stopped from whole"] > 10 * facts["again from whole"]:
         raise RuntimeError(f"a resumed training differs by more than a repeated one: {facts}")
-    return {"resume": facts}
+    yield "resume", facts
 
 
-def compiling(settings: dict[str, str], _: Path) -> Facts:
+def compiling(settings: dict[str, str], _: Path) -> Found:
     sizes = [f"size={settings['size']}", f"batch={settings['batch']}", f"device={settings['device']}"]
-    found = {}
     for what in ("inference", "training"):
         printed = call(str(ROOT / "benchmarks" / "compiled.py"), what, *sizes, "rounds=9")
-        found[what] = {"said": printed.strip().splitlines()[-1]}
-    return found
+        yield what, {"said": printed.strip().splitlines()[-1]}
 
 
-def speed(settings: dict[str, str], _: Path) -> Facts:
+def speed(settings: dict[str, str], _: Path) -> Found:
     """In this process: to begin one takes longer than what is timed in it."""
-    found: Facts = {}
     shared = {"budget": "paper" if settings["device"] == "cuda" else "smoke", "memory": "true"}
     shared |= {key: settings[key] for key in ("size", "device")}
     for task in SIZES:
@@ -196,11 +196,10 @@ def speed(settings: dict[str, str], _: Path) -> Facts:
             for name, timing in timings.items():
                 facts = {"ms": round(timing.ms, 2), "peak MiB": round(memory[name])}
                 times = timing.times_faster_than(timings[against(name)])
-                found[f"{what} {task} x{batch}, {name}"] = facts | {"times faster than DiffIR": times}
-    return found
+                yield f"{what} {task} x{batch}, {name}", facts | {"times faster than DiffIR": times}
 
 
-def reduced(settings: dict[str, str], folder: Path) -> Facts:
+def reduced(settings: dict[str, str], folder: Path) -> Found:
     steps = int(settings["steps"])
     budget = "reduced" if settings["device"] == "cuda" else "smoke"
     call(
@@ -209,10 +208,10 @@ def reduced(settings: dict[str, str], folder: Path) -> Facts:
         )
     )
     facts = of_record(folder / "run")
-    return {f"sisr, {budget}, {steps} steps": facts | {"steps a second": round(steps / facts["seconds"], 2)}}
+    yield f"sisr, {budget}, {steps} steps", facts | {"steps a second": round(steps / facts["seconds"], 2)}
 
 
-PARTS: dict[str, Callable[[dict[str, str], Path], Facts]] = {
+PARTS: dict[str, Callable[[dict[str, str], Path], Found]] = {
     "tasks": tasks, "nccl": nccl, "resume": resume, "compile": compiling, "speed": speed, "reduced": reduced,
 }  # fmt: skip
 
@@ -236,6 +235,29 @@ def page(home: Path) -> str:
     return f"{'; '.join(sorted(cards))}\n\n{markdown(rows)}\n"
 
 
+def works(part: str, settings: dict[str, str], home: Path, card: str) -> bool:
+    """Whether all of the part does; what it finds is kept as it comes."""
+    begun, facts, why = time.monotonic(), dict[str, Facts](), "it was stopped"
+
+    def keep() -> None:
+        content = {"card": card, "torch": torch.__version__, "seconds": round(time.monotonic() - begun)}
+        text = json.dumps(content | {FAILED: why, "facts": facts}, indent=1)
+        (home / f"{part}.json").write_text(text + "\n", encoding="utf-8")
+        (home / "check.md").write_text(page(home), encoding="utf-8")
+
+    with TemporaryDirectory() as scratch:
+        try:
+            for name, found in PARTS[part](settings, Path(scratch)):
+                facts[name] = found
+                keep()
+            why = ""
+        except RuntimeError as error:
+            why = str(error)
+    keep()
+    print(f"    {f'failed: {why}' if why else 'done'}", flush=True)
+    return not why and not any(FAILED in found for found in facts.values())
+
+
 def main(words: Sequence[str]) -> int:
     settings = given(DEFAULTS, words)
     chosen = [part for part in settings["only"].strip("[]").split(",") if part] or list(PARTS)
@@ -252,18 +274,7 @@ def main(words: Sequence[str]) -> int:
     failed = False
     for number, part in enumerate(chosen, start=1):
         print(f"[{number}/{len(chosen)}] {part}", flush=True)
-        begun = time.monotonic()
-        with TemporaryDirectory() as scratch:
-            try:
-                facts, why = PARTS[part](settings, Path(scratch)), ""
-            except RuntimeError as error:
-                facts, why = {}, str(error)
-        failed |= bool(why) or any(FAILED in each for each in facts.values())
-        seconds = round(time.monotonic() - begun)
-        content = {"card": card, "torch": torch.__version__, "seconds": seconds, FAILED: why, "facts": facts}
-        (home / f"{part}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (home / "check.md").write_text(page(home), encoding="utf-8")
-        print(f"    {f'failed: {why}' if why else f'done in {seconds} s'}", flush=True)
+        failed |= not works(part, settings, home, card)
     print(f"\n{home / 'check.md'}")
     return int(failed)
 

@@ -20,7 +20,7 @@ from diffi2i.run.plan import RUNS, Run, lineage
 from diffi2i.run.record import Record
 from diffi2i.run.state import Failure, done, failure_file, has_checkpoint, is_locked, log_file, read, write_failure
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.5
 LOG_TAIL_BYTES = 1 << 16
 
 

@@ -1,5 +1,6 @@
 """`diffi2i bench`: cases side by side, and what cannot be one."""
 
+import importlib
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from diffi2i.commands import train
 from diffi2i.commands.bench import bench, ratio_of, split
 from diffi2i.config.commands import BenchConfig
 from diffi2i.config.schema import TrainerConfig
+from diffi2i.tables.experiment import load
 from tests.conftest import SMALL_METHODS, Make
 from tests.places import ROOT
 from tests.refusals import command_refusal, refusal
@@ -147,3 +149,20 @@ def test_how_much_faster_kept_features_are_is_measured(monkeypatch: pytest.Monke
     first, second = (row.split("|") for row in capsys.readouterr().out.strip().splitlines()[2:])
     assert (first[1].strip(), second[1].strip()) == ("1", "4")
     assert float(second[2]) < float(first[2])
+
+
+def test_the_rows_of_tables_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a table those that stand for the run they start from, one of them scored anew."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    milliseconds: Any = importlib.import_module("milliseconds")
+    few = load("neighbours1")
+    few.rows = [row for row in few.rows if row.name in ("depth4", "depth4-steps", "int8")]
+    monkeypatch.setattr(milliseconds, "load", lambda name: few)
+    file = tmp_path / "new" / "ms.json"
+    words = ["tables=neighbours1", "budget=smoke", "size=32", "rounds=3", f"output={file}"]
+    monkeypatch.setattr("sys.argv", ["milliseconds.py", *words])
+    milliseconds.main()
+    rows = json.loads(file.read_text())["rows"]
+    calls = {"neighbours1/depth4": 10, "neighbours1/depth4-steps": 5, "neighbours1/int8": 10}
+    assert {row["row"]: row["calls"] for row in rows} == calls
+    assert all(row["ms"] == 1e3 * sorted(row["wall"])[1] for row in rows)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 
 from diffi2i.run.plan import RUNS
@@ -15,7 +16,7 @@ from diffi2i.run.rows import experiments_dir
 from diffi2i.tables.bench import Row, page
 from diffi2i.tables.experiment import load
 from diffi2i.tables.frame import Found
-from diffi2i.tables.table import Table, table_of
+from diffi2i.tables.table import BASELINE, Table, table_of
 from diffi2i.tables.write import write
 from tests.places import ROOT
 
@@ -119,3 +120,67 @@ def test_the_page_of_performance_shows_the_kept_timings(monkeypatch: pytest.Monk
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert found.table() in page
     assert found.twice() in page
+
+
+@pytest.fixture
+def tradeoff(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """experiments/tradeoff.py."""
+    monkeypatch.syspath_prepend(str(experiments_dir()))
+    return importlib.import_module("tradeoff")
+
+
+def test_the_points_of_the_tradeoff_are_those_of_the_records(
+    tradeoff: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Of one table, with made-up milliseconds."""
+    table = kept(RESULTS / "demo" / "study-sisr.json")
+    rows = [row for row in dict.fromkeys(table.cells.row) if row != BASELINE]
+    calls = table.cells[table.cells.metric == "calls"].set_index("row").value
+    times = [{"row": f"study-sisr/{row}", "ms": 1.0 + i, "calls": int(calls[row])} for i, row in enumerate(rows)]
+    measured = {"rows": times, "size": "256", "rounds": "1", "threads": "1"}
+    tables, inputs = {"study-sisr": table}, tradeoff.inputs_of({"study-sisr": table})
+    points = tradeoff.points_of(tables, measured)
+    assert [*points.key] == [time["row"] for time in times]
+    cells = {(f"study-sisr/{cell.row}", cell.metric): cell for cell in table.cells.itertuples()}
+    for point in points.to_dict("records"):
+        for score in tradeoff.SCORES:
+            cell = cells[point["key"], score]
+            assert (point[score], point[f"{score}, sd"]) == pytest.approx((cell.value, cell.sd), rel=1e-12)
+            assert inputs[score] == cell.baseline
+    by_psnr = next(ordering for ordering in table.orderings if ordering.metric == "psnr_y").pairs.set_index("worse")
+    for point in points[points.label.isin(by_psnr.index)].to_dict("records"):  # DiffI2I less these
+        pair = by_psnr.loc[point["label"]]
+        assert (point["psnr_y, low"], point["psnr_y, high"]) == pytest.approx((-pair.high, -pair.low), rel=1e-9)
+    joined = [[*line.key] for line in tradeoff.lines_of(points) if len(line) > 1]
+    assert joined == [["study-sisr/ldm-dpm", "study-sisr/ldm"]]
+    figure = tradeoff.draw(points, inputs, tables, measured)
+    numbers = [text.get_text() for text in figure.axes[0].texts]
+    assert {*map(str, points.number)} <= {*numbers}
+    drawn = {(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in figure.axes[0].lines}
+    assert {*zip(points.ms, points.psnr_y, strict=True)} <= drawn
+    # A row of half the processor seconds is none to compare, and none is shown that is not timed.
+    monkeypatch.setattr(tradeoff, "processor_seconds", lambda _: {"diffi2i": [60.0], "none": [30.0], "diffir": [60.0]})
+    measured["rows"] = [time for time in times if time["row"] != "study-sisr/diffir"]
+    assert [*tradeoff.points_of(tables, measured).key] == [tradeoff.MARKED]
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == [
+        "study-sisr/diffir",
+        "study-sisr/none",
+    ]
+
+
+def test_the_kept_tradeoff_follows_from_the_records(tradeoff: Any, capsys: Any, tmp_path: Path) -> None:
+    tables = tradeoff.kept()
+    missing = [name for name in tradeoff.TABLES if name not in tables]
+    missing += [] if tradeoff.TIMES.is_file() else [tradeoff.TIMES.name]
+    if missing:
+        pytest.skip(f"not kept yet: {', '.join(missing)}")
+    measured = json.loads(tradeoff.TIMES.read_text(encoding="utf-8"))
+    points, inputs = tradeoff.points_of(tables, measured), tradeoff.inputs_of(tables)
+    assert "not timed" not in capsys.readouterr().err
+    shown = tradeoff.PAGE.read_text(encoding="utf-8")
+    assert tradeoff.page(points, inputs) == shown
+    assert shown.strip() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    if f"matplotlib=={mpl.__version__} " not in (ROOT / "requirements.lock").read_text(encoding="utf-8"):
+        pytest.skip("another matplotlib draws other paths")
+    tradeoff.save(tradeoff.draw(points, inputs, tables, measured), tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_bytes() == tradeoff.PICTURE.read_bytes()

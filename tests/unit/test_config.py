@@ -295,6 +295,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["method=diffi2i_s2", "method.diffusion.beta_1=0"], "0 < beta_1 <= beta_T < 1, got 4, 0.0 and 0.99"),
     (["method=diffi2i_s2", "method.diffusion.steps=0"], "needs steps above 0"),
     (["method=diffi2i_s2", "method.prior_only=1"], "method.prior_only=1.0 is a fraction of the steps"),
+    (["method=diffi2i_s2", "method.prior_weight=0"], "method.prior_weight=0.0 must be above 0"),
+    (["method=diffir_s2", "method.prior=traditional", "method.prior_weight=2"], "write method.prior_weight=1"),
     (
         ["method.prior_loss=l2"],
         "is an option of method=diffi2i_s2 and diffir_s2, not of this one: leave it out",

@@ -101,6 +101,24 @@ def test_cpen_s1_is_in_no_optimiser_group_and_does_not_change(make: Make) -> Non
     assert still == []
 
 
+def test_the_loss_on_the_prior_has_its_weight_beside_the_one_on_the_task(make: Make) -> None:
+    def step(weight: float) -> tuple[float, Tensor | None]:
+        """What is beside L_task, and the gradient of the network, which L_diff does not reach."""
+        method, _ = stage_2(make, f"method.prior_weight={weight}")
+        batch = random_batch(method.config)
+        total = method.training_step(batch, 0)
+        total.backward()  # type: ignore[no-untyped-call]
+        _, output = method.objective(batch, step_generator(method.config.seed, *method.place(0)))
+        assert output is not None
+        of_task = (output.double() - batch["target"].double()).abs().mean()
+        return total.item() - of_task.item(), method.network.embed.weight.grad  # type: ignore[union-attr, return-value]
+
+    (whole, gradient), (part, same) = step(1.0), step(0.3)
+    assert whole > 0.01
+    assert part == pytest.approx(0.3 * whole, rel=1e-4)
+    torch.testing.assert_close(gradient, same)
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_small_model_overfits_one_batch(make: Make, number: int) -> None:
     second, first = stage_2(make)

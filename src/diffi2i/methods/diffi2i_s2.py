@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffi2i.config.schema import Config
+from diffi2i.config.schema import Config, above_zero
 from diffi2i.errors import UserError
 from diffi2i.losses.prior import prior_loss
 from diffi2i.methods.batch import Batch
@@ -28,14 +28,15 @@ class Stage2Options:
 
     `prior` says where Z comes from: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none`
     (no diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; V2).
-    `prior_loss` is L_diff: l1 (Eq. 13), l2 (Eq. 14) or kl (Eq. 15). `prior_only` is the fraction of steps that train
-    the prior alone before the DI2Iformer joins. `sampler` is a partial of a function of `diffusion.samplers`. `tlc` is
-    the DI2Iformer's test-time local converter. Without `teacher` there is no CPEN_S1, as in weights that other authors
-    publish: the run can be used, but not trained on.
+    `prior_loss` is L_diff: l1 (Eq. 13), l2 (Eq. 14) or kl (Eq. 15), and `prior_weight` its factor beside L_task, 1 in
+    the paper. `prior_only` is the fraction of steps that train the prior alone before the DI2Iformer joins. `sampler`
+    is a partial of a function of `diffusion.samplers`. `tlc` is the DI2Iformer's test-time local converter. Without
+    `teacher` there is no CPEN_S1, as in weights that other authors publish: the run can be used, but not trained on.
     """
 
     prior: str = "joint"
     prior_loss: str = "l1"
+    prior_weight: float = 1.0
     prior_only: float = 0.0
     diffusion: Diffusion = field(default_factory=Diffusion)
     sampler: dict[str, Any] = field(default_factory=dict)
@@ -46,13 +47,20 @@ class Stage2Options:
         for key, choices in (("prior", ("joint", "none", "traditional")), ("prior_loss", ("l1", "l2", "kl"))):
             if getattr(self, key) not in choices:
                 raise UserError(f"method.{key}={getattr(self, key)}: choose one of {', '.join(choices)}")
+        above_zero(self, "method.", ("prior_weight",))
+        if self.prior == "traditional" and self.prior_weight != 1:
+            raise UserError(
+                f"method.prior_weight={self.prior_weight} is beside an L_task, which method.prior=traditional has not: "
+                "write method.prior_weight=1"
+            )
         if not 0 <= self.prior_only < 1:
             raise UserError(f"method.prior_only={self.prior_only} is a fraction of the steps in [0, 1)")
         sampler_of(self.sampler, schedule_of(self.diffusion))
 
 
 class DiffI2IS2(Method):
-    """Trains CPEN_S2, the denoiser and the DI2Iformer on L_all = L_task + L_diff (Alg. 1, Eq. 13).
+    """Trains CPEN_S2, the denoiser and the DI2Iformer on L_all = L_task + prior_weight L_diff (Alg. 1,
+    Eq. 13).
 
     CPEN_S1 is frozen: it gives the target of L_diff and never reaches the optimiser. `init` is stage 1, or a stage 2 to
     go on with; None where finished weights will be loaded.
@@ -151,7 +159,8 @@ class DiffI2IS2(Method):
         if options.prior == "traditional":
             return {"loss_prior": self.random_step_loss(image, z, noise(), rng)}, None
         z_hat = self.estimate(image, self.schedule.noised(z, self.schedule.steps, noise()), noise)  # Eq. 10
-        terms = {"loss_prior": prior_loss(z_hat, z, options.prior_loss)}  # type: ignore[arg-type]
+        L_diff = prior_loss(z_hat, z, options.prior_loss)  # type: ignore[arg-type]
+        terms = {"loss_prior": options.prior_weight * L_diff}
         if self.prior_alone:
             return terms, None
         return terms, self.network(image, z_hat)

@@ -73,6 +73,26 @@ def test_s1_and_s2_differ_in_the_first_convolution_alone():
     assert cpen(True).features[0].weight.shape != cpen(False).features[0].weight.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_normalised_prior_has_mean_zero_and_variance_one(dtype: torch.dtype):
+    torch.manual_seed(0)
+    net = awake(CPEN(3, 3, 16, 1, 1, normalise=True)).double()
+    image, gt = pictures64(2, 3, 8, 12), pictures64(2, 3, 8, 12, seed=1)
+    joined = [ref.pixel_unshuffle(np.concatenate([gt[i], image[i]]), 4) for i in range(2)]
+    expected = []
+    for v in (ref.cpen(x, arrays(net), 1) for x in joined):
+        mean = sum(v) / len(v)
+        expected.append((v - mean) / np.sqrt(sum((n - mean) ** 2 for n in v) / len(v) + 1e-6))
+    if dtype == torch.float64:
+        np.testing.assert_allclose(net(image, gt).detach(), expected, rtol=1e-7, atol=1e-9)
+        return
+    with torch.autocast("cpu", dtype):
+        z = net.float()(image.float(), gt.float())
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z.mean(1), torch.zeros(2), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(z.detach(), expected, atol=0.1)
+
+
 def test_s1_requires_the_truth_and_s2_refuses_it():
     image = pictures64(1, 3, 4, 4)
     for net, gt in ((cpen(gt=True), None), (cpen(gt=False), image)):

@@ -273,11 +273,13 @@ class CpenConfig:
     """`channels` is C' (the IPR has 4C' numbers), `blocks` the number of residual blocks.
 
     With `s1_sees_input` CPEN_S1 sees the input beside the ground truth (Eq. 5), without it the truth alone (Table 10).
+    With `normalise` what leaves both CPENs has mean 0 and variance 1 over its 4C' numbers.
     """
 
     channels: int = 64
     blocks: int
     s1_sees_input: bool = True
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         above_zero(self, "model.cpen.", ("channels",))

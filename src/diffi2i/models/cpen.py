@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diffi2i.models.gt import DepthEmbedding, LabelEmbedding
 from diffi2i.models.padding import pad_to_multiple
+from diffi2i.models.precision import at_least_float32
 
 UNSHUFFLE = 4
 LARGE = 2**20
@@ -75,6 +76,7 @@ class CPEN(nn.Module):
         scale: how many times larger the ground truth is than the input (4 for x4 super-resolution). Both are
             unshuffled to the same grid: the ground truth by 4, the input by 4 / scale.
         leaky_ends: a LeakyReLU also after the first convolution and after the last linear layer, as in DiffIR.
+        normalise: Z leaves with mean 0 and variance 1 over its 4C' numbers: a layer norm without learnt weights.
     """
 
     def __init__(
@@ -85,11 +87,12 @@ class CPEN(nn.Module):
         blocks: int,
         scale: int,
         leaky_ends: bool = False,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
         if UNSHUFFLE % scale:
             raise ValueError(f"scale must divide {UNSHUFFLE}, got {scale}")
-        self.scale, self.in_channels = scale, in_channels
+        self.scale, self.in_channels, self.normalise = scale, in_channels, normalise
         self.embed = None if isinstance(gt, int) else gt
         self.gt_channels = gt_channels = gt if isinstance(gt, int) else gt.channels
         unshuffled = in_channels * (UNSHUFFLE // scale) ** 2 + gt_channels * UNSHUFFLE**2
@@ -132,4 +135,4 @@ class CPEN(nn.Module):
             seen.append(nn.functional.pixel_unshuffle(pad_to_multiple(image, factor), factor))
         # Unshuffling each and joining them equals unshuffling the joined images (Eq. 5) where scale is 1.
         z: Tensor = self.head(mean_of(self.features, torch.cat(seen, dim=1)))
-        return z
+        return nn.functional.layer_norm(at_least_float32(z), z.shape[-1:], eps=1e-6) if self.normalise else z

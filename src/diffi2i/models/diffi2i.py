@@ -20,7 +20,7 @@ def build_cpen(task: TaskConfig, model: ModelConfig, gt: bool) -> CPEN:
     if gt:
         seen = build(task.gt, "task.gt") if task.gt else 3
         in_channels = task.in_channels if model.cpen.s1_sees_input else 0
-    return CPEN(in_channels, seen, channels, model.cpen.blocks, task.scale, model.leaky_ends)
+    return CPEN(in_channels, seen, channels, model.cpen.blocks, task.scale, model.leaky_ends, model.cpen.normalise)
 
 
 def build_network(model: ModelConfig, prior: bool) -> nn.Module:

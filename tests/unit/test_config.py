@@ -283,6 +283,8 @@ MISTAKES: list[tuple[list[str], str]] = [
         "or write model.network.projection=pointwise",
     ),
     (["model.network.projection=wide"], "projection=wide: choose one of depthwise, pointwise"),
+    (["+model.network.modulation=add"], "model.network: modulation=add: choose one of shift, scale, both"),
+    (["method=regressor", "+model.network.modulation=both"], "is by a prior, of which this method has none"),
     (["model.network.expansion=0"], "model.network: expansion=0 must be a number above 0"),
     (["model.network.refinement=-1"], "model.network: refinement=-1 must be a number of blocks"),
     (["+model.network.height=3"], "unexpected keyword argument 'height'"),

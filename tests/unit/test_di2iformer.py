@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diffi2i.data.resize import imresize
-from diffi2i.models.di2iformer import DI2Iformer, DynamicBlock, DynamicLayer, Projection, local_mean
+from diffi2i.models.di2iformer import DI2Iformer, DynamicBlock, DynamicLayer, Modulation, Projection, local_mean
 from diffi2i.models.padding import pad_to_multiple, reflect_index
+from diffi2i.models.streaming import streamed
 from tests import reference as ref
 from tests.examples import quick
 from tests.networks import arrays, pictures64, randomise
@@ -45,6 +46,44 @@ def test_dynamic_layer_equals_the_equations(projection: Projection, expansion: f
     x, z = pictures64(2, 4, 5, 3), pictures64(2, PRIOR, seed=1)
     expected = [ref.dynamic_layer(x[i].numpy(), z[i].numpy(), arrays(layer), attention) for i in range(2)]
     np.testing.assert_allclose(layer(x, z).detach(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize(("modulation", "weights"), [("scale", {"W_m"}), ("both", {"W_m", "W_l"})])
+def test_a_prior_may_scale_what_a_layer_adds(modulation: Modulation, weights: set[str], attention: bool):
+    layer = randomise(DynamicLayer(4, PRIOR, 1.0, "pointwise", attention, modulation)).double()
+    assert {name.partition(".")[0] for name in layer.state_dict() if name.startswith("W_") and "W_c" not in name} == {
+        "W_d",
+        *weights,
+    }
+    x, z = pictures64(2, 4, 5, 3), pictures64(2, PRIOR, seed=1)
+    for i in range(2):
+        w, F, Z = arrays(layer), x[i].numpy(), z[i].numpy()
+        still = w | {"W_l.weight": np.zeros((4, PRIOR))}
+        added = ref.dynamic_layer(F, Z, still, attention) - F
+        scale = 1 + np.einsum("cp,p->c", w["W_m.weight"], Z)
+        shift = np.einsum("cp,p->c", w["W_l.weight"], Z) if modulation == "both" else np.zeros(4)
+        expected = F + added * scale[:, None, None] + shift[:, None, None]
+        np.testing.assert_allclose(layer(x, z)[i].detach(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("modulation", ["scale", "both"])
+def test_a_modulated_network_starts_near_the_one_that_is_not_and_is_streamed_alike(modulation: Modulation):
+    torch.manual_seed(0)
+    layer = DynamicLayer(4, PRIOR, 1.0, "pointwise", True, modulation)
+    assert layer.W_m is not None
+    assert layer.W_m.weight.abs().max() <= 0.1 * PRIOR**-0.5
+    net, z = former(modulation=modulation), pictures64(1, PRIOR).requires_grad_()
+    image = pictures64(1, 3, 24, 16)
+    net(image, z).square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    with torch.no_grad():
+        strips = torch.cat([*streamed(net, image, z, 8, torch.device("cpu"))], dim=-2)
+        torch.testing.assert_close(strips, net(image, z))
+        plain = former()
+        plain.load_state_dict({name: value for name, value in net.state_dict().items() if "W_m" not in name}, False)
+        zero = torch.zeros_like(z)
+        torch.testing.assert_close(plain(image, zero), net(image, zero))
 
 
 def test_block_is_dynamic_attention_then_dynamic_feed_forward():

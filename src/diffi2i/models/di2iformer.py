@@ -1,7 +1,7 @@
 """DI2Iformer, the dynamic image-to-image transformer (paper: Fig. 2, Eqs. 6-9).
 
 Symbols: C = `width`, the levels have widths C, 2C, 4C, 8C; Z (B, 4C') the IPR; W_c 1x1 convolution, W_d 3x3
-depth-wise convolution, W_l linear.
+depth-wise convolution, W_l and W_m linear.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from diffi2i.models.depth import Zeros, check_depth
 from diffi2i.models.padding import pad_to_multiple
 
 Projection = Literal["depthwise", "pointwise"]
+Modulation = Literal["shift", "scale", "both"]
 LEVELS = 4
 
 
@@ -71,7 +72,7 @@ def local_mean(x: Tensor, side: int) -> Tensor:
 
 
 def prior_linear(prior_dim: int | None, channels: int) -> nn.Linear | None:
-    """W_l of Eqs. 8 and 9; None in a network without a prior."""
+    """W_l of Eqs. 8 and 9, or W_m; None in a network without a prior."""
     if prior_dim is None:
         return None
     W_l = nn.Linear(prior_dim, channels, bias=False)
@@ -93,6 +94,8 @@ class DynamicLayer(nn.Module):
         expansion: width after the gate over `channels`; the depth-wise projection needs 1.
         projection: the output projection. The paper writes W_d; NAFNet and DiffIR use a 1x1 convolution.
         attention: multiply by the global average pool (Eq. 7).
+        modulation: what Z does to the projection's output F, which is then added to the layer's input: `shift`
+            F + W_l Z (Eqs. 8, 9), `scale` (1 + W_m Z) F, `both` (1 + W_m Z) F + W_l Z.
 
     `window` replaces that pool by means over windows of so many pixels, for test time; see `DI2Iformer.use_tlc`.
     `drop_path` is what stochastic depth puts in place of the projection's output; as it is here, the output itself.
@@ -101,7 +104,13 @@ class DynamicLayer(nn.Module):
     window: int | None = None
 
     def __init__(
-        self, channels: int, prior_dim: int | None, expansion: float, projection: Projection, attention: bool
+        self,
+        channels: int,
+        prior_dim: int | None,
+        expansion: float,
+        projection: Projection,
+        attention: bool,
+        modulation: Modulation = "shift",
     ) -> None:
         super().__init__()
         hidden = round(channels * expansion)
@@ -116,7 +125,8 @@ class DynamicLayer(nn.Module):
         self.W_d = depthwise(2 * hidden)
         self.project = depthwise(channels) if projection == "depthwise" else nn.Conv2d(hidden, channels, 1)
         start_small(self.project)
-        self.W_l = prior_linear(prior_dim, channels)
+        self.W_l = prior_linear(None if modulation == "scale" else prior_dim, channels)
+        self.W_m = prior_linear(None if modulation == "shift" else prior_dim, channels)
         self.drop_path: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
@@ -126,16 +136,29 @@ class DynamicLayer(nn.Module):
         if self.attention:
             pooled = gated.mean(dim=(2, 3), keepdim=True) if self.window is None else local_mean(gated, self.window)
             gated = gated * pooled  # Eq. 7
-        return shifted(self.drop_path(self.project(gated)), self.W_l, z) + x  # Eqs. 8, 9
+        return self.modulated(self.drop_path(self.project(gated)), z) + x  # Eqs. 8, 9
+
+    def modulated(self, projected: Tensor, z: Tensor | None) -> Tensor:
+        """(1 + W_m Z) F + W_l Z at every pixel, F the projection's output; see `modulation`."""
+        if self.W_m is not None:
+            projected = projected * (1 + self.W_m(z)[:, :, None, None])
+        return shifted(projected, self.W_l, z)
 
 
 class DynamicBlock(nn.Module):
     """DA, then DFFN."""
 
-    def __init__(self, channels: int, prior_dim: int | None, expansion: float, projection: Projection) -> None:
+    def __init__(
+        self,
+        channels: int,
+        prior_dim: int | None,
+        expansion: float,
+        projection: Projection,
+        modulation: Modulation = "shift",
+    ) -> None:
         super().__init__()
-        self.attention = DynamicLayer(channels, prior_dim, expansion, projection, attention=True)
-        self.feed_forward = DynamicLayer(channels, prior_dim, expansion, projection, attention=False)
+        self.attention = DynamicLayer(channels, prior_dim, expansion, projection, True, modulation)
+        self.feed_forward = DynamicLayer(channels, prior_dim, expansion, projection, False, modulation)
 
     def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         out: Tensor = self.feed_forward(self.attention(x, z), z)
@@ -146,9 +169,15 @@ class Stack(nn.ModuleList):
     """Blocks one after the other, all guided by the same Z."""
 
     def __init__(
-        self, count: int, channels: int, prior_dim: int | None, expansion: float, projection: Projection
+        self,
+        count: int,
+        channels: int,
+        prior_dim: int | None,
+        expansion: float,
+        projection: Projection,
+        modulation: Modulation,
     ) -> None:
-        super().__init__(DynamicBlock(channels, prior_dim, expansion, projection) for _ in range(count))
+        super().__init__(DynamicBlock(channels, prior_dim, expansion, projection, modulation) for _ in range(count))
 
     def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         for block in self:
@@ -222,6 +251,7 @@ class DI2Iformer(UShaped):
         scale: enlargement of the tail, a sub-pixel convolution (Shi et al. 2016).
         prior_dim: 4C'; None makes the same network without a prior.
         depth: see `UShaped.keep`.
+        modulation: see `DynamicLayer`.
 
     The network predicts the difference from the input image, enlarged bicubically where `scale` > 1.
 
@@ -240,6 +270,7 @@ class DI2Iformer(UShaped):
         scale: int,
         prior_dim: int | None = None,
         depth: int | None = None,
+        modulation: Modulation = "shift",
     ) -> None:
         super().__init__()
         if not isinstance(width, int) or width <= 0 or width % 2:
@@ -252,10 +283,14 @@ class DI2Iformer(UShaped):
             raise ValueError(f"expansion={expansion} must be a number above 0")
         if projection not in get_args(Projection):
             raise ValueError(f"projection={projection}: choose one of {', '.join(get_args(Projection))}")
+        if modulation not in get_args(Modulation):
+            raise ValueError(f"modulation={modulation}: choose one of {', '.join(get_args(Modulation))}")
+        if modulation != "shift" and prior_dim is None:
+            raise ValueError(f"modulation={modulation} is by a prior, of which this method has none: leave it out")
         widths = [width * 2**level for level in range(LEVELS)]
 
         def stack(count: int, channels: int) -> Stack:
-            return Stack(count, channels, prior_dim, expansion, projection)
+            return Stack(count, channels, prior_dim, expansion, projection, modulation)
 
         self.scale = scale
         self.embed = convolution(in_channels, width, 3)

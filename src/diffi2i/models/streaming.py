@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffi2i.data.resize import REACH, imresize
 from diffi2i.models.depth import Zeros
-from diffi2i.models.di2iformer import LEVELS, DI2Iformer, DynamicLayer, Stack, shifted
+from diffi2i.models.di2iformer import LEVELS, DI2Iformer, DynamicLayer, Stack
 from diffi2i.models.padding import pad_to_multiple
 
 MULTIPLE = 2 ** (LEVELS - 1)
@@ -160,7 +160,7 @@ class Strips:
             # The gate has used up a row on either side, but at the image's ends.
             found = conv3x3(gated, layer.project, at_top, at_bottom) if wide else layer.project(gated)
             own = strip[..., 0 if at_top else reach : strip.shape[-2] - (0 if at_bottom else reach), :]
-            return shifted(found, layer.W_l, z) + own
+            return layer.modulated(found, z) + own
 
         for top, found in self.walk(x, reach, change):
             x[..., top : top + found.shape[-2], :] = found

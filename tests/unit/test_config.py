@@ -273,6 +273,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["train.epoch_steps=0"], "train.epoch_steps"),
     (["trainer.devices=3"], "write train.batch=9"),
     (["train.patch=33"], "write train.patch=36"),
+    (["train.context=94"], "write train.context=96"),
+    (["train.context=130"], "write train.context=132"),
+    (["task=deblur", "budget=smoke", "train.context=32"], "write train.context=40"),  # of its second phase
+    (["task=depth", "train.context=512"], "train.context belongs to images, not to task=depth"),
+    (["method=regressor", "train.context=128"], "is what a CPEN sees, and method=regressor has none: leave it out"),
     (["train.ema_decay=1"], "train.ema_decay"),
     (["train.warmup=1"], "train.warmup"),
     (["model.network.blocks=[1,2]"], "model.network: blocks must name 4 levels, got [1, 2]: write four counts"),
@@ -437,6 +442,7 @@ def test_stage_2_refuses_what_it_cannot_start_from(stage1: Path, tmp_path: Path,
     assert "write task=sisr" in refused(*second_of, "task=inpainting", "model=tiny")
     said = refused(*second_of, "model.network.width=6")
     assert "has model.network.width=4, this run 6: write model.network.width=4" in said
+    assert refused(*second_of, "+model.network.modulation=both").endswith("leave out +model.network.modulation")
     assert "has model.cpen.channels=4, this run 8" in refused(*second_of, "model.cpen.channels=8")
     check(compose.load(Config, "train", [*second_of, "model.denoiser_layers=2"]))  # stage 1 has none
     assert "is a stage 1, method.role=adversarial" in refused(*second_of, "method.role=adversarial")

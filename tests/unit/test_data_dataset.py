@@ -1,6 +1,7 @@
 """Draws, crops, partners, shards and the DataModule."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
@@ -13,6 +14,8 @@ from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
 from omegaconf import OmegaConf
 from PIL import Image
+from torch.utils.data import default_collate
+from torchvision.transforms.functional import center_crop
 
 from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.dataset import (
@@ -22,6 +25,7 @@ from diffi2i.data.dataset import (
     Phase,
     StepSampler,
     TrainImages,
+    centred,
     check_image,
     degrade_batch,
 )
@@ -138,6 +142,38 @@ def test_the_hole_is_the_same_whatever_the_crop_is_turned_to(items: list[Item]) 
     for draw in some_draws(12):
         assert torch.equal(upright[draw]["mask"], turned[draw]["mask"])
         assert float(upright[draw]["target"].sum()) == pytest.approx(float(turned[draw]["target"].sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["made", "holes", "recorded", "on device"])
+def test_a_sample_is_the_centre_of_its_context(kind: str, items: list[Item], paired_root: Path) -> None:
+    degrades: dict[str, Any] = {
+        "made": Bicubic(4),
+        "holes": Inpaint(wide()),
+        "recorded": Recorded(2),
+        "on device": Darken(),
+    }
+    degrade = degrades[kind]
+    listed = pairs("train", root=paired_root) if kind == "recorded" else items
+    for step, patch in ((0, 12), (1, 20), (2, 28)):
+        draws = [Draw(step, index, patch) for index in range(3)]
+        dataset, alone = train_set(listed, degrade, context=28), train_set(listed, degrade)
+        batch = degrade_batch(default_collate([dataset[draw] for draw in draws]), degrade, 3)
+        larger = [replace(draw, patch=28) for draw in draws]
+        context = degrade_batch(default_collate([alone[draw] for draw in larger]), degrade, 3)
+        assert same(batch["context"], context)
+        assert batch["name"] == context["name"]
+        for key, side in {"target": patch, "input": patch // degrade.scale, "mask": patch}.items():
+            if key in context:
+                assert torch.equal(batch[key], center_crop(context[key], [side, side])), key
+        assert "draw" not in batch
+        assert "patch" not in batch
+
+
+def test_the_centre_lies_on_the_inputs_grid(items: list[Item]) -> None:
+    whole = train_set(items, Bicubic(4))[Draw(0, 0, 28)]
+    sample = centred(whole, 8)  # of 7 pixels of the input 2: 2 lie before them, 3 after
+    assert torch.equal(sample["input"], whole["input"][:, 2:4, 2:4])
+    assert torch.equal(sample["target"], whole["target"][:, 8:16, 8:16])
 
 
 def test_small_images_are_mirrored_up_to_the_patch(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
+from diffi2i.data.dataset import centred
 from diffi2i.kinds import image
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.diffi2i_s2 import DiffI2IS2
 from diffi2i.methods.method import Method
 from diffi2i.methods.noise import noise_for, step_generator
 from diffi2i.methods.optimisation import rate_factor
-from tests.conftest import Make, random_batch, with_l1
+from tests.conftest import Make, awake, random_batch, with_l1
 from tests.settings import train_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -117,6 +118,29 @@ def test_the_loss_on_the_prior_has_its_weight_beside_the_one_on_the_task(make: M
     assert whole > 0.01
     assert part == pytest.approx(0.3 * whole, rel=1e-4)
     torch.testing.assert_close(gradient, same)
+
+
+@pytest.mark.parametrize("prior", ["joint", "none", "traditional"])
+def test_cpens_see_the_context_and_the_network_its_centre(make: Make, prior: str) -> None:
+    second, first = stage_2(make, f"method.prior={prior}")
+    awake(second), awake(first)
+    wide = random_batch(second.config, 48)
+    batch: Any = centred(wide, 32)
+    narrow: Any = {key: value for key, value in batch.items() if key != "context"}
+    assert narrow["input"].shape[-1] == 32
+    rng = torch.Generator
+    with torch.no_grad():
+        z = first.prior(first.seen(wide), wide)
+        _, output = first.objective(batch, rng())
+        assert output is not None
+        assert torch.equal(output, first.network(first.seen(narrow), z))
+        assert not torch.equal(output, first.network(first.seen(narrow), first.prior(first.seen(narrow), narrow)))
+        terms, judged = second.objective(batch, rng())
+        ours, _ = second.objective(wide, rng())
+        assert terms["loss_prior"] == ours["loss_prior"] != second.objective(narrow, rng())[0]["loss_prior"]
+        if prior == "none":
+            assert judged is not None
+            assert torch.equal(judged, second.network(second.seen(narrow), second.cpen_s2(second.seen(wide))))
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -124,6 +124,7 @@ def check(config: Config) -> None:
         check_name(key, name)
     check_sizes(asdict(config.model))
     check_phases(config)
+    check_context(config)
     check_kind(config)
     check_source(config.dataset)
     if config.run_dir is not None and Path(config.run_dir).is_file():
@@ -146,6 +147,21 @@ def check_phases(config: Config) -> None:
                 "that make up an optimiser step: use fewer devices, or a larger trainer.device_batch"
             )
         before = phase.step
+
+
+def check_context(config: Config) -> None:
+    """What CPENs see of a training image holds what the network sees of it, on the same grid."""
+    context, task = config.train.context, config.task
+    if context is None:
+        return
+    if KINDS[task.kind].dense:
+        raise UserError(f"train.context belongs to images, not to task={task.name}: leave it out")
+    least = max(config.train.patch, *(phase.patch for phase in config.train.phases), context)
+    if context < least or context % task.scale:
+        raise UserError(
+            f"train.context={context} must be a multiple of the task's scale, and no smaller than the crops in it: "
+            f"write train.context={-(-least // task.scale) * task.scale}"
+        )
 
 
 def check_kind(config: Config) -> None:

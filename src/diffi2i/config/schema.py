@@ -316,7 +316,9 @@ class ModelConfig:
 class TrainConfig:
     """What the budget gives to this run. All counts are optimiser steps at the global batch `batch`.
 
-    `patch` is the side of the target's crops in pixels. Validation sees whole images, or their central `val_crop`
+    `patch` is the side of the target's crops in pixels. With a `context` CPENs see larger crops, of that side, and the
+    network, which L_task judges, their central `patch` pixels; as in validation, where CPENs see the whole image.
+    Validation sees whole images, or their central `val_crop`
     pixels where a network trained on small crops could not fairly be asked for more; with `val_crops` above 1 up to so
     many such crops, spread evenly over each image without overlap, every one scored as an image of its own. The rate
     rises linearly over the first `warmup` (a fraction of `steps`), then follows `schedule`: cosine and poly go down to
@@ -338,6 +340,7 @@ class TrainConfig:
     steps: int
     batch: int
     patch: int
+    context: int | None = None
     val_crop: int | None = None
     val_crops: int = 1
     phases: list[PhaseConfig] = field(default_factory=list)
@@ -364,7 +367,7 @@ class TrainConfig:
         above_zero(self, "train.", ("lr",), most=1e38)
         if self.steps != 0:  # none: the weights that it starts from are scored as they are
             above_zero(self, "train.", ("steps",))
-        above_zero(self, "train.", ("batch", "patch"), most=16384)
+        above_zero(self, "train.", ("batch", "patch", "context"), most=16384)
         above_zero(self, "train.", ("clip", "epoch_steps", "ema_every"))
         if self.val_crops > 1 and self.val_crop is None:
             raise UserError(f"train.val_crops={self.val_crops} needs the crops' side: write train.val_crop=<pixels>")

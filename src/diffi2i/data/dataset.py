@@ -88,6 +88,8 @@ class TrainImages(Dataset[Sample]):
 
     A degradation that works on the batch's device leaves the sample without `input` and with its `draw`; the
     DataModule then degrades the batch with generators of these draws.
+
+    With a `context` the crop has so many target pixels a side, and the sample is its centre; see `centred`.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class TrainImages(Dataset[Sample]):
         cache: ImageCache,
         augment: Augment = "flips_and_turns",
         on_error: OnError = "error",
+        context: int | None = None,
     ) -> None:
         """`seed` >= 0; `on_error="skip"` draws another image in place of one that cannot be read, and warns.
 
@@ -106,7 +109,7 @@ class TrainImages(Dataset[Sample]):
         """
         require_usable(items, degrade)
         self.items, self.degrade, self.seed, self.cache = items, degrade, seed, cache
-        self.augment = augment
+        self.augment, self.context = augment, context
         self.skipped: set[str] | None = set() if on_error == "skip" else None
 
     def __len__(self) -> int:
@@ -116,7 +119,7 @@ class TrainImages(Dataset[Sample]):
     def __getitem__(self, draw: Draw) -> Sample:
         """Raises `UserError`: a file cannot be read, or a pair's sizes do not fit (unless such images are skipped)."""
         rng = np.random.default_rng([self.seed, draw.step, draw.index])
-        scale, patch = self.degrade.scale, draw.patch
+        scale, patch = self.degrade.scale, self.context or draw.patch
         item, (target, recorded) = read_or_skip(
             self.items, rng, lambda item: _read(item, scale, self.cache), self.skipped
         )
@@ -132,10 +135,27 @@ class TrainImages(Dataset[Sample]):
         crop = to_tensor(_cut(target, top * step, left * step, patch, flip, turns))
         sample: Sample = {"target": crop, "name": item.name}
         if recorded is not None:
-            return sample | {"input": to_tensor(_cut(recorded, top, left, side, flip, turns))}
-        if degrades_on_device(self.degrade):
-            return sample | {"draw": torch.tensor([draw.step, draw.index])}
-        return sample | self.degrade(crop, rng)
+            sample |= {"input": to_tensor(_cut(recorded, top, left, side, flip, turns))}
+        elif degrades_on_device(self.degrade):
+            later = {"draw": torch.tensor([draw.step, draw.index])}
+            return sample | later | ({} if self.context is None else {"patch": draw.patch})
+        else:
+            sample |= self.degrade(crop, rng)
+        return sample if self.context is None else centred(sample, draw.patch)
+
+
+def centred(whole: Sample, patch: int) -> Sample:
+    """The central `patch` target pixels of a sample, or of a batch, which itself becomes their `context`."""
+    grid = whole["input"].shape[-1]
+    side = patch * grid // whole["target"].shape[-1]
+    start = (grid - side) // 2
+    sample: Sample = {"name": whole["name"], "context": whole}
+    for key in ("input", "target", "mask"):
+        if key in whole:
+            scale = whole[key].shape[-1] // grid
+            inside = slice(start * scale, (start + side) * scale)
+            sample[key] = whole[key][..., inside, inside]
+    return sample
 
 
 def degrades_on_device(degrade: Degradation) -> bool:
@@ -150,7 +170,8 @@ def degrade_batch(batch: Sample, degrade: Degradation, seed: int) -> Sample:
     # The third number keeps these generators apart from the one that chose the crop.
     generators = [np.random.default_rng([seed, step, index, 1]) for step, index in batch.pop("draw").tolist()]
     made: Sample = degrade.batch(batch["target"], generators)  # type: ignore[attr-defined]
-    return batch | made
+    patch = batch.pop("patch", None)
+    return batch | made if patch is None else centred(batch | made, int(patch[0]))
 
 
 class EvalImages(Dataset[Sample]):

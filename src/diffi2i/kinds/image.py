@@ -40,7 +40,14 @@ def samples(config: Config) -> dict[str, Any]:
     augment = cast(Augment, config.dataset.augment)
     on_device = partial(degrade_batch, degrade=train_degrade, seed=seed) if degrades_on_device(train_degrade) else None
     return {
-        "train_samples": partial(TrainImages, degrade=train_degrade, seed=seed, augment=augment, on_error=on_error),
+        "train_samples": partial(
+            TrainImages,
+            degrade=train_degrade,
+            seed=seed,
+            augment=augment,
+            on_error=on_error,
+            context=config.train.context,
+        ),
         "val_samples": partial(
             EvalImages,
             degrade=degrade,

@@ -2,7 +2,8 @@
 
 `input` and `target` are images, RGB in [0, 1], (B, 3, H, W), the target larger by the task's scale; or the target is
 classes, int64 (B, H, W), or depth in metres, (B, 1, H, W). `name` are the images' names. `mask` (1 = hole) comes with
-inpainting, `valid` (1 = measured) with depth, `other` in validation: another image's batch.
+inpainting, `valid` (1 = measured) with depth, `other` in validation: another image's batch, `context` in training with
+`train.context`: the batch of larger crops of which this one is the centre.
 """
 
 from typing import NotRequired, TypedDict
@@ -14,7 +15,7 @@ from diffi2i.models.fill import pull_push
 
 
 class Batch(TypedDict):
-    """One batch, or in `other` another image's of the same kind."""
+    """One batch, or in `other` and `context` another of the same kind."""
 
     input: Tensor
     target: NotRequired[Tensor]
@@ -22,6 +23,7 @@ class Batch(TypedDict):
     mask: NotRequired[Tensor]
     valid: NotRequired[Tensor]
     other: "NotRequired[Batch]"
+    context: "NotRequired[Batch]"
 
 
 def network_input(batch: Batch, fill: str = "black") -> Tensor:

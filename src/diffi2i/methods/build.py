@@ -45,6 +45,11 @@ def check(config: Config) -> Config:
     options: Any = typed_options(kind.Options, config)
     if config.method.get("like_init"):
         return check(settled(config, None if config.init is None else read_init(config, config.init)))
+    if config.train.context is not None and not kind.sees_context:
+        raise UserError(
+            f"train.context={config.train.context} is what a CPEN sees, and method={config.method['name']} has none: "
+            "leave it out"
+        )
     with torch.device("meta"):  # takes neither memory nor time, but constructors refuse what they always do
         new_method(without_pretrained(config))
     new_optimizer([torch.nn.Parameter(torch.zeros(1))], config)

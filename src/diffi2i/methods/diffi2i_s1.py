@@ -35,6 +35,7 @@ class DiffI2IS1(Method):
     Options: ClassVar[type] = Stage1Options
     options: Stage1Options
     scored_under = ("tlc",)
+    sees_context = True
     family: ClassVar[str] = ""
     """What `label` begins with."""
 
@@ -64,8 +65,8 @@ class DiffI2IS1(Method):
         return z
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        image = self.seen(batch)
-        return {}, self.network(image, self.prior(image, batch))
+        image, guide = self.seen(batch), batch.get("context", batch)
+        return {}, self.network(image, self.prior(image if guide is batch else self.seen(guide), guide))
 
     def guided(self, batch: Batch, noise: Noise) -> Guided:
         image = self.seen(batch)

@@ -69,6 +69,7 @@ class DiffI2IS2(Method):
     Options: ClassVar[type] = Stage2Options
     options: Stage2Options
     scored_under = ("sampler", "tlc")
+    sees_context = True
     family: ClassVar[str] = ""
     """What `label` begins with."""
 
@@ -148,17 +149,18 @@ class DiffI2IS2(Method):
         return z_hat
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None]:
-        options, image = self.options, self.seen(batch)
+        options, image, guide = self.options, self.seen(batch), batch.get("context", batch)
+        wide = image if guide is batch else self.seen(guide)
         assert self.cpen_s1 is not None, "refused before"
         with torch.no_grad():
-            z = at_least_float32(self.cpen_s1(image, batch["target"]))  # (B, 4C')
+            z = at_least_float32(self.cpen_s1(wide, guide["target"]))  # (B, 4C')
 
         def noise(_: int = 0) -> Tensor:
             return torch.randn(z.shape, generator=rng).to(z.device)
 
         if options.prior == "traditional":
-            return {"loss_prior": self.random_step_loss(image, z, noise(), rng)}, None
-        z_hat = self.estimate(image, self.schedule.noised(z, self.schedule.steps, noise()), noise)  # Eq. 10
+            return {"loss_prior": self.random_step_loss(wide, z, noise(), rng)}, None
+        z_hat = self.estimate(wide, self.schedule.noised(z, self.schedule.steps, noise()), noise)  # Eq. 10
         L_diff = prior_loss(z_hat, z, options.prior_loss)  # type: ignore[arg-type]
         terms = {"loss_prior": options.prior_weight * L_diff}
         if self.prior_alone:

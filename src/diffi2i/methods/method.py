@@ -59,6 +59,7 @@ class Method(L.LightningModule):
         networks: the classes that `model.network` may be; empty where any will do that the task's kind has.
         scored_under: options that a finished run may be scored under anew: none that its training, or `calibrate`,
             depended on. Without either all of them.
+        sees_context: its training makes use of a batch's `context`.
         in_training: submodules that only a training has: a run's weights are without them.
         task_loss: L_task, set by `learn_from`; None where the method is only used, or learns by its own terms alone.
     """
@@ -68,6 +69,7 @@ class Method(L.LightningModule):
     trains: ClassVar[bool] = True
     networks: ClassVar[tuple[str, ...]] = ()
     scored_under: ClassVar[tuple[str, ...]] = ("sampler",)
+    sees_context: ClassVar[bool] = False
     in_training: ClassVar[tuple[str, ...]] = ("task_loss",)
 
     def __init__(self, config: Config, init: "Method | None" = None) -> None:

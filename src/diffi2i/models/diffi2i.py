@@ -67,11 +67,13 @@ def check_same_model(config: Config, init: Config, apart: Sequence[str] = ()) ->
     for key in ours:
         if key == "name" or key in apart or ours[key] == theirs[key]:
             continue
-        our, their, plus = ours[key], theirs[key], ""
+        our, their, write = ours[key], theirs[key], "write "
         if isinstance(our, dict):
             inner = next(name for name in their | our if our.get(name) != their.get(name))
-            plus = "" if inner in our else "+"  # for Hydra, which knows no such key here
+            # Hydra knows no such key here, or there.
+            write = "write +" if inner not in our else write if inner in their else "leave out +"
             key, our, their = f"{key}.{inner}", our.get(inner), their.get(inner)
-        differing = init.model.name != config.model.name
-        write = f"model={init.model.name}" if differing else f"{plus}model.{key}={their}"
-        raise UserError(f"method.init={config.init} has model.{key}={their}, this run {our}: write {write}")
+        write += f"model.{key}" + (f"={their}" if write.startswith("write") else "")
+        if init.model.name != config.model.name:
+            write = f"write model={init.model.name}"
+        raise UserError(f"method.init={config.init} has model.{key}={their}, this run {our}: {write}")

@@ -190,7 +190,7 @@ def autocast_of(trainer: TrainerConfig) -> torch.autocast:
 
 
 def prepare(trainer: TrainerConfig) -> None:
-    """What a command does before its work: sets the threads, and drops advice of Lightning's that does not apply here."""
+    """Of a command, before its work: sets the threads, drops advice of Lightning's that does not apply here."""
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

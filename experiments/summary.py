@@ -26,7 +26,13 @@ EXPERIMENTS = {
     "small-segmentation": "segmentation",
     "small-depth": "depth",
 }
-STUDIES = {"study-sisr": "x4 super-resolution", "study-inpainting": "inpainting, 64-pixel crops"}
+STUDIES = {
+    "study-sisr": "x4 super-resolution",
+    "study-inpainting": "inpainting, 64-pixel crops",
+    "neighbours1": "a finished diffusion made cheaper, x4",
+    "neighbours2": "CoDi and its neighbours, x4",
+    "neighbours3": "InvSR, x4",
+}
 ROWS = {
     BASELINE: "input itself, or a constant",
     "none": "no prior",

@@ -8,7 +8,8 @@ import pytest
 
 from diffi2i.callbacks.progress import Eta, Progress
 from diffi2i.commands import train
-from diffi2i.run.hardware import quiet
+from diffi2i.config.schema import TrainerConfig
+from diffi2i.run.hardware import prepare
 from tests.conftest import Make
 
 
@@ -25,7 +26,7 @@ def test_the_time_left_follows_the_speed_since_the_start(monkeypatch: pytest.Mon
 def test_advice_that_does_not_apply_is_dropped() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        quiet()
+        prepare(TrainerConfig())
         warnings.warn("Checkpoint directory runs/s1 exists and is not empty.", stacklevel=1)
         warnings.warn("the learning rate is odd", stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["the learning rate is odd"]

@@ -16,6 +16,7 @@ from diffi2i.commands.desk import OWN, SAMPLERS, Desk
 from diffi2i.config.commands import AppConfig
 from diffi2i.data.sources import photos
 from diffi2i.errors import UserError
+from diffi2i.run.hardware import prepare
 
 TILES = [("as memory asks for", 0), *((f"{side} pixels", side) for side in (128, 256, 512))]
 KEPT = 24 * 3600
@@ -33,6 +34,7 @@ def app(config: AppConfig) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install 'diffi2i[app]'")
+    prepare(config.trainer)
     examples = [str(item.target) for split in ("val", "train") for item in photos(split)]
     with TemporaryDirectory(prefix="diffi2i-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/page"

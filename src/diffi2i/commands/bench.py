@@ -24,7 +24,7 @@ from diffi2i.methods.build import new_method
 from diffi2i.methods.method import Method
 from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, work
 from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of
+from diffi2i.run.hardware import autocast_of, device_of, prepare
 from diffi2i.run.provenance import provenance
 from diffi2i.tables.bench import Row, write
 
@@ -50,8 +50,7 @@ def bench(config: BenchConfig) -> Path:
     Raises:
         UserError: a case that cannot be; nothing has been timed.
     """
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
+    prepare(config.trainer)
     cases = [case_of(words, config) for words in words_of(config)]
     names = [case.name for case in cases]
     if len(set(names)) < len(names):

@@ -33,7 +33,7 @@ from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, 
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import WEIGHTS, load_method
-from diffi2i.run.hardware import autocast_of, device_of, is_first_rank, new_trainer, quiet, with_others
+from diffi2i.run.hardware import autocast_of, device_of, is_first_rank, new_trainer, prepare, with_others
 from diffi2i.run.hub import located
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
@@ -188,7 +188,7 @@ def evaluate(config: EvalConfig) -> Path:
         if "val_root" in source and source.get("root") and not source["val_root"]:
             # A folder named for evaluation is evaluated whole: nothing in it is trained on.
             source |= {"val_root": source["root"], "root": None}
-    quiet()
+    prepare(config.trainer)
     data = build_data(settings)
     data.check(splits=("val",))
     kind_of(settings.task).check_targets(data.val_items, settings)

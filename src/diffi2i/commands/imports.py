@@ -14,7 +14,7 @@ from diffi2i.errors import UserError
 from diffi2i.kinds.kind import kind_of
 from diffi2i.methods import imports
 from diffi2i.run.directory import WEIGHTS, is_of_others, save_weights, write_config
-from diffi2i.run.hardware import quiet
+from diffi2i.run.hardware import prepare
 from diffi2i.run.record import Record, Training
 from diffi2i.run.state import working_on
 from diffi2i.tables.runs import print_table
@@ -48,7 +48,7 @@ def import_run(config: ImportConfig) -> Path:
         raise UserError(f"{run_dir} is not empty and holds no run: name another run_dir")
     method = import_module(f"diffi2i.methods.imports.{source}").convert(file, config.overrides)
     settings = replace(method.config, run_dir=str(run_dir))
-    quiet()
+    prepare(settings.trainer)
     data = build_data(settings)
     data.check(splits=("val",))
     kind_of(settings.task).check_targets(data.val_items, settings)

@@ -21,7 +21,7 @@ from diffi2i.files import whole
 from diffi2i.kinds.kind import kind_of
 from diffi2i.restorer import Alpha, Restorer, Tiling, as_mask, load
 from diffi2i.run.directory import WEIGHTS
-from diffi2i.run.hardware import out_of_memory
+from diffi2i.run.hardware import out_of_memory, prepare
 from diffi2i.run.hub import located
 
 
@@ -35,6 +35,7 @@ def predict(config: PredictConfig) -> Path:
         UserError: no such input, a method that needs the ground truth, a missing mask, an output that would replace
             any of these files or is of other settings, or such a file.
     """
+    prepare(config.trainer)
     run = located(config.run)
     restorer = load(
         run, trainer=config.trainer, tile=config.tile, tiling=cast(Tiling, config.tiling), set=config.set,

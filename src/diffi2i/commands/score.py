@@ -21,7 +21,7 @@ from diffi2i.files import json_output, whole
 from diffi2i.kinds.kind import Scores, kind_of
 from diffi2i.kinds.spec import KINDS
 from diffi2i.metrics.spec import METRICS
-from diffi2i.run.hardware import device_of
+from diffi2i.run.hardware import device_of, prepare
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import DataFacts, Record
 from diffi2i.tables.compare import shown_interval
@@ -156,6 +156,7 @@ def below(file: Path, folder: str) -> str:
 
 def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None, list[str]]:
     """The filled score sheets of `pred`, and of `input` where there is one; and what there is to say of the files."""
+    prepare(config.trainer)
     kind, device = kind_of(config.task), device_of(config.trainer)
     sheet = kind.sheet(config.task, config.task.protocol)
     baseline = kind.sheet(config.task, config.task.protocol) if config.input is not None else None

@@ -44,7 +44,7 @@ from diffi2i.run.hardware import (
     is_first_rank,
     new_trainer,
     out_of_memory,
-    quiet,
+    prepare,
     with_others,
 )
 from diffi2i.run.plan import place, planned
@@ -72,7 +72,7 @@ def train(config: Config) -> Path:
     Raises:
         UserError: the directory holds another run, or the data cannot be used; before any step is made.
     """
-    quiet()
+    prepare(config.trainer)
     config = check_method(config)
     kind, data = kind_of(config.task), build_data(config)
     data.check()
@@ -89,8 +89,6 @@ def train(config: Config) -> Path:
     constant = kind.constant(data.train_items, config)
 
     L.seed_everything(config.seed, workers=True, verbose=False)
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
     method = build_method(config, load_method(config.init, trust=config.trust) if config.init else None)
     with tracking(config, run_dir) as logger:
         training = finish_training(config, method, data, run_dir, logger)

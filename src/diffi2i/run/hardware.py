@@ -189,8 +189,10 @@ def autocast_of(trainer: TrainerConfig) -> torch.autocast:
     return torch.autocast(device_of(trainer).type, dtype=torch.bfloat16, enabled=uses_bf16(trainer))
 
 
-def quiet() -> None:
-    """Drops Lightning's advice that does not apply: the samplers and loader settings here are deliberate."""
+def prepare(trainer: TrainerConfig) -> None:
+    """What a command does before its work: sets the threads, and drops advice of Lightning's that does not apply here."""
+    if trainer.threads:
+        torch.set_num_threads(trainer.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     expected = (
         "does not have many workers",

@@ -93,7 +93,7 @@ def processor_seconds(table: Table) -> dict[str, list[float]]:
 
 def study(table: Table) -> str:
     """Scores, costs and processor seconds of a study's rows in Markdown, best main score first."""
-    here = table.cells[table.cells.origin == HERE]
+    here = table.cells[(table.cells.origin == HERE) & (table.cells.main != "")]  # not the paper's rows that nothing ran
     (main,) = here.main.unique()
     columns = [main, "lpips_alex", "fd_lite0", "calls", "seconds_per_image", "parameters"]
     cells = {(cell.row, cell.metric): cell for cell in here.itertuples()}

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +151,13 @@ def test_a_pruned_run_is_scored_as_it_is_or_trained_on(make: Make, prior: Path, 
 
 
 def test_a_row_is_planned_as_what_it_will_be(prior: Path) -> None:
-    run = planned(["experiment=neighbours1/depth4", "budget=smoke"])
+    run = planned(["experiment=neighbours1/depth4", "budget=smoke", "dataset=photos"])
     assert run.before is not None
     assert run.config.method == run.before.config.method | {"init": str(run.before.directory), "role": "continued"}
     assert run.config.model.network == run.before.config.model.network | {"depth": 4}
-    assert run.config.train == run.before.config.train
-    assert planned(["experiment=neighbours1/depth4-as-it-is", "budget=smoke"]).config.train.steps == 0
+    assert run.config.train == replace(run.before.config.train, steps=182)
+    as_it_is = planned(["experiment=neighbours1/depth4-as-it-is", "budget=smoke", "dataset=photos"])
+    assert as_it_is.config.train.steps == 0
     # What was planned is what is trained, so that its record is found to be its own.
     given = ["method=depth_skip", f"method.init={prior}", "method.depth=2", "task=sisr"]
     assert planned(given).config.method["name"] == "diffi2i_s2"

@@ -402,7 +402,7 @@ def corrected(overrides: Sequence[str], line: str) -> list[str] | None:
         return [text.replace(f"{found[1]}=", f"{found[2]}=") for text in overrides]
     if found := re.search(r"(?:([\w.]+): )?([\w.]+)=\S*: choose one of ([\w]+)", line):
         key = ".".join(filter(None, (found[1], found[2])))
-        return [f"{key}={found[3]}" if text.startswith(f"{key}=") else text for text in overrides]
+        return [re.sub(rf"^(\+*{re.escape(key)}=).*", rf"\g<1>{found[3]}", text) for text in overrides]
     if found := re.search(r"write (?!key=)([\w.]+)=([^\s<>;]+)(?! one of)", line):
         kept = [text for text in overrides if not text.lstrip("+").startswith(f"{found[1]}=")]
         return [*kept, f"{found[1]}={found[2].rstrip(',.')}"]

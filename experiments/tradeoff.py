@@ -47,7 +47,7 @@ TABLES = {
 MARKED = "study-sisr/diffi2i"
 SCORES = ("psnr_y", "lpips_alex")
 LEAST = 0.8
-"""A row with a smaller share of the marked row's processor seconds is left out: others start from it."""
+"""A row with a smaller share of the processor seconds of its table's median row is left out: others start from it."""
 PLACES = [(x, y) for far in (12, 16, 22, 28) for x, y in [
     (far, 0), (-far, 0), (far, far), (-far, far), (far, -far), (-far, -far), (0, far), (0, -far),
 ]]  # fmt: skip
@@ -111,10 +111,10 @@ def points_of(tables: dict[str, Table], measured: dict[str, Any]) -> pd.DataFram
                 line |= {f"{score}, {end}": numbers.get(end, np.nan) for end in ("value", "low", "high")}
             lines.append(line)
     points = pd.DataFrame(lines)
-    enough = LEAST * points.seconds[points.key == MARKED].item()
-    for point in points[points.seconds < enough].itertuples():
+    few = points.seconds < LEAST * points.groupby("table").seconds.transform("median")
+    for point in points[few].itertuples():
         print(f"{point.key} has had {point.seconds:.0f} processor seconds: left out", file=sys.stderr)
-    points = points[points.seconds >= enough]
+    points = points[~few]
     order = points.table.map([*TABLES].index)
     points = points.assign(order=order).sort_values(["order", "ms"], kind="stable").reset_index(drop=True)
     return points.assign(number=points.index + 1)

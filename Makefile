@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= outputs/demo
-# Of reproduce-... and report: smoke (seconds a cell), demo (minutes, 2 cores), reduced (one GPU, half an hour), paper (days).
+# Of reproduce-... and report: smoke (seconds a cell), demo (minutes, 2 cores), reduced (one GPU, an hour), paper (days).
 BUDGET ?= demo
 # How many seeds; default 3, at smoke 1.
 SEEDS ?=

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from interleaved import given, interleaved
-from speed import batch_of
+from speed import batch_of, predicting
 from torch import Tensor
 
 from diffi2i.config.compose import load
@@ -28,12 +28,8 @@ def prediction(every: str, settings: dict[str, str]) -> tuple[Callable[[], Tenso
     own = [f"method.every={every}", f"method.sampler.steps={settings['steps']}", f"method.codec={settings['codec']}"]
     config = load(Config, "train", ["task=sisr", "method=deepcache", "method.init=x", *own])
     torch.manual_seed(0)
-    method, batch = new_method(config).eval(), batch_of(config, int(settings["size"]), 1, "cpu")
-
-    def predict() -> Tensor:
-        with torch.inference_mode():
-            return method.predict(batch, method.noise(batch))
-
+    method = new_method(config).eval()
+    predict = predicting(method, batch_of(config, int(settings["size"]), 1, "cpu"))
     return predict, work(predict, method.parts()).macs
 
 

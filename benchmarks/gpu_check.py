@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py [device=cuda] [only=[tasks,resume]] [size=256] [batch=8] [steps=1000] [folder=<new>]
 
-The parts, each in processes of its own:
+The parts, trainings in processes of their own:
     tasks       both stages of the six tasks train in bf16 and are scored, `budget=smoke`
     nccl        the gradients of a step under DDP over NCCL, with one process, equal those without
     resume      a training that is stopped and goes on ends at the weights of one that is not, two of which are compared

@@ -17,7 +17,7 @@ import torch
 from interleaved import given, interleaved
 from omegaconf import OmegaConf
 from rich.progress import track
-from speed import batch_of
+from speed import batch_of, predicting
 from torch import Tensor
 
 from diffi2i.config.run import change_scoring
@@ -57,13 +57,7 @@ def prediction(cell: Cell, changes: list[str], size: int) -> tuple[Callable[[], 
     for run in lineage(cell.run):
         method = new_method(rescored(run.config, changes if run is cell.run else []), method)
     assert method is not None
-    method.eval()
-    batch = batch_of(method.config, size, 1, "cpu")
-
-    def predict() -> Tensor:
-        with torch.inference_mode():
-            return method.predict(batch, method.noise(batch))
-
+    predict = predicting(method.eval(), batch_of(method.config, size, 1, "cpu"))
     return predict, work(predict, method.parts()).calls
 
 

@@ -32,6 +32,7 @@ from diffi2i.config.schema import Config, TrainerConfig
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
 from diffi2i.methods.build import build_method
+from diffi2i.methods.method import Method
 from diffi2i.methods.optimisation import new_optimizer
 from diffi2i.metrics.cost import peak_memory_mb
 from diffi2i.run.hardware import autocast_of
@@ -67,6 +68,16 @@ def batch_of(config: Config, size: int, images: int, device: str) -> Any:
     return batch | {"input": F.avg_pool2d(target, config.task.scale)}
 
 
+def predicting(method: Method, batch: Any) -> Callable[[], Tensor]:
+    """One prediction, as `diffi2i predict` makes it."""
+
+    def predict() -> Tensor:
+        with torch.inference_mode():
+            return method.predict(batch, method.noise(batch))
+
+    return predict
+
+
 class Ours:
     """A method of this suite, as `diffi2i train` and `diffi2i predict` run it."""
 
@@ -86,9 +97,7 @@ class Ours:
             self.optimizers.append(new_optimizer(learning, self.config))
 
     def predict(self, batch: Any) -> Tensor:
-        with torch.inference_mode():
-            method = self.stages[1].eval()
-            return method.predict(batch, method.noise(batch))
+        return predicting(self.stages[1].eval(), batch)()
 
     def step(self, stage: int, batch: Any, precision: Callable[[], AbstractContextManager[None]]) -> None:
         method, optimizer = self.stages[stage].train(), self.optimizers[stage]

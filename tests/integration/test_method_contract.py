@@ -90,7 +90,9 @@ def shape_of(output: Tensor, batch: Batch, method: Method) -> None:
 @torch.no_grad()
 def test_a_prediction_is_the_tasks(made: Made, name: str, task: str) -> None:
     method, batch = made(name, task)
-    shape_of(method.eval().predict(batch, method.noise(batch)), batch, method)
+    output = method.eval().predict(batch, method.noise(batch))
+    shape_of(output, batch, method)
+    assert output.isfinite().all()
 
 
 # Half the precision takes twenty times as long where the processor has no instructions for it.

@@ -52,6 +52,7 @@ def score_folders(config: ScoreConfig) -> Record:
     Raises:
         UserError: folders, files or sizes that do not fit, each named; nothing is written then.
     """
+    prepare(config.trainer)
     output = checked_output(config.output)
     pairing = paired(config)
     sheet, baseline, remarks = scored(config, pairing)
@@ -156,7 +157,6 @@ def below(file: Path, folder: str) -> str:
 
 def scored(config: ScoreConfig, pairing: Pairing) -> tuple[Scores, Scores | None, list[str]]:
     """The filled score sheets of `pred`, and of `input` where there is one; and what there is to say of the files."""
-    prepare(config.trainer)
     kind, device = kind_of(config.task), device_of(config.trainer)
     sheet = kind.sheet(config.task, config.task.protocol)
     baseline = kind.sheet(config.task, config.task.protocol) if config.input is not None else None

@@ -65,8 +65,8 @@ class DiffI2IS1(Method):
         return z
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        image, guide = self.seen(batch), batch.get("context", batch)
-        return {}, self.network(image, self.prior(image if guide is batch else self.seen(guide), guide))
+        image = self.seen(batch)
+        return {}, self.network(image, self.prior(*self.in_context(batch, image)))
 
     def guided(self, batch: Batch, noise: Noise) -> Guided:
         image = self.seen(batch)

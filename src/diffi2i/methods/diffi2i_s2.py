@@ -149,8 +149,8 @@ class DiffI2IS2(Method):
         return z_hat
 
     def objective(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None]:
-        options, image, guide = self.options, self.seen(batch), batch.get("context", batch)
-        wide = image if guide is batch else self.seen(guide)
+        options, image = self.options, self.seen(batch)
+        wide, guide = self.in_context(batch, image)
         assert self.cpen_s1 is not None, "refused before"
         with torch.no_grad():
             z = at_least_float32(self.cpen_s1(wide, guide["target"]))  # (B, 4C')

@@ -167,6 +167,10 @@ class Method(L.LightningModule):
         """What a network sees of the batch, with the mask as a fourth channel: (B, 3 or 4, H, W)."""
         return network_input(batch, self.config.task.fill)
 
+    def in_context(self, batch: Batch, image: Tensor) -> tuple[Tensor, Batch]:
+        """What CPENs see in training, and its batch: the `context` where there is one, else `image`, `seen` of this."""
+        return (self.seen(batch["context"]), batch["context"]) if "context" in batch else (image, batch)
+
     def place(self, batch_idx: int) -> tuple[int, int]:
         """The optimiser step, and which of the batches that make it up over all processes this one is."""
         return self.global_step, self.global_rank * self.micro_batches + batch_idx % self.micro_batches

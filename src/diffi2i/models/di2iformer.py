@@ -5,6 +5,7 @@ depth-wise convolution, W_l and W_m linear.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -157,8 +158,8 @@ class DynamicBlock(nn.Module):
         modulation: Modulation = "shift",
     ) -> None:
         super().__init__()
-        self.attention = DynamicLayer(channels, prior_dim, expansion, projection, True, modulation)
-        self.feed_forward = DynamicLayer(channels, prior_dim, expansion, projection, False, modulation)
+        layer = partial(DynamicLayer, channels, prior_dim, expansion, projection, modulation=modulation)
+        self.attention, self.feed_forward = layer(attention=True), layer(attention=False)
 
     def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         out: Tensor = self.feed_forward(self.attention(x, z), z)
@@ -167,17 +168,6 @@ class DynamicBlock(nn.Module):
 
 class Stack(nn.ModuleList):
     """Blocks one after the other, all guided by the same Z."""
-
-    def __init__(
-        self,
-        count: int,
-        channels: int,
-        prior_dim: int | None,
-        expansion: float,
-        projection: Projection,
-        modulation: Modulation,
-    ) -> None:
-        super().__init__(DynamicBlock(channels, prior_dim, expansion, projection, modulation) for _ in range(count))
 
     def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
         for block in self:
@@ -290,7 +280,7 @@ class DI2Iformer(UShaped):
         widths = [width * 2**level for level in range(LEVELS)]
 
         def stack(count: int, channels: int) -> Stack:
-            return Stack(count, channels, prior_dim, expansion, projection, modulation)
+            return Stack(DynamicBlock(channels, prior_dim, expansion, projection, modulation) for _ in range(count))
 
         self.scale = scale
         self.embed = convolution(in_channels, width, 3)

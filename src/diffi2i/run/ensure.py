@@ -94,8 +94,10 @@ def without_us(run: Run, expected: Sequence[Run], begun: float) -> str | None:
     """What has come of a waiting run without our doing, None where it is still to be run."""
     if done(run):
         return f"finished {run.name}, by another process"
-    before, directories = run.before, {each.directory for each in expected}  # two rows may be one run by other words
-    if before is not None and before.directory not in directories and not isinstance(entry := read(before), Record):
+    before = run.before
+    # By directory: two rows may be one run by other words.
+    awaited = before is not None and any(before.directory == each.directory for each in expected)
+    if before is not None and not awaited and not isinstance(entry := read(before), Record):
         return f"left out {run.name}: {before.name}, which it starts from: {entry.reason if entry else 'not run'}"
     file = failure_file(run.directory)
     if file.is_file() and file.stat().st_mtime >= begun and not is_locked(run):

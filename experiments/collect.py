@@ -16,13 +16,23 @@ from diffi2i.commands.table import asked, cells_of
 from diffi2i.config.commands import TableConfig
 from diffi2i.config.compose import load
 from diffi2i.errors import UserError
-from diffi2i.run.plan import RUNS
+from diffi2i.run.plan import RUNS, Run
 from diffi2i.run.record import Record
 from diffi2i.run.state import read
 from diffi2i.tables.draw import draw
 from diffi2i.tables.plan import in_order
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def keep(run: Run) -> None:
+    """Copies a run's record to where the records of this repository lie."""
+    kept = RESULTS / run.directory.relative_to(RUNS)
+    kept.mkdir(parents=True, exist_ok=True)
+    # Reasons for n/a name files in the home folder of whoever ran it.
+    text = (run.directory / "result.json").read_text(encoding="utf-8").replace(str(Path.home()), "~")
+    # On one line: half the size.
+    (kept / "result.json").write_text(json.dumps(json.loads(text), separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -32,12 +42,7 @@ def main() -> None:
     for run in in_order(cell for _, cells in plans for cell in cells):
         if not isinstance(read(run), Record):
             raise UserError(f"{run.directory} has no sound record: run diffi2i table {' '.join(sys.argv[1:])} first")
-        kept = RESULTS / run.directory.relative_to(RUNS)
-        kept.mkdir(parents=True, exist_ok=True)
-        # Reasons for n/a name files in the home folder of whoever ran it.
-        text = (run.directory / "result.json").read_text(encoding="utf-8").replace(str(Path.home()), "~")
-        # On one line: half the size.
-        (kept / "result.json").write_text(json.dumps(json.loads(text), separators=(",", ":")) + "\n", encoding="utf-8")
+        keep(run)
     # Drawn from what is kept and nothing else.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         RUNS.parent.mkdir()

@@ -1,0 +1,165 @@
+"""The study of the prior, run: `make study-prior`.
+
+    python experiments/prior.py photos=<BSDS500> camvid=<CamVid> sevenscenes=<7-Scenes> [only=[tone,sisr/v3]] [seeds=3]
+      [jobs=2] [budget=demo] [key=value ...]
+
+prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
+names settings, or a row of one; `seeds` is the first so many of the design's; further words are overrides of every
+training. Seed by seed, so that whatever it has come to is whole. It may be stopped and called again. What is finished is
+kept in experiments/results/<budget>, with a list in prior.json, which prior_report.py reads.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from collect import RESULTS, keep
+from omegaconf import OmegaConf
+
+from diffi2i.errors import UserError
+from diffi2i.files import read_json, whole
+from diffi2i.run.ensure import ensure
+from diffi2i.run.plan import RUNS, Run, planned, value_of
+from diffi2i.run.record import Record
+from diffi2i.run.state import read
+
+HERE = Path(__file__).resolve().parent
+DATA: Mapping[str, Sequence[str]] = {
+    "photos": ("dataset=folder", "root={}/train", "dataset.source.val_root={}/val"),
+    "camvid": ("dataset=camvid", "root={}"),
+    "sevenscenes": ("dataset=sevenscenes", "root={}"),
+}
+OWN_KEYS = (*DATA, "only", "seeds", "jobs", "budget")
+# Validated once, at the end: the last weights are scored in any case.
+FIXED = ("logger=none", "train.epoch_steps=${train.steps}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task with its data and the overrides of its `fresh` and of its `continued` trainings; see prior.yaml."""
+
+    label: str
+    data: str
+    metric: str
+    words: list[Any]
+    fresh: list[str]
+    continued: list[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    words: list[str]
+    init: str | None = None
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is run: `main` rows in all settings, `factors` in some, each with so many `seeds`."""
+
+    settings: dict[str, Setting]
+    main: dict[str, Row]
+    factors: dict[str, Row]
+    seeds: dict[str, int]
+    factors_in: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        return self.main | self.factors
+
+    def cells(self) -> Iterator[tuple[int, str, str]]:
+        """Seed, setting and row, in the order in which they are run."""
+        for seed in range(max(self.seeds.values())):
+            for setting in self.settings:
+                for kind, rows in (("main", self.main), ("factors", self.factors)):
+                    if seed < self.seeds[kind] and (kind == "main" or setting in self.factors_in):
+                        yield from ((seed, setting, row) for row in rows)
+
+
+@cache
+def design() -> Design:
+    plain: Any = OmegaConf.to_container(OmegaConf.load(HERE / "prior.yaml"))
+    settings = {name: Setting(**each) for name, each in plain.pop("settings").items()}
+    rows = {kind: {name: Row(**each) for name, each in plain.pop(kind).items()} for kind in ("main", "factors")}
+    return Design(settings=settings, **rows, **plain)
+
+
+def flat(words: Sequence[Any]) -> list[str]:
+    """Without the lists that YAML's references leave inside."""
+    return [text for word in words for text in ([word] if isinstance(word, str) else flat(word))]
+
+
+def run_of(setting: str, row: str, seed: int, given: Sequence[str]) -> Run:
+    """The training of a row, after those that it starts from. `given`: the overrides of the data, and further ones."""
+    where, what = design().settings[setting], design().rows[row]
+    words = [*flat(where.words), *(where.continued if what.init else where.fresh), *FIXED, *what.words]
+    words += [*given, f"seed={seed}"]
+    if what.init is None:
+        return planned(words)
+    before = run_of(setting, what.init, seed, given)
+    return replace(planned([*words, f"method.init={before.directory}"]), before=before)
+
+
+def data_of(words: Sequence[str]) -> dict[str, list[str]]:
+    """The overrides of each data set that is given."""
+    roots = {name: value_of(name, words) for name in DATA}
+    return {name: [text.format(root) for text in DATA[name]] for name, root in roots.items() if root}
+
+
+def chosen(only: str | None, seeds: int | None) -> list[tuple[int, str, str]]:
+    """The cells to run. Raises `UserError` for a name that is no setting, and no row of one."""
+    every = list(design().cells())
+    names = only.strip("[]").split(",") if only else list(design().settings)
+    known = {name for _, setting, row in every for name in (setting, f"{setting}/{row}")}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"only={unknown[0]}: write a setting, {', '.join(design().settings)}, or <setting>/<row>")
+    return [
+        (seed, setting, row)
+        for seed, setting, row in every
+        if (seeds is None or seed < seeds) and {setting, f"{setting}/{row}"} & {*names}
+    ]
+
+
+def listed(budget: str, runs: Mapping[tuple[int, str, str], Run]) -> None:
+    """Keeps the records that there are, and lists them beside those that were listed before."""
+    file = RESULTS / budget / "prior.json"
+    old = {(line["setting"], line["row"], line["seed"]): line for line in read_json(file)} if file.is_file() else {}
+    for (seed, setting, row), run in runs.items():
+        if isinstance(read(run), Record):
+            keep(run)
+            where = run.directory.relative_to(RUNS).as_posix()
+            old[setting, row, seed] = {"setting": setting, "row": row, "seed": seed, "file": f"{where}/result.json"}
+    order = {cell: number for number, cell in enumerate(design().cells())}
+    lines = sorted(old.values(), key=lambda line: order.get((line["seed"], line["setting"], line["row"]), len(order)))
+    with whole(file) as temporary:
+        temporary.write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n", encoding="utf-8")
+    print(f"{file}: {len(lines)} records")
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    budget, jobs, seeds = (value_of(key, words) for key in ("budget", "jobs", "seeds"))
+    extra = [f"budget={budget or 'demo'}", *(word for word in words if word.partition("=")[0] not in OWN_KEYS)]
+    data = data_of(words)
+    if not data:
+        raise UserError(f"write one of {', '.join(f'{name}=<folder>' for name in DATA)}, whose settings are then run")
+    runs = {
+        (seed, setting, row): run_of(setting, row, seed, [*data[design().settings[setting].data], *extra])
+        for seed, setting, row in chosen(value_of("only", words), int(seeds) if seeds else None)
+        if design().settings[setting].data in data
+    }
+    try:
+        ensure(dict.fromkeys(runs.values()), int(jobs or 1))
+    finally:
+        listed(budget or "demo", runs)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -5,8 +5,8 @@
 
 prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
 names settings, or a row of one; `seeds` is the first so many of the design's; further words are overrides of every
-training. Seed by seed, so that whatever it has come to is whole. It may be stopped and called again. What is finished is
-kept in experiments/results/<budget>, with a list in prior.json, which prior_report.py reads.
+training. Seed by seed, so that whatever it has come to is whole. It may be stopped and called again. What is finished
+is kept in experiments/results/<budget>, with a list in prior.json, which prior_report.py reads.
 """
 
 import json
@@ -21,7 +21,7 @@ from collect import RESULTS, keep
 from omegaconf import OmegaConf
 
 from diffi2i.errors import UserError
-from diffi2i.files import read_json, whole
+from diffi2i.files import whole
 from diffi2i.run.ensure import ensure
 from diffi2i.run.plan import RUNS, Run, planned, value_of
 from diffi2i.run.record import Record
@@ -84,8 +84,8 @@ class Design:
 def design() -> Design:
     plain: Any = OmegaConf.to_container(OmegaConf.load(HERE / "prior.yaml"))
     settings = {name: Setting(**each) for name, each in plain.pop("settings").items()}
-    rows = {kind: {name: Row(**each) for name, each in plain.pop(kind).items()} for kind in ("main", "factors")}
-    return Design(settings=settings, **rows, **plain)
+    main, factors = ({name: Row(**each) for name, each in plain.pop(kind).items()} for kind in ("main", "factors"))
+    return Design(settings, main, factors, **plain)
 
 
 def flat(words: Sequence[Any]) -> list[str]:
@@ -127,16 +127,18 @@ def chosen(only: str | None, seeds: int | None) -> list[tuple[int, str, str]]:
 def listed(budget: str, runs: Mapping[tuple[int, str, str], Run]) -> None:
     """Keeps the records that there are, and lists them beside those that were listed before."""
     file = RESULTS / budget / "prior.json"
-    old = {(line["setting"], line["row"], line["seed"]): line for line in read_json(file)} if file.is_file() else {}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    lines = {(line["seed"], line["setting"], line["row"]): line for line in before}
     for (seed, setting, row), run in runs.items():
         if isinstance(read(run), Record):
             keep(run)
             where = run.directory.relative_to(RUNS).as_posix()
-            old[setting, row, seed] = {"setting": setting, "row": row, "seed": seed, "file": f"{where}/result.json"}
+            found = {"setting": setting, "row": row, "seed": seed, "file": f"{where}/result.json"}
+            lines[seed, setting, row] = found
     order = {cell: number for number, cell in enumerate(design().cells())}
-    lines = sorted(old.values(), key=lambda line: order.get((line["seed"], line["setting"], line["row"]), len(order)))
+    kept = [json.dumps(lines[cell]) for cell in sorted(lines, key=lambda cell: order.get(cell, len(order)))]
     with whole(file) as temporary:
-        temporary.write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n", encoding="utf-8")
+        temporary.write_text("[\n" + ",\n".join(kept) + "\n]\n", encoding="utf-8")
     print(f"{file}: {len(lines)} records")
 
 

@@ -52,8 +52,8 @@ def two_way_bootstrap(differences: Differences, resamples: int = RESAMPLES) -> E
     low, high = np.quantile(means, [tail, 1 - tail])
     below, above = np.mean(means <= 0), np.mean(means >= 0)
     p = max(1 / resamples, min(1.0, 2 * min(below, above)))
-    by_seed = differences.mean(axis=1)
-    return Effect(float(differences.mean()), float(low), float(high), float(p), float(by_seed.std(ddof=1)), seeds, images)
+    deviation = differences.mean(axis=1).std(ddof=1)
+    return Effect(float(differences.mean()), float(low), float(high), float(p), float(deviation), seeds, images)
 
 
 @dataclass(frozen=True)

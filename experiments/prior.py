@@ -5,7 +5,7 @@
 
 prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
 names settings, or a row of one; `seeds` is the first so many of the design's; further words are overrides of every
-training. Seed by seed, so that whatever it has come to is whole. It may be stopped and called again. What is finished
+training. The main rows come first, seed by seed. It may be stopped and called again. What is finished
 is kept in experiments/results/<budget>, with a list in prior.json, which prior_report.py reads.
 """
 
@@ -73,10 +73,10 @@ class Design:
 
     def cells(self) -> Iterator[tuple[int, str, str]]:
         """Seed, setting and row, in the order in which they are run."""
-        for seed in range(max(self.seeds.values())):
-            for setting in self.settings:
-                for kind, rows in (("main", self.main), ("factors", self.factors)):
-                    if seed < self.seeds[kind] and (kind == "main" or setting in self.factors_in):
+        for kind, rows in (("main", self.main), ("factors", self.factors)):
+            for seed in range(self.seeds[kind]):
+                for setting in self.settings:
+                    if kind == "main" or setting in self.factors_in:
                         yield from ((seed, setting, row) for row in rows)
 
 

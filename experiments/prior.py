@@ -12,8 +12,9 @@ is kept in experiments/results/<budget>, with a list in prior.json, which prior_
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from omegaconf import OmegaConf
 from diffi2i.errors import UserError
 from diffi2i.files import whole
 from diffi2i.run.ensure import ensure
-from diffi2i.run.plan import RUNS, Run, planned, value_of
+from diffi2i.run.plan import RUNS, Run, lineage, planned, value_of
 from diffi2i.run.record import Record
 from diffi2i.run.state import read
 
@@ -59,33 +60,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Design:
-    """What is run: `main` rows in all settings, `factors` in some, each with so many `seeds`."""
+    """What is run: the `main` rows in all settings, further groups of rows `within` some, each with so many `seeds`."""
 
     settings: dict[str, Setting]
-    main: dict[str, Row]
-    factors: dict[str, Row]
+    groups: dict[str, dict[str, Row]]
     seeds: dict[str, int]
-    factors_in: list[str] = field(default_factory=list)
+    within: dict[str, list[str]]
 
     @property
     def rows(self) -> dict[str, Row]:
-        return self.main | self.factors
+        return {name: row for rows in self.groups.values() for name, row in rows.items()}
 
     def cells(self) -> Iterator[tuple[int, str, str]]:
         """Seed, setting and row, in the order in which they are run."""
-        for kind, rows in (("main", self.main), ("factors", self.factors)):
-            for seed in range(self.seeds[kind]):
-                for setting in self.settings:
-                    if kind == "main" or setting in self.factors_in:
-                        yield from ((seed, setting, row) for row in rows)
+        for group, rows in self.groups.items():
+            for seed in range(self.seeds[group]):
+                for setting in self.within.get(group, self.settings):
+                    yield from ((seed, setting, row) for row in rows)
 
 
 @cache
 def design() -> Design:
     plain: Any = OmegaConf.to_container(OmegaConf.load(HERE / "prior.yaml"))
     settings = {name: Setting(**each) for name, each in plain.pop("settings").items()}
-    main, factors = ({name: Row(**each) for name, each in plain.pop(kind).items()} for kind in ("main", "factors"))
-    return Design(settings, main, factors, **plain)
+    seeds, within = plain.pop("seeds"), plain.pop("within")
+    groups = {group: {name: Row(**each) for name, each in plain[group].items()} for group in seeds}
+    return Design(settings, groups, seeds, within)
 
 
 def flat(words: Sequence[Any]) -> list[str]:
@@ -155,7 +155,7 @@ def main() -> None:
         if design().settings[setting].data in data
     }
     try:
-        ensure(dict.fromkeys(runs.values()), int(jobs or 1))
+        ensure(dict.fromkeys(chain.from_iterable(map(lineage, runs.values()))), int(jobs or 1))
     finally:
         listed(budget or "demo", runs)
 

@@ -236,6 +236,26 @@ def test_joint_training_step_is_algorithm_1(loss: str):
     assert [name for name, p in learning if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_energy_compares_two_draws_of_the_same_input():
+    method, data = stage_2("method.prior_loss=energy"), batch()
+    total = method.training_step(data, 0)
+    assert method.cpen_s1 is not None
+    rng = step_generator(method.config.seed, 0, 0)
+    with torch.no_grad():
+        z, d = method.cpen_s1(data["input"], data["target"]), method.cpen_s2(data["input"])
+        starts = [torch.randn(z.shape, generator=rng).double().numpy() for _ in range(2)]
+        noised = [ref.diffuse(z.double().numpy(), noise, 4, ref.linear_betas(4)) for noise in starts]
+        one, other = (loop(method, torch.from_numpy(z_T), d, "x0") for z_T in noised)
+        output = method.network(data["input"], torch.from_numpy(one).float())
+    far = [np.linalg.norm(a - b, axis=1) for a, b in ((one, z.numpy()), (other, z.numpy()), (one, other))]
+    expected = np.abs((output - data["target"]).numpy()).mean() + np.mean(far[0] + far[1] - far[2]) / 2
+    np.testing.assert_allclose(total.item(), expected, rtol=1e-5)
+    total.backward()  # type: ignore[no-untyped-call]
+    learning = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+    assert [name for name, p in learning if p.grad is None or not p.grad.any()] == []
+
+
 def test_traditional_objective_with_noise_prediction_is_equation_4():
     method, data = predicting("eps", "method.prior=traditional"), batch()
     times: list[Tensor] = []

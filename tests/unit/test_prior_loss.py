@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffi2i.losses.prior import PriorLoss, prior_loss
+from diffi2i.losses.prior import PriorLoss, energy_score, prior_loss
 from tests import reference as ref
 from tests.examples import quick, seeds
 
@@ -94,3 +94,21 @@ def test_gradient_lowers_the_loss(kind: PriorLoss):
     loss = prior_loss(estimate, z, kind)
     (slope,) = torch.autograd.grad(loss, estimate)
     assert prior_loss(estimate - 1e-2 * slope, z, kind) < loss
+
+
+@given(seed=seeds, batch=st.integers(1, 5), size=st.integers(1, 20))
+@quick
+def test_energy_score_equals_its_sums(seed: int, batch: int, size: int):
+    one, other, z = np.random.default_rng(seed).standard_normal((3, batch, size))
+    length = lambda each: np.sqrt((each**2).sum(axis=1))  # noqa: E731
+    expected = np.mean(length(one - z) / 2 + length(other - z) / 2 - length(one - other) / 2)
+    found = energy_score(*(torch.from_numpy(each) for each in (one, other, z)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_energy_score_prefers_the_distribution_to_its_median_and_l1_does_not_prefer_it():
+    """Z is -1 or 1 with equal chances: draws of it against a constant 0."""
+    z, one, other = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (3, 20_000, 1)))
+    median = torch.zeros_like(z)
+    assert energy_score(one, other, z) < energy_score(median, median, z) - 0.4
+    assert prior_loss(one, z, "l1") > prior_loss(median, z, "l1") - 0.01

@@ -1,4 +1,4 @@
-"""The objectives on the IPR: L_diff (Eq. 13), L_2 (Eq. 14) and L_kl (Eq. 15)."""
+"""The objectives on the IPR: L_diff (Eq. 13), L_2 (Eq. 14) and L_kl (Eq. 15); the energy score."""
 
 from typing import Literal
 
@@ -23,3 +23,17 @@ def prior_loss(estimate: Tensor, z: Tensor, kind: PriorLoss) -> Tensor:
     if kind == "l2":
         return F.mse_loss(estimate, z)
     return F.kl_div(estimate.log_softmax(dim=1), z.log_softmax(dim=1), log_target=True, reduction="batchmean")
+
+
+def energy_score(one: Tensor, other: Tensor, z: Tensor) -> Tensor:
+    """The energy score of two draws of the IPR, averaged over the batch, in float32; not the paper's.
+
+    (|one - z| + |other - z| - |one - other|) / 2 with Euclid's norm: its expectation is smallest where draws have the
+    distribution of Z given the input (Gneiting and Raftery 2007, Sec. 4.2), where L1's is at that one's median.
+
+    Args:
+        one, other: Z-hat (B, 4C') from the same input and independent noise.
+        z: Z (B, 4C').
+    """
+    one, other, z = one.float(), other.float(), z.float()
+    return (F.pairwise_distance(one, z) + F.pairwise_distance(other, z) - F.pairwise_distance(one, other)).mean() / 2

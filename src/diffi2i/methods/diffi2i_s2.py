@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffi2i.config.schema import Config, above_zero
 from diffi2i.errors import UserError
-from diffi2i.losses.prior import prior_loss
+from diffi2i.losses.prior import energy_score, prior_loss
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.diffi2i_s1 import DiffI2IS1
 from diffi2i.methods.method import Guided, Method
@@ -28,10 +28,11 @@ class Stage2Options:
 
     `prior` says where Z comes from: `joint` (the paper's: diffusion, all steps, trained with the DI2Iformer), `none`
     (no diffusion: CPEN_S2 gives Z; Table 7, V1), `traditional` (random t, the DI2Iformer stays as it was; V2).
-    `prior_loss` is L_diff: l1 (Eq. 13), l2 (Eq. 14) or kl (Eq. 15), and `prior_weight` its factor beside L_task, 1 in
-    the paper. `prior_only` is the fraction of steps that train the prior alone before the DI2Iformer joins. `sampler`
-    is a partial of a function of `diffusion.samplers`. `tlc` is the DI2Iformer's test-time local converter. Without
-    `teacher` there is no CPEN_S1, as in weights that other authors publish: the run can be used, but not trained on.
+    `prior_loss` is L_diff: l1 (Eq. 13), l2 (Eq. 14), kl (Eq. 15), or `energy`, not the paper's, which rewards draws
+    that are spread as Z is; `prior_weight` is its factor beside L_task, 1 in the paper. `prior_only` is the fraction of
+    steps that train the prior alone before the DI2Iformer joins. `sampler` is a partial of a function of
+    `diffusion.samplers`. `tlc` is the DI2Iformer's test-time local converter. Without `teacher` there is no CPEN_S1, as
+    in weights that other authors publish: the run can be used, but not trained on.
     """
 
     prior: str = "joint"
@@ -44,7 +45,7 @@ class Stage2Options:
     teacher: bool = True
 
     def __post_init__(self) -> None:
-        for key, choices in (("prior", ("joint", "none", "traditional")), ("prior_loss", ("l1", "l2", "kl"))):
+        for key, choices in (("prior", ("joint", "none", "traditional")), ("prior_loss", ("l1", "l2", "kl", "energy"))):
             if getattr(self, key) not in choices:
                 raise UserError(f"method.{key}={getattr(self, key)}: choose one of {', '.join(choices)}")
         above_zero(self, "method.", ("prior_weight",))
@@ -52,6 +53,11 @@ class Stage2Options:
             raise UserError(
                 f"method.prior_weight={self.prior_weight} is beside an L_task, which method.prior=traditional has not: "
                 "write method.prior_weight=1"
+            )
+        if self.prior_loss == "energy" and self.prior != "joint":
+            raise UserError(
+                f"method.prior_loss=energy is of two draws of the reverse process, which method.prior={self.prior} "
+                "does not train: write method.prior=joint"
             )
         if not 0 <= self.prior_only < 1:
             raise UserError(f"method.prior_only={self.prior_only} is a fraction of the steps in [0, 1)")
@@ -160,8 +166,15 @@ class DiffI2IS2(Method):
 
         if options.prior == "traditional":
             return {"loss_prior": self.random_step_loss(wide, z, noise(), rng)}, None
-        z_hat = self.estimate(wide, self.schedule.noised(z, self.schedule.steps, noise()), noise)  # Eq. 10
-        L_diff = prior_loss(z_hat, z, options.prior_loss)  # type: ignore[arg-type]
+
+        def draw() -> Tensor:
+            return self.estimate(wide, self.schedule.noised(z, self.schedule.steps, noise()), noise)  # Eq. 10
+
+        z_hat = draw()
+        if options.prior_loss == "energy":
+            L_diff = energy_score(z_hat, draw(), z)
+        else:
+            L_diff = prior_loss(z_hat, z, options.prior_loss)  # type: ignore[arg-type]
         terms = {"loss_prior": options.prior_weight * L_diff}
         if self.prior_alone:
             return terms, None

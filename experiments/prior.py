@@ -124,26 +124,21 @@ def chosen(only: str | None, seeds: int | None) -> list[tuple[int, str, str]]:
     ]
 
 
-def listed(budget: str, runs: Mapping[tuple[int, str, str], Run]) -> None:
-    """Keeps the records that there are, and lists them beside those that were listed before."""
-    file = RESULTS / budget / "prior.json"
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    lines = {(line["seed"], line["setting"], line["row"]): line for line in before}
-    for (seed, setting, row), run in runs.items():
-        if isinstance(read(run), Record):
-            keep(run)
-            where = run.directory.relative_to(RUNS).as_posix()
-            found = {"setting": setting, "row": row, "seed": seed, "file": f"{where}/result.json"}
-            lines[seed, setting, row] = found
-    order = {cell: number for number, cell in enumerate(design().cells())}
-    kept = [json.dumps(lines[cell]) for cell in sorted(lines, key=lambda cell: order.get(cell, len(order)))]
-    with whole(file) as temporary:
-        temporary.write_text("[\n" + ",\n".join(kept) + "\n]\n", encoding="utf-8")
-    print(f"{file}: {len(lines)} records")
+Cell = tuple[int, str, str]
+"""A seed, a setting and a row."""
 
 
-def main() -> None:
-    words = sys.argv[1:]
+@dataclass(frozen=True)
+class Request:
+    """What the words of the command ask for."""
+
+    budget: str
+    jobs: int
+    runs: dict[Cell, Run]
+
+
+def asked(words: Sequence[str]) -> Request:
+    """Raises `UserError`: no data, an unknown name, or an override that cannot be."""
     budget, jobs, seeds = (value_of(key, words) for key in ("budget", "jobs", "seeds"))
     extra = [f"budget={budget or 'demo'}", *(word for word in words if word.partition("=")[0] not in OWN_KEYS)]
     data = data_of(words)
@@ -154,10 +149,34 @@ def main() -> None:
         for seed, setting, row in chosen(value_of("only", words), int(seeds) if seeds else None)
         if design().settings[setting].data in data
     }
+    return Request(budget or "demo", int(jobs or 1), runs)
+
+
+def merged(file: Path, found: Mapping[Cell, Mapping[str, Any]]) -> None:
+    """Writes a line a cell, in the design's order, beside the lines that the file has of other cells."""
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    lines = {(line["seed"], line["setting"], line["row"]): line for line in before}
+    lines |= {cell: {"setting": cell[1], "row": cell[2], "seed": cell[0], **facts} for cell, facts in found.items()}
+    order = {cell: number for number, cell in enumerate(design().cells())}
+    kept = [json.dumps(lines[cell]) for cell in sorted(lines, key=lambda cell: order.get(cell, len(order)))]
+    with whole(file) as temporary:
+        temporary.write_text("[\n" + ",\n".join(kept) + "\n]\n", encoding="utf-8")
+    print(f"{file.name}: {len(kept)} lines")
+
+
+def main() -> None:
+    request = asked(sys.argv[1:])
     try:
-        ensure(dict.fromkeys(chain.from_iterable(map(lineage, runs.values()))), int(jobs or 1))
+        ensure(dict.fromkeys(chain.from_iterable(map(lineage, request.runs.values()))), request.jobs)
     finally:
-        listed(budget or "demo", runs)
+        done = {cell: run for cell, run in request.runs.items() if isinstance(read(run), Record)}
+        for run in done.values():
+            keep(run)
+        files = {cell: run.directory.relative_to(RUNS).as_posix() for cell, run in done.items()}
+        merged(
+            RESULTS / request.budget / "prior.json",
+            {cell: {"file": f"{where}/result.json"} for cell, where in files.items()},
+        )
 
 
 if __name__ == "__main__":

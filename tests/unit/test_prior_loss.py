@@ -100,8 +100,10 @@ def test_gradient_lowers_the_loss(kind: PriorLoss):
 @quick
 def test_energy_score_equals_its_sums(seed: int, batch: int, size: int):
     one, other, z = np.random.default_rng(seed).standard_normal((3, batch, size))
-    length = lambda each: np.sqrt((each**2).sum(axis=1))  # noqa: E731
-    expected = np.mean(length(one - z) / 2 + length(other - z) / 2 - length(one - other) / 2)
+    near, far = (
+        [np.sqrt(((a - b) ** 2).sum(axis=1)) for a, b in each] for each in ([(one, z), (other, z)], [(one, other)])
+    )
+    expected = np.mean(near[0] / 2 + near[1] / 2 - far[0] / 2)
     found = energy_score(*(torch.from_numpy(each) for each in (one, other, z)))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -21,7 +21,7 @@ CUDA = ^(torch|torchvision|triton)==|^(nvidia|cuda)-
 .DEFAULT_GOAL := help
 REPRODUCE := reproduce-all reproduce-figure-1 reproduce-figure-6 \
 	$(addprefix reproduce-table-,1 2 3 4 5 6 7 8 9 10 11)
-.PHONY: help install packages demo report test test-fast chaos fuzz bench gpu-check check docs format weights release lock clean $(REPRODUCE)
+.PHONY: help install packages demo report test test-fast chaos fuzz study-prior bench gpu-check check docs format weights release lock clean $(REPRODUCE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^(# )?[a-zN-]+:.*## / {sub(/^# /, "", $$1); printf "  make %-19s %s\n", $$1, $$2}' \
@@ -72,6 +72,11 @@ chaos: $(STAMP) ## faults at random places of 200 trainings, and what is left of
 
 fuzz: $(STAMP) ## 5,000 generated command lines and 105,000 damaged files (three quarters of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
+
+study-prior: $(STAMP) ## what the prior is worth: docs/prior.md (ARGS="photos=<BSDS500> camvid=... sevenscenes=... jobs=2"; 10 processor hours)
+	$(BIN)/python experiments/prior.py $(ARGS)
+	$(BIN)/python experiments/prior_probes.py $(ARGS)
+	$(BIN)/python experiments/prior_report.py
 
 bench: $(STAMP) ## times DiffI2I and DiffIR in turn, restoring and training (a quarter of an hour; DIFFIR=<the authors' code>)
 	for task in inpainting sisr deblur; do \

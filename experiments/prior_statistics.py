@@ -1,12 +1,14 @@
 """What the study of the prior calculates: paired differences, where they vary, and how sure they are."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Name = TypeVar("Name", bound=Hashable)
 Differences = NDArray[np.float64]
 """(seeds, images): of one training and one image, the score of a row less that of another, above 0 if it is better."""
 
@@ -86,9 +88,9 @@ def smallest_effect(found: Variances, seeds: int, images: int) -> float:
     return (normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * found.error(seeds, images)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Holm's (1979) adjusted p of each: below 5 % whatever else is tested beside it."""
-    adjusted, largest = dict[str, float](), 0.0
+    adjusted, largest = dict[Name, float](), 0.0
     for done, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         largest = max(largest, min(1.0, (len(p_values) - done) * p))
         adjusted[name] = largest

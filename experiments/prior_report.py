@@ -1,0 +1,290 @@
+"""docs/prior.md and docs/prior.svg from the kept records of the study: `python experiments/prior_report.py`.
+
+The text is experiments/prior.md.jinja; every number in it is asked of `Report`, whose methods the text calls by name.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from collect import RESULTS
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from prior import design
+from prior_statistics import Effect, Variances, holm, smallest_effect, two_way_bootstrap, variances
+
+from diffi2i.files import whole
+from diffi2i.metrics.spec import METRICS
+from diffi2i.run.plan import RUNS
+from diffi2i.run.record import Record
+from diffi2i.tables.figures import BLUE, GREY, STYLE, VERMILION
+from diffi2i.tables.markdown import markdown
+from diffi2i.tables.table import Table
+
+HERE = Path(__file__).resolve().parent
+TEXT = HERE / "prior.md.jinja"
+PAGE, PICTURE = (HERE.parent / "docs" / name for name in ("prior.md", "prior.svg"))
+CONTRASTS = [("s1", "none"), ("s1-on", "none-on"), ("v1", "none-on"), ("v3", "none-on"), ("v3", "v1")]
+"""Each a row less another of as many steps. Holm's correction is over all of them in all settings."""
+PILOTS = {
+    "inpainting": "table7",
+    "sisr": "small-sisr",
+    "deblur": "small-deblur",
+    "depth": "small-depth",
+    "realsr-gan": "small-realsr",
+    "segmentation": "small-segmentation",
+}
+"""Earlier tables of like settings, by whose records it was reckoned what the study would see."""
+SIGNIFICANT = 0.05
+BETTER, WORSE, OPEN = "better", "worse", "open"
+
+Pair = tuple[str, str]
+
+
+def frame_of(records: Iterable[tuple[str, int, Record]], metric: str) -> pd.DataFrame:
+    """A line for each row, seed and image: the score in the printed unit, its sign such that more is better."""
+    sign = -1 if METRICS[metric].lower else 1
+    lines = [
+        (row, seed, image["name"], sign * METRICS[metric].unit * float(image[metric]))
+        for row, seed, record in records
+        for image in record.images
+    ]
+    return pd.DataFrame(lines, columns=["row", "seed", "image", "value"])
+
+
+def differences(frame: pd.DataFrame, one: str, other: str) -> NDArray[np.float64] | None:
+    """(seeds, images) of what both rows have; None where they share fewer than two seeds."""
+    values = frame.pivot_table("value", ["row", "seed"], "image")
+    if not {one, other} <= {*values.index.get_level_values("row")}:
+        return None
+    apart = (values.loc[one] - values.loc[other]).dropna()
+    return None if len(apart) < 2 else apart.to_numpy()
+
+
+def pilot(setting: str) -> Variances:
+    """Where the difference of V3 and no prior varied in the earlier table."""
+    table = Table.from_json(json.loads((RESULTS / "demo" / f"{PILOTS[setting]}.json").read_text(encoding="utf-8")))
+    runs = [run for run in table.runs if not run["dataset"] and run["row"] in ("v3", "none-on")]
+    records = [(run["row"], run["seed"], Record.read(RESULTS / Path(run["file"]).relative_to(RUNS))) for run in runs]
+    found = differences(frame_of(records, design().settings[setting].metric), "v3", "none-on")
+    assert found is not None
+    return variances(found)
+
+
+class Report:
+    """What the study's records say, by setting and row."""
+
+    def __init__(self) -> None:
+        lines = json.loads((RESULTS / "demo" / "prior.json").read_text(encoding="utf-8"))
+        self.records = {
+            (line["setting"], line["row"], line["seed"]): Record.read(RESULTS / line["file"]) for line in lines
+        }
+        file = RESULTS / "demo" / "prior-probes.json"
+        self.probes = pd.DataFrame(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [])
+
+    @cached_property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        return {
+            setting: frame_of(
+                [(row, seed, record) for (of, row, seed), record in self.records.items() if of == setting], each.metric
+            )
+            for setting, each in design().settings.items()
+        }
+
+    @cached_property
+    def effects(self) -> dict[tuple[str, Pair], Effect]:
+        """Of the main contrasts, as far as they have been run."""
+        found = {(setting, pair): self.effect(setting, pair) for setting in design().settings for pair in CONTRASTS}
+        return {key: effect for key, effect in found.items() if effect}
+
+    def effect(self, setting: str, pair: Pair) -> Effect | None:
+        apart = differences(self.frames[setting], *pair)
+        return None if apart is None else two_way_bootstrap(apart)
+
+    @cached_property
+    def corrected(self) -> dict[tuple[str, Pair], float]:
+        return holm({key: effect.p for key, effect in self.effects.items()})
+
+    def verdict(self, setting: str, pair: Pair) -> str:
+        """Whether the first is better, at 5 % after the correction, and the interval without 0."""
+        effect = self.effects.get((setting, pair))
+        if effect is None or self.corrected[setting, pair] > SIGNIFICANT or effect.low <= 0 <= effect.high:
+            return OPEN
+        return BETTER if effect.mean > 0 else WORSE
+
+    # What the text asks for.
+
+    def digits(self, setting: str) -> int:
+        return METRICS[design().settings[setting].metric].digits + 1
+
+    def gain(self, setting: str, one: str, other: str) -> str:
+        """`+0.312 dB [+0.104, +0.521]`, without the unit."""
+        effect, digits = self.effect(setting, (one, other)), self.digits(setting)
+        if effect is None:
+            return "n/a"
+        mean, low, high = (f"{value:+.{digits}f}" for value in (effect.mean, effect.low, effect.high))
+        return f"{mean} [{low}, {high}]"
+
+    def where(self, one: str, other: str, verdict: str) -> str:
+        """The settings in which the first is better, worse, or that leave it open."""
+        pair = (one, other)
+        names = [setting for setting, of in self.effects if of == pair and self.verdict(setting, pair) == verdict]
+        return ", ".join(names) or "none"
+
+    def size(self) -> dict[str, Any]:
+        """Trainings, and their processor hours."""
+        trainings = {record.training.weights: record.training for record in self.records.values() if record.training}
+        seconds = sum(training.cpu_seconds or 0 for training in trainings.values())
+        return {"trainings": len(trainings), "hours": f"{seconds / 3600:.1f}"}
+
+    def settings(self) -> str:
+        """A table: what is scored in which setting, and on how many images and seeds."""
+        rows: list[Sequence[str]] = [("setting", "", "score", "steps of a stage", "images", "seeds of the main rows")]
+        for name, setting in design().settings.items():
+            records = [record for (of, row, _), record in self.records.items() if (of, row) == (name, "v3")]
+            first = next(iter(records), None)
+            steps = " + ".join(
+                next(word.removeprefix("train.steps=") for word in words if word.startswith("train.steps="))
+                for words in (setting.fresh, setting.continued)
+            )
+            titled = METRICS[setting.metric].titled
+            rows.append(
+                (name, setting.label, titled, steps, str(len(first.images)) if first else "", str(len(records)))
+            )
+        return markdown(rows)
+
+    def power(self) -> str:
+        """A table: what the design could have seen, reckoned from earlier records."""
+        seeds = design().seeds["main"]
+        rows: list[Sequence[str]] = [("setting", "score", "over seeds", "over images", "the rest", "smallest")]
+        for setting in PILOTS:
+            found, digits = pilot(setting), self.digits(setting)
+            images = next((effect.images for (of, _), effect in self.effects.items() if of == setting), 100)
+            deviations = [np.sqrt(value) for value in (found.seeds, found.images, found.rest)]
+            numbers = [f"{value:.{digits}f}" for value in (*deviations, smallest_effect(found, seeds, images))]
+            rows.append((setting, METRICS[design().settings[setting].metric].titled, *numbers))
+        return markdown(rows)
+
+    def scores(self) -> str:
+        """A table: the main rows' means, and their deviation over the seeds."""
+        names = design().groups["main"]
+        rows = [("setting", "score", *(row.label for row in names.values()))]
+        for setting, frame in self.frames.items():
+            metric = METRICS[design().settings[setting].metric]
+            if frame.empty:
+                continue
+            by_seed = frame.groupby(["row", "seed"]).value.mean() * (-1 if metric.lower else 1)
+            cells = []
+            for row in names:
+                values = by_seed.loc[row] if row in by_seed.index.get_level_values(0) else pd.Series(dtype=float)
+                spread = f" ± {values.std():.{metric.digits}f}" if len(values) > 1 else ""
+                cells.append(f"{values.mean():.{metric.digits}f}{spread}" if len(values) else "")
+            rows.append((setting, metric.titled, *cells))
+        return markdown(rows)
+
+    def worth(self) -> str:
+        """A table: the main contrasts. Bold: better or worse at 5 % after Holm's correction."""
+        labels = {name: row.label for name, row in design().rows.items()}
+        rows = [("setting", *(f"{labels[one]} − {labels[other]}" for one, other in CONTRASTS))]
+        for setting in design().settings:
+            if not any(of == setting for of, _ in self.effects):
+                continue
+            cells = []
+            for pair in CONTRASTS:
+                text = self.gain(setting, *pair)
+                cells.append(text if self.verdict(setting, pair) == OPEN else f"**{text}**")
+            rows.append((setting, *cells))
+        return markdown(rows)
+
+    def against(self, setting: str, groups: Sequence[str], others: Sequence[str]) -> str:
+        """A table: each row of the groups less each of the others."""
+        labels = {name: row.label for name, row in design().rows.items()}
+        rows = [("row", "seeds", *(f"less {labels[other]}" for other in others))]
+        for row in (row for group in groups for row in design().groups[group]):
+            seeds = sum((of, name) == (setting, row) for of, name, _ in self.records)
+            if seeds >= 2:
+                rows.append((labels[row], str(seeds), *(self.gain(setting, row, other) for other in others)))
+        return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+    def sets(self, setting: str, rows: Sequence[str], metrics: Sequence[str]) -> str:
+        """A table: scores of the whole set or of images, with their deviation over the seeds."""
+        head = [("row", "seeds", *(METRICS[metric].titled for metric in metrics))]
+        for row in rows:
+            records = [record for (of, name, _), record in self.records.items() if (of, name) == (setting, row)]
+            cells = []
+            for metric in metrics:
+                values = pd.Series([record.scores[metric].value for record in records], dtype=float)
+                spread = f" ± {values.std():.{METRICS[metric].digits}f}" if len(values) > 1 else ""
+                cells.append(f"{values.mean():.{METRICS[metric].digits}f}{spread}")
+            if records:
+                head.append((design().rows[row].label, str(len(records)), *cells))
+        return markdown(head) if len(head) > 1 else "Not run yet."
+
+    def probed(self, rows: Sequence[str]) -> str:
+        """A table: means over the seeds of what prior_probes.py found."""
+        numbers = {"spread": ".3f", "told": ".2f", "apart": ".2f", "apart_lpips": ".4f"}
+        head: list[Sequence[str]] = [
+            ("setting", "row", "seeds", "spread of Ẑ", "of Z told", "outputs apart, levels", "LPIPS apart")
+        ]
+        for setting in design().settings:
+            for row in rows:
+                if self.probes.empty:
+                    break
+                found = self.probes[(self.probes.setting == setting) & (self.probes.row == row)]
+                if len(found):
+                    means = [found[name].mean() for name in numbers]
+                    cells = [
+                        "" if np.isnan(value) else f"{value:{form}}"
+                        for value, form in zip(means, numbers.values(), strict=True)
+                    ]
+                    head.append((setting, design().rows[row].label, str(len(found)), *cells))
+        return markdown(head) if len(head) > 1 else "Not run yet."
+
+
+def picture(report: Report) -> Figure:
+    """A panel a setting: what each row gains over the network without a prior, with its interval."""
+    settings = [setting for setting, (one, other) in report.effects if (one, other) == CONTRASTS[0]]
+    pairs, labels = CONTRASTS[:4], {name: row.label for name, row in design().rows.items()}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 1.6 * -(-len(settings) // 3) + 0.6), layout="constrained")
+        axes = figure.subplots(-(-len(settings) // 3), 3, squeeze=False, sharey=True)
+        for place, setting in zip(axes.flat, settings, strict=False):
+            for height, pair in enumerate(reversed(pairs)):
+                if effect := report.effects.get((setting, pair)):
+                    colour = VERMILION if report.verdict(setting, pair) == WORSE else BLUE
+                    shown = GREY if report.verdict(setting, pair) == OPEN else colour
+                    place.plot([effect.low, effect.high], [height, height], color=shown, linewidth=1.5)
+                    place.plot(effect.mean, height, "o", color=shown, markersize=4)
+            place.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+            place.set_title(f"{setting}: {METRICS[design().settings[setting].metric].heading}", loc="left")
+            place.set_yticks(range(len(pairs)), [labels[one] for one, _ in reversed(pairs)])
+            place.set_ylim(-0.6, len(pairs) - 0.4)
+        for place in axes.flat[len(settings) :]:
+            place.set_visible(False)
+        figure.supxlabel("gain over no prior with as many steps, right is better", fontsize=9)
+        return figure
+
+
+def rendered(report: Report) -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(TEXT.read_text(encoding="utf-8")).render(report=report, design=design())
+
+
+def main() -> None:
+    report = Report()
+    with whole(PAGE) as temporary:
+        temporary.write_text(rendered(report), encoding="utf-8")
+    with mpl.rc_context(STYLE), whole(PICTURE) as temporary:
+        # Without the metadata, which would name the day.
+        figure = picture(report)
+        figure.savefig(temporary, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+
+
+if __name__ == "__main__":
+    main()

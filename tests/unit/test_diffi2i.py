@@ -256,6 +256,11 @@ def test_energy_compares_two_draws_of_the_same_input():
     assert [name for name, p in learning if p.grad is None or not p.grad.any()] == []
 
 
+def test_sampler_is_a_setting_of_scoring_where_there_is_a_diffusion():
+    assert stage_2("method.prior=joint").scored_under == ("sampler", "tlc")
+    assert stage_2("method.prior=none").scored_under == ("tlc",)
+
+
 def test_traditional_objective_with_noise_prediction_is_equation_4():
     method, data = predicting("eps", "method.prior=traditional"), batch()
     times: list[Tensor] = []

@@ -17,8 +17,8 @@ from diffi2i.config.schema import Config
 from diffi2i.config.trust import check_file, read_yaml
 from diffi2i.errors import UserError
 
-# What of a run may be changed when it is scored anew: nothing that its training depended on. Of a method's options its
-# class says so: `Method.scored_under`.
+# What of a run may be changed when it is scored anew: nothing that its training depended on. Of its options a
+# method says which: `Method.scored_under`.
 OF_SCORING = ("method.", "task.protocol.", "task.degrade", "train.val_crop", "train.val_crops")
 
 

@@ -1,7 +1,7 @@
 """What methods share whose process leads from the target to its input: `diffusion.chain`."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ class Chained(Method):
     """
 
     networks = ("DenoisingUNet",)
-    scored_under: ClassVar[tuple[str, ...]] = ("visited", "eta")
+    scored_under: tuple[str, ...] = ("visited", "eta")
 
     def __init__(self, config: Config, init: "Chained | None" = None) -> None:
         super().__init__(config)

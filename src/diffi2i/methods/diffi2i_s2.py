@@ -74,7 +74,7 @@ class DiffI2IS2(Method):
 
     Options: ClassVar[type] = Stage2Options
     options: Stage2Options
-    scored_under = ("sampler", "tlc")
+    scored_under: tuple[str, ...] = ("sampler", "tlc")
     sees_context = True
     family: ClassVar[str] = ""
     """What `label` begins with."""
@@ -91,6 +91,8 @@ class DiffI2IS2(Method):
         self.cpen_s2 = build_cpen(config.task, model, gt=False)
         self.denoiser = denoiser
         self.network = build_network(model, prior=True)
+        if denoiser is None:
+            self.scored_under = ("tlc",)
         if isinstance(init, DiffI2IS2):
             self.load_state_dict(init.state_dict())
         elif init is not None:

@@ -68,7 +68,7 @@ class Method(L.LightningModule):
     sees_target: bool = False
     trains: ClassVar[bool] = True
     networks: ClassVar[tuple[str, ...]] = ()
-    scored_under: ClassVar[tuple[str, ...]] = ("sampler",)
+    scored_under: tuple[str, ...] = ("sampler",)
     sees_context: ClassVar[bool] = False
     in_training: ClassVar[tuple[str, ...]] = ("task_loss",)
 

@@ -53,7 +53,7 @@ class PixelDiffusion(Method):
     Options: ClassVar[type] = PixelDiffusionOptions
     options: PixelDiffusionOptions
     networks = ("DenoisingUNet",)
-    scored_under: ClassVar[tuple[str, ...]] = ("sampler",)
+    scored_under: tuple[str, ...] = ("sampler",)
 
     def __init__(self, config: Config, init: "PixelDiffusion | None" = None) -> None:
         super().__init__(config)

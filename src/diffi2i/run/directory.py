@@ -27,7 +27,7 @@ from diffi2i.data.datamodule import ImageDataModule
 from diffi2i.data.manifest import changes, file_hash, hash_of_manifest, read_manifests, write_manifests
 from diffi2i.errors import UserError
 from diffi2i.files import TEMPORARY, clear_leftovers, read_json, whole, write_json
-from diffi2i.methods.build import method_class, new_method, without_pretrained
+from diffi2i.methods.build import new_method, without_pretrained
 from diffi2i.methods.method import Method
 from diffi2i.run import checkpoints
 from diffi2i.run.hardware import is_first_rank
@@ -171,12 +171,6 @@ def load_method(run_dir: Path, changes: Sequence[str] = (), trust: Sequence[str]
         UserError: the weights are missing or belong to another model, or a change that cannot be.
     """
     config = read_run_config(run_dir, changes, trust)
-    kind = method_class(config)
-    made = kind.trains or kind.calibrate is not Method.calibrate
-    for key in (change.partition("=")[0] for change in changes if made):
-        if key.startswith("method.") and key.split(".")[1] not in kind.scored_under:
-            known = ", ".join(f"method.{option}" for option in kind.scored_under if option in config.method)
-            raise UserError(f"set={key}: the run was made with it: of its method write one of {known or 'nothing'}")
     weights, facts = run_dir / WEIGHTS, run_dir / "training.json"
     if not weights.is_file():
         raise UserError(f"{run_dir} has no {WEIGHTS}: its training has not finished")
@@ -186,6 +180,11 @@ def load_method(run_dir: Path, changes: Sequence[str] = (), trust: Sequence[str]
             "the command of the training again"
         )
     method = new_method(without_pretrained(config))
+    made = method.trains or type(method).calibrate is not Method.calibrate
+    for key in (change.partition("=")[0] for change in changes if made):
+        if key.startswith("method.") and key.split(".")[1] not in method.scored_under:
+            known = ", ".join(f"method.{option}" for option in method.scored_under if option in config.method)
+            raise UserError(f"set={key}: the run was made with it: of its method write one of {known or 'nothing'}")
     load_weights(method, weights)
     return method
 

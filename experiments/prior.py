@@ -6,7 +6,7 @@
 prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
 names settings, or a row of one; `seeds` is the first so many of the design's; further words are overrides of every
 training. The main rows come first, seed by seed. It may be stopped and called again. What is finished
-is kept in experiments/results/<budget>, with a list in prior.json, which prior_report.py reads.
+is kept in experiments/results/<budget>, with a list in prior/records.json, which prior_report.py reads.
 """
 
 import json
@@ -159,6 +159,7 @@ def merged(file: Path, found: Mapping[Cell, Mapping[str, Any]]) -> None:
     lines |= {cell: {"setting": cell[1], "row": cell[2], "seed": cell[0], **facts} for cell, facts in found.items()}
     order = {cell: number for number, cell in enumerate(design().cells())}
     kept = [json.dumps(lines[cell]) for cell in sorted(lines, key=lambda cell: order.get(cell, len(order)))]
+    file.parent.mkdir(parents=True, exist_ok=True)
     with whole(file) as temporary:
         temporary.write_text("[\n" + ",\n".join(kept) + "\n]\n", encoding="utf-8")
     print(f"{file.name}: {len(kept)} lines")
@@ -174,7 +175,7 @@ def main() -> None:
             keep(run)
         files = {cell: run.directory.relative_to(RUNS).as_posix() for cell, run in done.items()}
         merged(
-            RESULTS / request.budget / "prior.json",
+            RESULTS / request.budget / "prior" / "records.json",
             {cell: {"file": f"{where}/result.json"} for cell, where in files.items()},
         )
 

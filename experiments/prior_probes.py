@@ -3,7 +3,7 @@
     python experiments/prior_probes.py photos=<BSDS500> [... the words of prior.py]
 
 Called where prior.py was, whose weights it reads; runs without them are left out. A line for each run in
-experiments/results/<budget>/prior-probes.json, over those that were there before:
+experiments/results/<budget>/prior/probes.json, over those that were there before:
 
     spread      variance of Z-hat over draws for one image, as a share of its variance over draws and images together
     told        1 - E|z - mean of the draws|^2 / E|z - mean of z|^2 over the validation images: how much of stage 1's Z
@@ -74,7 +74,7 @@ def main() -> None:
         for cell, run in track(probed.items(), description="probing"):
             prepare(run.config.trainer)
             found[cell] = {name: float(f"{value:.6g}") for name, value in probe(run).items()}
-    merged(RESULTS / request.budget / "prior-probes.json", found)
+    merged(RESULTS / request.budget / "prior" / "probes.json", found)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from prior import design
 from prior_statistics import Effect, Variances, holm, smallest_effect, two_way_bootstrap, variances
+from tradeoff import save
 
 from diffi2i.files import whole
 from diffi2i.metrics.spec import METRICS
@@ -28,7 +29,7 @@ from diffi2i.tables.markdown import markdown
 from diffi2i.tables.table import Table
 
 HERE = Path(__file__).resolve().parent
-TEXT = HERE / "prior.md.jinja"
+TEXT, KEPT = HERE / "prior.md.jinja", RESULTS / "demo" / "prior"
 PAGE, PICTURE = (HERE.parent / "docs" / name for name in ("prior.md", "prior.svg"))
 CONTRASTS = [("s1", "none"), ("s1-on", "none-on"), ("v1", "none-on"), ("v3", "none-on"), ("v3", "v1")]
 """Each a row less another of as many steps. Holm's correction is over all of them in all settings."""
@@ -81,11 +82,11 @@ class Report:
     """What the study's records say, by setting and row."""
 
     def __init__(self) -> None:
-        lines = json.loads((RESULTS / "demo" / "prior.json").read_text(encoding="utf-8"))
+        lines = json.loads((KEPT / "records.json").read_text(encoding="utf-8"))
         self.records = {
             (line["setting"], line["row"], line["seed"]): Record.read(RESULTS / line["file"]) for line in lines
         }
-        file = RESULTS / "demo" / "prior-probes.json"
+        file = KEPT / "probes.json"
         self.probes = pd.DataFrame(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [])
 
     @cached_property
@@ -280,10 +281,7 @@ def main() -> None:
     report = Report()
     with whole(PAGE) as temporary:
         temporary.write_text(rendered(report), encoding="utf-8")
-    with mpl.rc_context(STYLE), whole(PICTURE) as temporary:
-        # Without the metadata, which would name the day.
-        figure = picture(report)
-        figure.savefig(temporary, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    save(picture(report), PICTURE)
 
 
 if __name__ == "__main__":

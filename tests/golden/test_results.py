@@ -5,11 +5,14 @@ import importlib
 import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 
+from diffi2i.metrics.spec import METRICS
 from diffi2i.run.plan import RUNS
 from diffi2i.run.record import Record
 from diffi2i.run.rows import experiments_dir
@@ -197,3 +200,36 @@ def test_the_kept_tradeoff_follows_from_the_records(tradeoff: Any, capsys: Any, 
         pytest.skip("another matplotlib draws other paths")
     tradeoff.save(tradeoff.draw(points, inputs, tables, measured), tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_bytes() == tradeoff.PICTURE.read_bytes()
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """experiments/prior_report.py."""
+    monkeypatch.syspath_prepend(str(experiments_dir()))
+    return importlib.import_module("prior_report")
+
+
+def test_page_of_the_prior_is_rendered_from_the_records(study: ModuleType, tmp_path: Path):
+    report = study.Report()
+    assert study.rendered(report) == study.PAGE.read_text(encoding="utf-8")
+    if f"matplotlib=={mpl.__version__} " not in (ROOT / "requirements.lock").read_text(encoding="utf-8"):
+        pytest.skip("another matplotlib draws other paths")
+    study.save(study.picture(report), tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_bytes() == study.PICTURE.read_bytes()
+
+
+def test_rows_of_the_study_differ_in_the_prior_alone(study: ModuleType):
+    """Each pair that is compared: the same images, inputs and steps; its gain follows from the means."""
+    report = study.Report()
+    assert report.effects
+    for (setting, (one, other)), effect in report.effects.items():
+        metric, apart = study.design().settings[setting].metric, []
+        for seed in range(effect.seeds):
+            pair = [report.records[setting, row, seed] for row in (one, other)]
+            assert len({(record.data.val, record.data.inputs, record.data.train) for record in pair}) == 1
+            assert len({record.training.network_steps for record in pair}) == 1, (setting, one, other)
+            apart.append(
+                np.mean([image[metric] for image in pair[0].images]) - np.mean([i[metric] for i in pair[1].images])
+            )
+        sign = -1 if METRICS[metric].lower else 1
+        assert effect.mean == pytest.approx(sign * METRICS[metric].unit * np.mean(apart), abs=1e-9)

@@ -73,6 +73,8 @@ def ensure(runs: Iterable[Run], jobs: int = 1) -> None:
                 active.remove(started)
                 progress.tell(outcome(started, progress), waiting, active)
             for run in list(waiting):
+                if len(active) >= jobs:  # hundreds may wait, and to look at each takes a tenth of a core
+                    break
                 if (line := without_us(run, [*waiting, *(each.run for each in active)], progress.begun)) is not None:
                     waiting.remove(run)
                     progress.tell(line, waiting, active)
@@ -82,7 +84,7 @@ def ensure(runs: Iterable[Run], jobs: int = 1) -> None:
                     if run not in told:
                         told.add(run)
                         say(f"waiting for {run.name}: another process works on it")
-                elif len(active) < jobs:
+                else:
                     waiting.remove(run)
                     active.append(start(run, jobs))
             time.sleep(POLL_SECONDS)

@@ -5,8 +5,8 @@
 
 prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
 names settings, or a row of one; `seeds` is the first so many of the design's; further words are overrides of every
-training. The main rows come first, seed by seed. It may be stopped and called again. What is finished
-is kept in experiments/results/<budget>, with a list in prior/records.json, which prior_report.py reads.
+training. The main rows come first, seed by seed. It may be stopped and called again. What is finished is kept in
+experiments/results/<budget>, with a list in prior/records.json, which prior_report.py reads.
 """
 
 import json
@@ -37,6 +37,9 @@ DATA: Mapping[str, Sequence[str]] = {
 OWN_KEYS = (*DATA, "only", "seeds", "jobs", "budget")
 # Validated once, at the end: the last weights are scored in any case.
 FIXED = ("logger=none", "train.epoch_steps=${train.steps}")
+
+Cell = tuple[int, str, str]
+"""A seed, a setting and a row."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Design:
     def rows(self) -> dict[str, Row]:
         return {name: row for rows in self.groups.values() for name, row in rows.items()}
 
-    def cells(self) -> Iterator[tuple[int, str, str]]:
-        """Seed, setting and row, in the order in which they are run."""
+    def cells(self) -> Iterator[Cell]:
+        """In the order in which they are run."""
         for group, rows in self.groups.items():
             for seed in range(self.seeds[group]):
                 for setting in self.within.get(group, self.settings):
@@ -105,12 +108,16 @@ def run_of(setting: str, row: str, seed: int, given: Sequence[str]) -> Run:
 
 
 def data_of(words: Sequence[str]) -> dict[str, list[str]]:
-    """The overrides of each data set that is given."""
-    roots = {name: value_of(name, words) for name in DATA}
-    return {name: [text.format(root) for text in DATA[name]] for name, root in roots.items() if root}
+    """The overrides of each data set that is given. Raises `UserError` where that is none, or no folder."""
+    roots = {name: root for name in DATA if (root := value_of(name, words))}
+    if not roots:
+        raise UserError(f"write one of {', '.join(f'{name}=<folder>' for name in DATA)}, whose settings are then run")
+    if missing := [name for name, root in roots.items() if not Path(root).is_dir()]:
+        raise UserError(f"{missing[0]}={roots[missing[0]]} is no folder")
+    return {name: [text.format(root) for text in DATA[name]] for name, root in roots.items()}
 
 
-def chosen(only: str | None, seeds: int | None) -> list[tuple[int, str, str]]:
+def chosen(only: str | None, seeds: int | None) -> list[Cell]:
     """The cells to run. Raises `UserError` for a name that is no setting, and no row of one."""
     every = list(design().cells())
     names = only.strip("[]").split(",") if only else list(design().settings)
@@ -124,10 +131,6 @@ def chosen(only: str | None, seeds: int | None) -> list[tuple[int, str, str]]:
     ]
 
 
-Cell = tuple[int, str, str]
-"""A seed, a setting and a row."""
-
-
 @dataclass(frozen=True)
 class Request:
     """What the words of the command ask for."""
@@ -137,19 +140,24 @@ class Request:
     runs: dict[Cell, Run]
 
 
+def count(key: str, words: Sequence[str]) -> int | None:
+    text = value_of(key, words)
+    if text is not None and (not text.isdecimal() or int(text) == 0):
+        raise UserError(f"{key}={text}: write a number above 0")
+    return None if text is None else int(text)
+
+
 def asked(words: Sequence[str]) -> Request:
     """Raises `UserError`: no data, an unknown name, or an override that cannot be."""
-    budget, jobs, seeds = (value_of(key, words) for key in ("budget", "jobs", "seeds"))
-    extra = [f"budget={budget or 'demo'}", *(word for word in words if word.partition("=")[0] not in OWN_KEYS)]
+    budget, jobs, seeds = value_of("budget", words) or "demo", count("jobs", words) or 1, count("seeds", words)
+    extra = [f"budget={budget}", *(word for word in words if word.partition("=")[0] not in OWN_KEYS)]
     data = data_of(words)
-    if not data:
-        raise UserError(f"write one of {', '.join(f'{name}=<folder>' for name in DATA)}, whose settings are then run")
     runs = {
         (seed, setting, row): run_of(setting, row, seed, [*data[design().settings[setting].data], *extra])
-        for seed, setting, row in chosen(value_of("only", words), int(seeds) if seeds else None)
+        for seed, setting, row in chosen(value_of("only", words), seeds)
         if design().settings[setting].data in data
     }
-    return Request(budget or "demo", int(jobs or 1), runs)
+    return Request(budget, jobs, runs)
 
 
 def merged(file: Path, found: Mapping[Cell, Mapping[str, Any]]) -> None:

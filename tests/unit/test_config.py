@@ -260,7 +260,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["method.role=adversarial"], "method.role=adversarial: task=sisr has none at budget=demo"),
     (["train.steps=[1"], "cannot read 'train.steps=[1'"),
     (["method=diffi2i_s2", "method.prior_loss=l7"], "l1, l2, kl, energy"),
-    (["method=diffi2i_s2", "method.init=x", "method.prior_loss=energy", "method.prior=none"], "method.prior=joint"),
+    (["method=diffi2i_s2", "method.prior_loss=energy", "method.prior=none"], "method.prior=joint"),
     (["train.schedule=step"], "constant, cosine, poly"),
     (["trainer.precision=fp8"], "auto, fp32, bf16"),
     (["train.batch=0"], "train.batch=0 must be above 0"),

@@ -5,6 +5,7 @@
 Called where prior.py was, whose weights it reads; runs without them are left out. A line for each run in
 experiments/results/<budget>/prior/probes.json, over those that were there before:
 
+    draws       how many, for each validation image
     spread      variance of Z-hat over draws for one image, as a share of its variance over draws and images together
     told        1 - E|z - mean of the draws|^2 / E|z - mean of z|^2 over the validation images: how much of stage 1's Z
                 the input tells the run; 1 all, 0 no more than a constant, below 0 less than that
@@ -59,7 +60,7 @@ def probe(run: Run) -> dict[str, float]:
         if run.config.task.kind == "image":
             one, other = (method.network(image, z).clamp(0, 1) for z in estimates[:2])
             apart.append(((one - other).square().mean().item(), lpips_alex(one, other).item()))
-    found = variances(torch.stack(draws, dim=1), torch.cat(truth))
+    found = {"draws": DRAWS, **variances(torch.stack(draws, dim=1), torch.cat(truth))}
     if apart:
         squares, lpips = map(torch.tensor, zip(*apart, strict=True))
         found |= {"apart": 255 * squares.mean().sqrt().item(), "apart_lpips": lpips.mean().item()}

@@ -24,6 +24,7 @@ from diffi2i.files import whole
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.plan import RUNS
 from diffi2i.run.record import Record
+from diffi2i.tables.experiment import load
 from diffi2i.tables.figures import BLUE, GREY, STYLE, VERMILION
 from diffi2i.tables.markdown import markdown
 from diffi2i.tables.table import Table
@@ -143,6 +144,28 @@ class Report:
         trainings = {record.training.weights: record.training for record in self.records.values() if record.training}
         seconds = sum(training.cpu_seconds or 0 for training in trainings.values())
         return {"trainings": len(trainings), "hours": f"{seconds / 3600:.1f}"}
+
+    def parameters(self) -> str:
+        """Of V3 at inference, in millions: the least and the most."""
+        found = [
+            record.cost.parameters / 1e6 for (_, row, _), record in self.records.items() if row == "v3" and record.cost
+        ]
+        return f"{min(found):.1f} to {max(found):.1f}"
+
+    def share(self, setting: str) -> str:
+        """V3's gain over no prior, in per cent of stage 1's."""
+        v3, s1 = (self.effect(setting, (row, "none-on")) for row in ("v3", "s1-on"))
+        return f"{100 * v3.mean / s1.mean:.0f} %" if v3 and s1 else "n/a"
+
+    def paper(self) -> str:
+        """A table: the paper's Table 7, which has these variants."""
+        printed = load("table7")
+        heading = printed.columns[printed.claim_column].heading
+        rows = [("", heading)]
+        rows += [
+            (row.label, row.paper[printed.claim_column]) for row in printed.rows if row.paper[printed.claim_column]
+        ]
+        return markdown(rows)
 
     def settings(self) -> str:
         """A table: what is scored in which setting, and on how many images and seeds."""

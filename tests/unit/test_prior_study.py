@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from diffi2i.errors import UserError
 from diffi2i.run.rows import experiments_dir
@@ -157,3 +158,20 @@ def test_main_rows_come_first_and_seed_by_seed(prior: ModuleType):
 def test_what_cannot_be_is_named(prior: ModuleType, given: list[str], said: str):
     with pytest.raises(UserError, match=f"^{re.escape(said)}"):
         prior.asked(given)
+
+
+def test_probe_tells_what_varies_and_what_the_input_tells():
+    """Z is the image's own number and a coin's; a run that knows the first and draws the second at random."""
+    import prior_probes
+
+    rng = np.random.default_rng(5)
+    own, coin = 2.0 * rng.standard_normal((400, 6)), rng.standard_normal((400, 6))
+    draws = own + rng.standard_normal((50, 400, 6))
+    found = prior_probes.variances(torch.from_numpy(draws), torch.from_numpy(own + coin))
+    assert found["spread"] == pytest.approx(1 / (1 + 4), rel=0.05)
+    left = sum(np.sum((own[i] + coin[i] - draws[:, i].mean(axis=0)) ** 2) for i in range(400))
+    there = np.sum((own + coin - (own + coin).mean(axis=0)) ** 2)
+    assert found["told"] == pytest.approx(1 - left / there, abs=1e-9)
+    assert found["told"] == pytest.approx(4 / 5, abs=0.03)
+    median = prior_probes.variances(torch.from_numpy(np.repeat(own[None], 8, 0)), torch.from_numpy(own + coin))
+    assert median["spread"] == 0

@@ -114,9 +114,9 @@ class Report:
         return holm({key: effect.p for key, effect in self.effects.items()})
 
     def verdict(self, setting: str, pair: Pair) -> str:
-        """Whether the first is better, at 5 % after the correction, and the interval without 0."""
+        """Whether the first is better, at 5 % after the correction, and by more than the seeds differ."""
         effect = self.effects.get((setting, pair))
-        if effect is None or self.corrected[setting, pair] > SIGNIFICANT or effect.low <= 0 <= effect.high:
+        if effect is None or self.corrected[setting, pair] > SIGNIFICANT or effect.sd >= abs(effect.mean):
             return OPEN
         return BETTER if effect.mean > 0 else WORSE
 
@@ -126,12 +126,12 @@ class Report:
         return METRICS[design().settings[setting].metric].digits + 1
 
     def gain(self, setting: str, one: str, other: str) -> str:
-        """`+0.312 dB [+0.104, +0.521]`, without the unit."""
+        """`+0.312 ± 0.041 [+0.104, +0.521]`: mean, deviation over the seeds, interval."""
         effect, digits = self.effect(setting, (one, other)), self.digits(setting)
         if effect is None:
             return "n/a"
         mean, low, high = (f"{value:+.{digits}f}" for value in (effect.mean, effect.low, effect.high))
-        return f"{mean} [{low}, {high}]"
+        return f"{mean} ± {effect.sd:.{digits}f} [{low}, {high}]"
 
     def where(self, one: str, other: str, verdict: str) -> str:
         """The settings in which the first is better, worse, or that leave it open."""

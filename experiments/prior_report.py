@@ -152,6 +152,13 @@ class Report:
         ]
         return f"{min(found):.1f} to {max(found):.1f}"
 
+    def draws(self) -> int:
+        return int(self.probes.draws.max())
+
+    def most_spread(self, row: str) -> str:
+        """Of the means over the seeds the largest."""
+        return f"{100 * self.probes[self.probes.row == row].groupby('setting').spread.mean().max():.1f} %"
+
     def share(self, setting: str) -> str:
         """V3's gain over no prior, in per cent of stage 1's."""
         v3, s1 = (self.effect(setting, (row, "none-on")) for row in ("v3", "s1-on"))

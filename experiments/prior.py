@@ -181,10 +181,9 @@ def main() -> None:
         done = {cell: run for cell, run in request.runs.items() if isinstance(read(run), Record)}
         for run in done.values():
             keep(run)
-        files = {cell: run.directory.relative_to(RUNS).as_posix() for cell, run in done.items()}
+        files = {cell: (run.directory.relative_to(RUNS) / "result.json").as_posix() for cell, run in done.items()}
         merged(
-            RESULTS / request.budget / "prior" / "records.json",
-            {cell: {"file": f"{where}/result.json"} for cell, where in files.items()},
+            RESULTS / request.budget / "prior" / "records.json", {cell: {"file": file} for cell, file in files.items()}
         )
 
 

@@ -87,6 +87,7 @@ class Report:
         self.records = {
             (line["setting"], line["row"], line["seed"]): Record.read(RESULTS / line["file"]) for line in lines
         }
+        self.drawn: dict[tuple[str, Pair], Effect | None] = {}
         file = KEPT / "probes.json"
         self.probes = pd.DataFrame(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [])
 
@@ -106,8 +107,11 @@ class Report:
         return {key: effect for key, effect in found.items() if effect}
 
     def effect(self, setting: str, pair: Pair) -> Effect | None:
-        apart = differences(self.frames[setting], *pair)
-        return None if apart is None else two_way_bootstrap(apart)
+        """Drawn once: the page asks for most of them several times."""
+        if (setting, pair) not in self.drawn:
+            apart = differences(self.frames[setting], *pair)
+            self.drawn[setting, pair] = None if apart is None else two_way_bootstrap(apart)
+        return self.drawn[setting, pair]
 
     @cached_property
     def corrected(self) -> dict[tuple[str, Pair], float]:

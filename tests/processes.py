@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -49,10 +50,11 @@ def together(function: Callable[[int, int, str], None], world: int, folder: Path
 
 
 @contextmanager
-def joined(rank: int, world: int, folder: str) -> Iterator[None]:
+def joined(rank: int, world: int, folder: str, timeout: timedelta | None = None) -> Iterator[None]:
     """In one of `world` processes that meet in `folder`."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    meeting = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=timeout)
     try:
         yield
     finally:

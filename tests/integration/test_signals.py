@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diffi2i.callbacks import last
 from diffi2i.callbacks.ranks import SameRun
@@ -21,7 +23,7 @@ from diffi2i.config.schema import Config, DatasetConfig, ModelConfig, TrainerCon
 from diffi2i.data import check, prepare
 from diffi2i.methods.method import Method
 from diffi2i.run import checkpoints
-from diffi2i.run.hardware import new_trainer
+from diffi2i.run.hardware import is_of_others, new_trainer
 from diffi2i.run.state import checkpoints_of
 from tests.conftest import small
 from tests.processes import begun, diffi2i, joined, prepared, together
@@ -201,6 +203,39 @@ def test_ranks_end_together_in_one_line(fault: str, images: Path, tmp_path: Path
     # Of the second, whether it first finds out that the other is gone or is told so.
     assert len(lines) == 1 or fault == "the first is killed", answer.stderr
     assert len(answer.stderr.splitlines()) <= 3, answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
+        (RuntimeError("Application timeout caused pair closure"), True),
+        (RuntimeError("NCCL Error 6: unhandled system error"), True),
+        (torch.distributed.DistStoreError("wait timeout after 15000ms"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"), False),
+        (ValueError("gloo"), False),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_errors_of_lost_processes_are_known(error: BaseException, expected: bool) -> None:
+    assert is_of_others(error) == expected
+
+
+def test_every_wait_on_a_process_that_does_not_answer_fails_as_such(tmp_path: Path) -> None:
+    together(wait_for_both, 2, tmp_path)
+
+
+def wait_for_both(rank: int, world: int, folder: str) -> None:
+    """Two sums at a time, as DDP has with two buckets: the second to be waited for fails by the first one's timeout."""
+    with joined(rank, world, folder, timeout=timedelta(seconds=1)):
+        if rank == 0:
+            for work in [torch.distributed.all_reduce(torch.ones(10), async_op=True) for _ in range(2)]:
+                with pytest.raises(RuntimeError) as told:
+                    work.wait()
+                assert is_of_others(told.value), told.value
+            Path(folder, "told").touch()
+        else:
+            wait_for(Path(folder, "told"))
 
 
 HARM = {

@@ -1,12 +1,13 @@
 """The study of the prior, run: `make study-prior`.
 
     python experiments/prior.py photos=<BSDS500> camvid=<CamVid> sevenscenes=<7-Scenes> [only=[tone,sisr/v3]] [seeds=3]
-      [jobs=2] [budget=demo] [key=value ...]
+      [jobs=2] [budget=demo] [list=records] [key=value ...]
 
 prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
 names settings, or a row of one; `seeds` is the first so many of the design's; further words are overrides of every
 training. The main rows come first, seed by seed. It may be stopped and called again. What is finished is kept in
-experiments/results/<budget>, with a list in prior/records.json, which prior_report.py reads.
+experiments/results/<budget>, with a list in prior/<list>.json: prior_report.py reads records.json, and rerun.json of
+rows that another machine has repeated.
 """
 
 import json
@@ -34,7 +35,7 @@ DATA: Mapping[str, Sequence[str]] = {
     "camvid": ("dataset=camvid", "root={}"),
     "sevenscenes": ("dataset=sevenscenes", "root={}"),
 }
-OWN_KEYS = (*DATA, "only", "seeds", "jobs", "budget")
+OWN_KEYS = (*DATA, "only", "seeds", "jobs", "budget", "list")
 # Validated once, at the end: the last weights are scored in any case.
 FIXED = ("logger=none", "train.epoch_steps=${train.steps}")
 
@@ -183,7 +184,8 @@ def main() -> None:
             keep(run)
         files = {cell: (run.directory.relative_to(RUNS) / "result.json").as_posix() for cell, run in done.items()}
         merged(
-            RESULTS / request.budget / "prior" / "records.json", {cell: {"file": file} for cell, file in files.items()}
+            RESULTS / request.budget / "prior" / f"{value_of('list', sys.argv[1:]) or 'records'}.json",
+            {cell: {"file": file} for cell, file in files.items()},
         )
 
 

@@ -27,6 +27,7 @@ from diffi2i.run.record import Record
 from diffi2i.tables.experiment import load
 from diffi2i.tables.figures import BLUE, GREY, STYLE, VERMILION
 from diffi2i.tables.markdown import markdown
+from diffi2i.tables.remarks import distinct, hardware_text
 from diffi2i.tables.table import Table
 
 HERE = Path(__file__).resolve().parent
@@ -79,14 +80,18 @@ def pilot(setting: str) -> Variances:
     return variances(found)
 
 
+def listed(name: str) -> dict[tuple[str, str, int], Record]:
+    """The records of a list that prior.py has kept, by setting, row and seed; none where there is no such list."""
+    file = KEPT / f"{name}.json"
+    lines = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return {(line["setting"], line["row"], line["seed"]): Record.read(RESULTS / line["file"]) for line in lines}
+
+
 class Report:
     """What the study's records say, by setting and row."""
 
     def __init__(self) -> None:
-        lines = json.loads((KEPT / "records.json").read_text(encoding="utf-8"))
-        self.records = {
-            (line["setting"], line["row"], line["seed"]): Record.read(RESULTS / line["file"]) for line in lines
-        }
+        self.records, self.repeated = listed("records"), listed("rerun")
         self.drawn: dict[tuple[str, Pair], Effect | None] = {}
         file = KEPT / "probes.json"
         self.probes = pd.DataFrame(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [])
@@ -162,6 +167,27 @@ class Report:
     def most_spread(self, row: str) -> str:
         """Of the means over the seeds the largest."""
         return f"{100 * self.probes[self.probes.row == row].groupby('setting').spread.mean().max():.1f} %"
+
+    def rerun(self) -> str:
+        """A table: the main contrasts of the rows that were repeated, beside what the study says of them."""
+        labels = {name: row.label for name, row in design().rows.items()}
+        rows: list[Sequence[str]] = [("setting", "", "seeds", "the study", "repeated", "in the interval")]
+        for setting, each in design().settings.items():
+            records = [(row, seed, record) for (of, row, seed), record in self.repeated.items() if of == setting]
+            for one, other in CONTRASTS:
+                apart, effect = (
+                    differences(frame_of(records, each.metric), one, other),
+                    self.effect(setting, (one, other)),
+                )
+                if apart is not None and effect is not None:
+                    again, within = apart.mean(), effect.low <= apart.mean() <= effect.high
+                    numbers = (str(len(apart)), self.gain(setting, one, other), f"{again:+.{self.digits(setting)}f}")
+                    rows.append((setting, f"{labels[one]} − {labels[other]}", *numbers, "yes" if within else "no"))
+        return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+    def rerun_on(self) -> str:
+        """What the repeated rows were calculated with."""
+        return "; ".join(distinct(hardware_text(record.provenance.hardware) for record in self.repeated.values()))
 
     def share(self, setting: str) -> str:
         """V3's gain over no prior, in per cent of stage 1's."""

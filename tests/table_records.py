@@ -37,7 +37,7 @@ RECORD = Record(
         "0123456789abcdef+",
         "01234567",
         {"python": "3.11.7", "torch": "2.14.1"},
-        {"gpu": None, "cpu": "x86_64", "cpu_count": 2, "threads": 1},
+        {"gpu": None, "cpu": "x86_64", "instructions": "AVX2", "precision": "fp32", "cpu_count": 2, "threads": 1},
     ),
     images=[],
     baseline_images=[],

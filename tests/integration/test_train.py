@@ -157,6 +157,8 @@ def test_the_record_is_complete_and_agrees_with_the_saved_images(make: Make, sta
     assert record.cost.measured_at[0] == 3
     assert record.cost.cpu_seconds > 0
     assert record.provenance.commit == git_commit()
+    assert record.provenance.hardware["precision"] == "fp32"
+    assert record.provenance.hardware["instructions"] == torch.backends.cpu.get_cpu_capability()
 
     def luma(file: Path) -> Any:
         return np.asarray(Image.open(file), dtype=np.float64)[4:-4, 4:-4] @ [65.481, 128.553, 24.966] / 255

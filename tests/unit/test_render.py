@@ -112,7 +112,7 @@ def test_markdown_holds_the_whole_table() -> None:
         "* budget: demo",
         "* dataset: photos (trained on aaaaaaaaaaaa, scored on bbbbbbbbbbbb)",
         "* commit: 0123456789+",
-        "* hardware: x86_64 CPU, threads: 1 on 2 cores",
+        "* hardware: x86_64 CPU (AVX2, fp32), threads: 1 on 2 cores",
         "* date: 2026-01-02",
         "* packages: python 3.11.7, torch 2.14.1",
     ):

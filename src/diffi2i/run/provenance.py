@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from diffi2i.config.schema import Config
+from diffi2i.run.hardware import uses_bf16
 from diffi2i.run.identity import config_hash
 from diffi2i.run.record import Provenance
 
@@ -43,13 +44,16 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def hardware() -> dict[str, Any]:
-    return {
+def hardware(config: Config | None) -> dict[str, Any]:
+    """The machine, and what decides the last bits: the instructions that torch uses, the networks' precision."""
+    found = {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpu": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+    return found | ({"precision": "bf16" if uses_bf16(config.trainer) else "fp32"} if config else {})
 
 
 def provenance(config: Config | None = None) -> Provenance:
@@ -59,5 +63,5 @@ def provenance(config: Config | None = None) -> Provenance:
         commit=git_commit(),
         config_hash=config_hash(config) if config else None,
         versions=installed_versions(),
-        hardware=hardware(),
+        hardware=hardware(config),
     )

@@ -155,8 +155,10 @@ def commit_text(commit: str | None) -> str:
 def hardware_text(hardware: Mapping[str, Any]) -> str:
     if not hardware:
         return "unknown"
-    threads = f"{hardware.get('cpu')} CPU, threads: {hardware.get('threads')} on {hardware.get('cpu_count')} cores"
-    return f"{hardware['gpu']}, {threads}" if hardware.get("gpu") else threads
+    bits = ", ".join(hardware[key] for key in ("instructions", "precision") if hardware.get(key))  # not of old records
+    processor = f"{hardware.get('cpu')} CPU" + (f" ({bits})" if bits else "")
+    threads = f"threads: {hardware.get('threads')} on {hardware.get('cpu_count')} cores"
+    return ", ".join(filter(None, [hardware.get("gpu"), processor, threads]))
 
 
 def merged(provenances: Sequence[Mapping[str, list[str]]]) -> dict[str, list[str]]:

@@ -161,10 +161,20 @@ def asked(words: Sequence[str]) -> Request:
     return Request(budget, jobs, runs)
 
 
+def kept_as(run: Run) -> str:
+    """Where its record lies among those of this repository."""
+    return (run.directory.relative_to(RUNS) / "result.json").as_posix()
+
+
+def listed(file: Path) -> dict[Cell, dict[str, Any]]:
+    """The lines of a list; none where there is no such list."""
+    lines = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return {(line["seed"], line["setting"], line["row"]): line for line in lines}
+
+
 def merged(file: Path, found: Mapping[Cell, Mapping[str, Any]]) -> None:
     """Writes a line a cell, in the design's order, beside the lines that the file has of other cells."""
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    lines = {(line["seed"], line["setting"], line["row"]): line for line in before}
+    lines = listed(file)
     lines |= {cell: {"setting": cell[1], "row": cell[2], "seed": cell[0], **facts} for cell, facts in found.items()}
     order = {cell: number for number, cell in enumerate(design().cells())}
     kept = [json.dumps(lines[cell]) for cell in sorted(lines, key=lambda cell: order.get(cell, len(order)))]
@@ -182,11 +192,8 @@ def main() -> None:
         done = {cell: run for cell, run in request.runs.items() if isinstance(read(run), Record)}
         for run in done.values():
             keep(run)
-        files = {cell: (run.directory.relative_to(RUNS) / "result.json").as_posix() for cell, run in done.items()}
-        merged(
-            RESULTS / request.budget / "prior" / f"{value_of('list', sys.argv[1:]) or 'records'}.json",
-            {cell: {"file": file} for cell, file in files.items()},
-        )
+        name = f"{value_of('list', sys.argv[1:]) or 'records'}.json"
+        merged(RESULTS / request.budget / "prior" / name, {cell: {"file": kept_as(run)} for cell, run in done.items()})
 
 
 if __name__ == "__main__":

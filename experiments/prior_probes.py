@@ -2,9 +2,10 @@
 
     python experiments/prior_probes.py photos=<BSDS500> [... the words of prior.py]
 
-Called where prior.py was, whose weights it reads; runs without them are left out. A line for each run in
-experiments/results/<budget>/prior/probes.json, over those that were there before:
+Called where prior.py was, whose weights it reads; runs without them, and those that have a line, are left out. It may
+be stopped and called again. A line for each run in experiments/results/<budget>/prior/probes.json:
 
+    file        the run's record
     draws       how many, for each validation image
     spread      variance of Z-hat over draws for one image, as a share of its variance over draws and images together
     told        1 - E|z - mean of the draws|^2 / E|z - mean of z|^2 over the validation images: how much of stage 1's Z
@@ -17,7 +18,7 @@ import sys
 
 import torch
 from collect import RESULTS
-from prior import Cell, asked, merged
+from prior import Cell, asked, kept_as, listed, merged
 from rich.progress import track
 from torch import Tensor
 
@@ -68,14 +69,20 @@ def probe(run: Run) -> dict[str, float]:
 
 
 def main() -> None:
-    request, found = asked(sys.argv[1:]), dict[Cell, dict[str, float]]()
+    request, found = asked(sys.argv[1:]), dict[Cell, dict[str, str | float]]()
+    file = RESULTS / request.budget / "prior" / "probes.json"
+    known = {cell: line["file"] for cell, line in listed(file).items()}
     here = {cell: run for cell, run in request.runs.items() if (run.directory / WEIGHTS).is_file()}
     probed = {cell: run for cell, run in here.items() if run.config.method["name"] == "diffi2i_s2"}
-    with torch.inference_mode():
-        for cell, run in track(probed.items(), description="probing"):
-            prepare(run.config.trainer)
-            found[cell] = {name: float(f"{value:.6g}") for name, value in probe(run).items()}
-    merged(RESULTS / request.budget / "prior" / "probes.json", found)
+    wanted = {cell: run for cell, run in probed.items() if known.get(cell) != kept_as(run)}
+    try:
+        with torch.inference_mode():
+            for cell, run in track(wanted.items(), description="probing"):
+                prepare(run.config.trainer)
+                numbers = {name: float(f"{value:.6g}") for name, value in probe(run).items()}
+                found[cell] = {"file": kept_as(run), **numbers}
+    finally:
+        merged(file, found)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pandas as pd
 from collect import RESULTS
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from prior import design
+from prior import design, listed
 from prior_statistics import Effect, Variances, holm, smallest_effect, two_way_bootstrap, variances
 from tradeoff import save
 
@@ -80,21 +80,24 @@ def pilot(setting: str) -> Variances:
     return variances(found)
 
 
-def listed(name: str) -> dict[tuple[str, str, int], Record]:
-    """The records of a list that prior.py has kept, by setting, row and seed; none where there is no such list."""
-    file = KEPT / f"{name}.json"
-    lines = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+def records_of(name: str) -> dict[tuple[str, str, int], Record]:
+    """Of a list that prior.py has kept, by setting, row and seed."""
+    lines = listed(KEPT / f"{name}.json").values()
     return {(line["setting"], line["row"], line["seed"]): Record.read(RESULTS / line["file"]) for line in lines}
+
+
+def as_long(row: str, other: str) -> bool:
+    """Whether both are first stages, or both second ones: then they have been trained for as many steps."""
+    return (design().rows[row].init is None) == (design().rows[other].init is None)
 
 
 class Report:
     """What the study's records say, by setting and row."""
 
     def __init__(self) -> None:
-        self.records, self.repeated = listed("records"), listed("rerun")
+        self.records, self.repeated = records_of("records"), records_of("rerun")
         self.drawn: dict[tuple[str, Pair], Effect | None] = {}
-        file = KEPT / "probes.json"
-        self.probes = pd.DataFrame(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [])
+        self.probes = pd.DataFrame(listed(KEPT / "probes.json").values())
 
     @cached_property
     def frames(self) -> dict[str, pd.DataFrame]:
@@ -264,14 +267,24 @@ class Report:
         return markdown(rows)
 
     def against(self, setting: str, groups: Sequence[str], others: Sequence[str]) -> str:
-        """A table: each row of the groups less each of the others."""
-        labels = {name: row.label for name, row in design().rows.items()}
-        rows = [("row", "seeds", *(f"less {labels[other]}" for other in others))]
+        """A table: each row of the groups less each of the others that have as many steps."""
+        named = design().rows
+        rows = [("row", "seeds", *(f"less {named[other].label}" for other in others))]
         for row in (row for group in groups for row in design().groups[group]):
             seeds = sum((of, name) == (setting, row) for of, name, _ in self.records)
             if seeds >= 2:
-                rows.append((labels[row], str(seeds), *(self.gain(setting, row, other) for other in others)))
+                gains = (self.gain(setting, row, other) if as_long(row, other) else "" for other in others)
+                rows.append((named[row].label, str(seeds), *gains))
         return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+    def moved(self, setting: str, better: bool) -> str:
+        """The factors whose interval lies above (`better`) or below V3's score."""
+        found = []
+        for row in design().groups["factors"]:
+            effect = self.effect(setting, (row, "v3")) if as_long(row, "v3") else None
+            if effect and (effect.low > 0 if better else effect.high < 0):
+                found.append(design().rows[row].label.removeprefix("V3, "))
+        return "; ".join(found) or "none"
 
     def sets(self, setting: str, rows: Sequence[str], metrics: Sequence[str]) -> str:
         """A table: scores of the whole set or of images, with their deviation over the seeds."""

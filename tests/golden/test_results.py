@@ -221,15 +221,64 @@ def test_page_of_the_prior_is_rendered_from_the_records(study: ModuleType, tmp_p
 def test_rows_of_the_study_differ_in_the_prior_alone(study: ModuleType):
     """Each pair that is compared: the same images, inputs and steps; its gain follows from the means."""
     report = study.Report()
-    assert report.effects
-    for (setting, (one, other)), effect in report.effects.items():
+    factors = [
+        (setting, (row, other))
+        for setting, row, _ in report.records
+        for other in ("none", "none-on", "v3")
+        if row in study.design().groups["factors"] and study.as_long(row, other)
+    ]
+    compared = report.effects | {key: effect for key in factors if (effect := report.effect(*key))}
+    assert len(compared) > len(report.effects) > 40
+    for (setting, (one, other)), effect in compared.items():
         metric, apart = study.design().settings[setting].metric, []
         for seed in range(effect.seeds):
             pair = [report.records[setting, row, seed] for row in (one, other)]
             assert len({(record.data.val, record.data.inputs, record.data.train) for record in pair}) == 1
-            assert len({record.training.network_steps for record in pair}) == 1, (setting, one, other)
+            steps = [(record.training.steps, record.training.network_steps) for record in pair]
+            rests = one in ("v2", "alone")
+            assert steps[0] == steps[1] if not rests else steps[0] < steps[1], (setting, one, other)
+            assert steps[0][0] == steps[1][0]
             apart.append(
                 np.mean([image[metric] for image in pair[0].images]) - np.mean([i[metric] for i in pair[1].images])
             )
         sign = -1 if METRICS[metric].lower else 1
         assert effect.mean == pytest.approx(sign * METRICS[metric].unit * np.mean(apart), abs=1e-9)
+
+
+def test_probes_are_of_the_runs_whose_records_are_kept(study: ModuleType):
+    kept = {cell: line["file"] for cell, line in study.listed(study.KEPT / "records.json").items()}
+    probes = study.listed(study.KEPT / "probes.json")
+    assert probes
+    assert {cell: line["file"] for cell, line in probes.items()} == {cell: kept[cell] for cell in probes}
+
+
+def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType):
+    """What experiments/prior.md.jinja says in words, between the numbers that it asks for."""
+    report = study.Report()
+
+    def gain(setting: str, one: str, other: str) -> Any:
+        effect = report.effect(setting, (one, other))
+        assert effect is not None
+        return effect
+
+    assert all(gain(setting, "s1-on", "none-on").low > 4 for setting in ("tone", "context"))
+    assert all(abs(gain(setting, "s1-on", "none-on").mean) < 0.1 for setting in ("sisr", "deblur"))
+    assert gain("tone", "v3", "big-on").low > 0  # "there the prior is the better use of that cost"
+    of_v3 = report.probes[report.probes.row == "v3"].groupby("setting").mean(numeric_only=True)
+    assert (
+        of_v3.apart_lpips["realsr-gan"] <= 1e-4
+    )  # "under them two outputs of one input differ by no more than under L1"
+    assert of_v3.told["depth"] < 0
+
+    def distance(row: str) -> float:
+        records = [record for (of, name, _), record in report.records.items() if (of, name) == ("clusters", row)]
+        return float(np.mean([record.scores["fd_lite0"].value for record in records]))
+
+    nearer = ("sampler-v2", "sampler-energy", "sampler-alone", "sampler-normal", "sampler-normal-alone")
+    assert all(distance(row) < min(distance("v1"), distance("v3")) for row in nearer)
+    for normal, plain in (("sampler-normal", "sampler-v2"), ("sampler-normal-alone", "sampler-alone")):
+        assert distance(normal) < distance(plain)
+        assert gain("clusters", normal, plain).mean > 0
+    # "the energy score and V2 do draw"
+    drawn = report.probes[report.probes.setting == "clusters"].groupby("row").spread.mean()
+    assert min(drawn["sampler-energy"], drawn["sampler-v2"]) > 10 * drawn["v3"]

@@ -25,9 +25,9 @@ from diffi2i.tables.plan import in_order
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def keep(run: Run) -> None:
-    """Copies a run's record to where the records of this repository lie."""
-    kept = RESULTS / run.directory.relative_to(RUNS)
+def keep(run: Run, results: Path = RESULTS) -> None:
+    """Copies a run's record to where the records of this repository lie, or to other `results`."""
+    kept = results / run.directory.relative_to(RUNS)
     kept.mkdir(parents=True, exist_ok=True)
     # Reasons for n/a name files in the home folder of whoever ran it.
     text = (run.directory / "result.json").read_text(encoding="utf-8").replace(str(Path.home()), "~")

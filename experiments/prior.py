@@ -1,13 +1,13 @@
 """The study of the prior, run: `make study-prior`.
 
     python experiments/prior.py photos=<BSDS500> camvid=<CamVid> sevenscenes=<7-Scenes> [only=[tone,sisr/v3]] [seeds=3]
-      [jobs=2] [budget=demo] [list=records] [key=value ...]
+      [jobs=2] [budget=demo] [results=<folder>] [key=value ...]
 
 prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
 names settings, or a row of one; `seeds` is the first so many of the design's; further words are overrides of every
 training. The main rows come first, seed by seed. It may be stopped and called again. What is finished is kept in
-experiments/results/<budget>, with a list in prior/<list>.json: prior_report.py reads records.json, and rerun.json of
-rows that another machine has repeated.
+experiments/results/<budget>, with a list in prior/records.json, which prior_report.py reads. `results` is another place
+to keep it: experiments/results/rerun is that of rows that have been repeated.
 """
 
 import json
@@ -35,7 +35,7 @@ DATA: Mapping[str, Sequence[str]] = {
     "camvid": ("dataset=camvid", "root={}"),
     "sevenscenes": ("dataset=sevenscenes", "root={}"),
 }
-OWN_KEYS = (*DATA, "only", "seeds", "jobs", "budget", "list")
+OWN_KEYS = (*DATA, "only", "seeds", "jobs", "budget", "results")
 # Validated once, at the end: the last weights are scored in any case.
 FIXED = ("logger=none", "train.epoch_steps=${train.steps}")
 
@@ -137,6 +137,7 @@ class Request:
     """What the words of the command ask for."""
 
     budget: str
+    results: Path
     jobs: int
     runs: dict[Cell, Run]
 
@@ -158,7 +159,7 @@ def asked(words: Sequence[str]) -> Request:
         for seed, setting, row in chosen(value_of("only", words), seeds)
         if design().settings[setting].data in data
     }
-    return Request(budget, jobs, runs)
+    return Request(budget, Path(value_of("results", words) or RESULTS), jobs, runs)
 
 
 def kept_as(run: Run) -> str:
@@ -191,9 +192,9 @@ def main() -> None:
     finally:
         done = {cell: run for cell, run in request.runs.items() if isinstance(read(run), Record)}
         for run in done.values():
-            keep(run)
-        name = f"{value_of('list', sys.argv[1:]) or 'records'}.json"
-        merged(RESULTS / request.budget / "prior" / name, {cell: {"file": kept_as(run)} for cell, run in done.items()})
+            keep(run, request.results)
+        files = {cell: {"file": kept_as(run)} for cell, run in done.items()}
+        merged(request.results / request.budget / "prior" / "records.json", files)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ be stopped and called again. A line for each run in experiments/results/<budget>
 import sys
 
 import torch
-from collect import RESULTS
 from prior import Cell, asked, kept_as, listed, merged
 from rich.progress import track
 from torch import Tensor
@@ -70,7 +69,7 @@ def probe(run: Run) -> dict[str, float]:
 
 def main() -> None:
     request, found = asked(sys.argv[1:]), dict[Cell, dict[str, str | float]]()
-    file = RESULTS / request.budget / "prior" / "probes.json"
+    file = request.results / request.budget / "prior" / "probes.json"
     known = {cell: line["file"] for cell, line in listed(file).items()}
     here = {cell: run for cell, run in request.runs.items() if (run.directory / WEIGHTS).is_file()}
     probed = {cell: run for cell, run in here.items() if run.config.method["name"] == "diffi2i_s2"}

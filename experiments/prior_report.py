@@ -80,10 +80,10 @@ def pilot(setting: str) -> Variances:
     return variances(found)
 
 
-def records_of(name: str) -> dict[tuple[str, str, int], Record]:
-    """Of a list that prior.py has kept, by setting, row and seed."""
-    lines = listed(KEPT / f"{name}.json").values()
-    return {(line["setting"], line["row"], line["seed"]): Record.read(RESULTS / line["file"]) for line in lines}
+def records_of(results: Path) -> dict[tuple[str, str, int], Record]:
+    """What prior.py has kept there, by setting, row and seed."""
+    lines = listed(results / "demo" / "prior" / "records.json").values()
+    return {(line["setting"], line["row"], line["seed"]): Record.read(results / line["file"]) for line in lines}
 
 
 def as_long(row: str, other: str) -> bool:
@@ -95,7 +95,7 @@ class Report:
     """What the study's records say, by setting and row."""
 
     def __init__(self) -> None:
-        self.records, self.repeated = records_of("records"), records_of("rerun")
+        self.records, self.repeated = records_of(RESULTS), records_of(RESULTS / "rerun")
         self.drawn: dict[tuple[str, Pair], Effect | None] = {}
         self.probes = pd.DataFrame(listed(KEPT / "probes.json").values())
 

@@ -287,10 +287,16 @@ class Report:
         return "; ".join(found) or "none"
 
     def sets(self, setting: str, rows: Sequence[str], metrics: Sequence[str]) -> str:
-        """A table: scores of the whole set or of images, with their deviation over the seeds."""
+        """A table: scores of the whole set or of images, of the seeds that all have, with their deviation over them."""
+        by_row = {
+            row: {seed: record for (of, name, seed), record in self.records.items() if (of, name) == (setting, row)}
+            for row in rows
+        }
+        seeds = [set(found) for found in by_row.values() if found]
+        shared = set.intersection(*seeds) if seeds else set[int]()
         head = [("row", "seeds", *(METRICS[metric].titled for metric in metrics))]
         for row in rows:
-            records = [record for (of, name, _), record in self.records.items() if (of, name) == (setting, row)]
+            records = [record for seed, record in by_row[row].items() if seed in shared]
             cells = []
             for metric in metrics:
                 values = pd.Series([record.scores[metric].value for record in records], dtype=float)

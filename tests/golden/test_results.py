@@ -272,16 +272,23 @@ def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType):
         of_v3.apart_lpips["realsr-gan"] <= 1e-4
     )  # "under them two outputs of one input differ by no more than under L1"
     assert of_v3.told["depth"] < 0
+    assert len({len(report.frames[setting].seed.unique()) for setting in study.design().settings}) == 1
 
-    def distance(row: str) -> float:
-        records = [record for (of, name, _), record in report.records.items() if (of, name) == ("clusters", row)]
-        return float(np.mean([record.scores["fd_lite0"].value for record in records]))
+    def mean(setting: str, row: str, metric: str = "fd_lite0") -> float:
+        records = [record for (of, name, seed), record in report.records.items() if (of, name) == (setting, row)]
+        return float(np.mean([record.scores[metric].value for record in records]))
 
-    nearer = ("sampler-v2", "sampler-energy", "sampler-alone", "sampler-normal", "sampler-normal-alone")
-    assert all(distance(row) < min(distance("v1"), distance("v3")) for row in nearer)
+    lama = {row: mean("inpainting-lama", row, "lpips_alex") for row in study.design().groups["main"]}
+    assert min(lama[row] for row in ("none-on", "s1-on", "v1", "v3")) > max(lama["none"], lama["s1"])
+    stage1_decoder = ("sampler-v2", "sampler-energy", "sampler-alone", "sampler-normal", "sampler-normal-alone")
+    for row in stage1_decoder:
+        for of, metric in (("clusters", "fd_lite0"), ("tone", "fd_lite0"), ("tone", "lpips_alex")):
+            assert mean(of, row, metric) < min(mean(of, "v1", metric), mean(of, "v3", metric))
+        assert gain("tone", row, "v3").low < 0 < gain("tone", row, "v3").high
     for normal, plain in (("sampler-normal", "sampler-v2"), ("sampler-normal-alone", "sampler-alone")):
-        assert distance(normal) < distance(plain)
+        assert mean("clusters", normal) < mean("clusters", plain)
         assert gain("clusters", normal, plain).mean > 0
     # "the energy score and V2 do draw"
-    drawn = report.probes[report.probes.setting == "clusters"].groupby("row").spread.mean()
-    assert min(drawn["sampler-energy"], drawn["sampler-v2"]) > 10 * drawn["v3"]
+    drawn = report.probes.groupby(["setting", "row"]).spread.mean()
+    for of in ("clusters", "tone"):
+        assert min(drawn[of, "sampler-energy"], drawn[of, "sampler-v2"]) > 10 * drawn[of, "v3"]

@@ -15,23 +15,30 @@ from diffi2i.run.hardware import uses_bf16
 from diffi2i.run.identity import config_hash
 from diffi2i.run.record import Provenance
 
+PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = ("diffi2i", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 
 
-def git_commit() -> str | None:
-    """Commit of the checkout this code lies in, with `+` where it has uncommitted changes; None outside git."""
+def git_commit(package: Path = PACKAGE) -> str | None:
+    """Commit of the package's checkout, with `+` where its files are not as in it; None where there is none.
+
+    Other files of the checkout do not count: a list of results that grows while its runs go on is no other code. Nor
+    does a checkout in whose virtual environment the package is installed.
+    """
     try:
-        output = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+        _, commit, changed = (
+            subprocess.run(
+                ["git", *words], cwd=package, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for words in (
+                ("ls-files", "--error-unmatch", "__init__.py"),
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--", "."),
+            )
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return output.stdout.strip()
+    return f"{commit}+" if changed else commit
 
 
 def installed_versions() -> dict[str, str]:

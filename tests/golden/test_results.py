@@ -267,6 +267,10 @@ def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType):
     assert all(gain(setting, "s1-on", "none-on").low > 4 for setting in ("tone", "context"))
     assert all(abs(gain(setting, "s1-on", "none-on").mean) < 0.1 for setting in ("sisr", "deblur"))
     assert gain("tone", "v3", "big-on").low > 0  # "there the prior is the better use of that cost"
+    above = {setting: report.moved(setting, better=True) for setting in ("tone", "context")}
+    assert above == {"tone": "none", "context": "10 L_diff"}
+    for setting in study.design().within["factors"]:
+        assert gain(setting, "steps-1", "v3").low < 0 < gain(setting, "steps-1", "v3").high
     of_v3 = report.probes[report.probes.row == "v3"].groupby("setting").mean(numeric_only=True)
     assert (
         of_v3.apart_lpips["realsr-gan"] <= 1e-4

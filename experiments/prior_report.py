@@ -178,10 +178,8 @@ class Report:
         for setting, each in design().settings.items():
             records = [(row, seed, record) for (of, row, seed), record in self.repeated.items() if of == setting]
             for one, other in CONTRASTS:
-                apart, effect = (
-                    differences(frame_of(records, each.metric), one, other),
-                    self.effect(setting, (one, other)),
-                )
+                effect = self.effect(setting, (one, other))
+                apart = differences(frame_of(records, each.metric), one, other)
                 if apart is not None and effect is not None:
                     again, within = apart.mean(), effect.low <= apart.mean() <= effect.high
                     numbers = (str(len(apart)), self.gain(setting, one, other), f"{again:+.{self.digits(setting)}f}")

@@ -267,6 +267,9 @@ def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType):
     assert all(gain(setting, "s1-on", "none-on").low > 4 for setting in ("tone", "context"))
     assert all(abs(gain(setting, "s1-on", "none-on").mean) < 0.1 for setting in ("sisr", "deblur"))
     assert gain("tone", "v3", "big-on").low > 0  # "there the prior is the better use of that cost"
+    repeated = report.rerun().splitlines()[2:]
+    assert len(repeated) == 2
+    assert all(line.rstrip(" |").endswith("yes") for line in repeated)
     above = {setting: report.moved(setting, better=True) for setting in ("tone", "context")}
     assert above == {"tone": "none", "context": "10 L_diff"}
     for setting in study.design().within["factors"]:

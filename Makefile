@@ -73,7 +73,7 @@ chaos: $(STAMP) ## faults at random places of 200 trainings, and what is left of
 fuzz: $(STAMP) ## 5,000 generated command lines and 105,000 damaged files (three quarters of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
-study-prior: $(STAMP) ## what the prior is worth: docs/prior.md (ARGS="photos=<BSDS500> camvid=... sevenscenes=... jobs=2"; reckoned: 7 processor hours)
+study-prior: $(STAMP) ## what the prior is worth: docs/prior.md (ARGS="photos=<BSDS500> camvid=... sevenscenes=... jobs=2"; 5 processor hours of training)
 	$(BIN)/python experiments/prior.py $(ARGS)
 	$(BIN)/python experiments/prior_probes.py $(ARGS)
 	$(BIN)/python experiments/prior_report.py

@@ -150,8 +150,11 @@ def count(key: str, words: Sequence[str]) -> int | None:
 
 
 def asked(words: Sequence[str]) -> Request:
-    """Raises `UserError`: no data, an unknown name, or an override that cannot be."""
+    """Raises `UserError`: no data, an unknown name, a file for a folder, or an override that cannot be."""
     budget, jobs, seeds = value_of("budget", words) or "demo", count("jobs", words) or 1, count("seeds", words)
+    results = Path(value_of("results", words) or RESULTS)
+    if results.exists() and not results.is_dir():
+        raise UserError(f"results={results} is no folder")
     extra = [f"budget={budget}", *(word for word in words if word.partition("=")[0] not in OWN_KEYS)]
     data = data_of(words)
     runs = {
@@ -159,7 +162,7 @@ def asked(words: Sequence[str]) -> Request:
         for seed, setting, row in chosen(value_of("only", words), seeds)
         if design().settings[setting].data in data
     }
-    return Request(budget, Path(value_of("results", words) or RESULTS), jobs, runs)
+    return Request(budget, results, jobs, runs)
 
 
 def kept_as(run: Run) -> str:

@@ -114,6 +114,10 @@ class Report:
         found = {(setting, pair): self.effect(setting, pair) for setting in design().settings for pair in CONTRASTS}
         return {key: effect for key, effect in found.items() if effect}
 
+    def of(self, setting: str, row: str) -> dict[int, Record]:
+        """The records of a row, by seed."""
+        return {seed: record for (where, name, seed), record in self.records.items() if (where, name) == (setting, row)}
+
     def effect(self, setting: str, pair: Pair) -> Effect | None:
         """Drawn once: the page asks for most of them several times."""
         if (setting, pair) not in self.drawn:
@@ -177,9 +181,10 @@ class Report:
         rows: list[Sequence[str]] = [("setting", "", "seeds", "the study", "repeated", "in the interval")]
         for setting, each in design().settings.items():
             records = [(row, seed, record) for (of, row, seed), record in self.repeated.items() if of == setting]
+            frame = frame_of(records, each.metric)
             for one, other in CONTRASTS:
                 effect = self.effect(setting, (one, other))
-                apart = differences(frame_of(records, each.metric), one, other)
+                apart = differences(frame, one, other)
                 if apart is not None and effect is not None:
                     again, within = apart.mean(), effect.low <= apart.mean() <= effect.high
                     numbers = (str(len(apart)), self.gain(setting, one, other), f"{again:+.{self.digits(setting)}f}")
@@ -209,8 +214,8 @@ class Report:
         """A table: what is scored in which setting, and on how many images and seeds."""
         rows: list[Sequence[str]] = [("setting", "", "score", "steps of a stage", "images", "seeds of the main rows")]
         for name, setting in design().settings.items():
-            records = [record for (of, row, _), record in self.records.items() if (of, row) == (name, "v3")]
-            first = next(iter(records), None)
+            records = self.of(name, "v3")
+            first = next(iter(records.values()), None)
             steps = " + ".join(
                 next(word.removeprefix("train.steps=") for word in words if word.startswith("train.steps="))
                 for words in (setting.fresh, setting.continued)
@@ -269,7 +274,7 @@ class Report:
         named = design().rows
         rows = [("row", "seeds", *(f"less {named[other].label}" for other in others))]
         for row in (row for group in groups for row in design().groups[group]):
-            seeds = sum((of, name) == (setting, row) for of, name, _ in self.records)
+            seeds = len(self.of(setting, row))
             if seeds >= 2:
                 gains = (self.gain(setting, row, other) if as_long(row, other) else "" for other in others)
                 rows.append((named[row].label, str(seeds), *gains))
@@ -286,10 +291,7 @@ class Report:
 
     def sets(self, setting: str, rows: Sequence[str], metrics: Sequence[str]) -> str:
         """A table: scores of the whole set or of images, of the seeds that all have, with their deviation over them."""
-        by_row = {
-            row: {seed: record for (of, name, seed), record in self.records.items() if (of, name) == (setting, row)}
-            for row in rows
-        }
+        by_row = {row: self.of(setting, row) for row in rows}
         seeds = [set(found) for found in by_row.values() if found]
         shared = set.intersection(*seeds) if seeds else set[int]()
         head = [("row", "seeds", *(METRICS[metric].titled for metric in metrics))]

@@ -4,6 +4,7 @@ import csv
 import importlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -205,15 +206,21 @@ def test_the_kept_tradeoff_follows_from_the_records(tradeoff: Any, capsys: Any, 
     assert (tmp_path / "again.svg").read_bytes() == tradeoff.PICTURE.read_bytes()
 
 
-@pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+@pytest.fixture(scope="module")
+def study() -> Iterator[ModuleType]:
     """experiments/prior_report.py."""
-    monkeypatch.syspath_prepend(str(experiments_dir()))
-    return importlib.import_module("prior_report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(experiments_dir()))
+        yield importlib.import_module("prior_report")
 
 
-def test_page_of_the_prior_is_rendered_from_the_records(study: ModuleType, tmp_path: Path):
-    report = study.Report()
+@pytest.fixture(scope="module")
+def report(study: ModuleType) -> Any:
+    """Of the kept records; what it has drawn serves all tests."""
+    return study.Report()
+
+
+def test_page_of_the_prior_is_rendered_from_the_records(study: ModuleType, report: Any, tmp_path: Path):
     assert study.rendered(report) == study.PAGE.read_text(encoding="utf-8")
     if f"matplotlib=={mpl.__version__} " not in (ROOT / "requirements.lock").read_text(encoding="utf-8"):
         pytest.skip("another matplotlib draws other paths")
@@ -221,9 +228,8 @@ def test_page_of_the_prior_is_rendered_from_the_records(study: ModuleType, tmp_p
     assert (tmp_path / "again.svg").read_bytes() == study.PICTURE.read_bytes()
 
 
-def test_rows_of_the_study_differ_in_the_prior_alone(study: ModuleType):
+def test_rows_of_the_study_differ_in_the_prior_alone(study: ModuleType, report: Any):
     """Each pair that is compared: the same images, inputs and steps; its gain follows from the means."""
-    report = study.Report()
     factors = [
         (setting, (row, other))
         for setting, row, _ in report.records
@@ -255,9 +261,8 @@ def test_probes_are_of_the_runs_whose_records_are_kept(study: ModuleType):
     assert {cell: line["file"] for cell, line in probes.items()} == {cell: kept[cell] for cell in probes}
 
 
-def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType):
+def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType, report: Any):
     """What experiments/prior.md.jinja says in words, between the numbers that it asks for."""
-    report = study.Report()
 
     def gain(setting: str, one: str, other: str) -> Any:
         effect = report.effect(setting, (one, other))
@@ -275,15 +280,13 @@ def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType):
     for setting in study.design().within["factors"]:
         assert gain(setting, "steps-1", "v3").low < 0 < gain(setting, "steps-1", "v3").high
     of_v3 = report.probes[report.probes.row == "v3"].groupby("setting").mean(numeric_only=True)
-    assert (
-        of_v3.apart_lpips["realsr-gan"] <= 1e-4
-    )  # "under them two outputs of one input differ by no more than under L1"
+    # "under them two outputs of one input differ by no more than under L1"
+    assert of_v3.apart_lpips["realsr-gan"] <= 1e-4
     assert of_v3.told["depth"] < 0
     assert len({len(report.frames[setting].seed.unique()) for setting in study.design().settings}) == 1
 
     def mean(setting: str, row: str, metric: str = "fd_lite0") -> float:
-        records = [record for (of, name, seed), record in report.records.items() if (of, name) == (setting, row)]
-        return float(np.mean([record.scores[metric].value for record in records]))
+        return float(np.mean([record.scores[metric].value for record in report.of(setting, row).values()]))
 
     lama = {row: mean("inpainting-lama", row, "lpips_alex") for row in study.design().groups["main"]}
     assert min(lama[row] for row in ("none-on", "s1-on", "v1", "v3")) > max(lama["none"], lama["s1"])

@@ -223,6 +223,7 @@ def test_errors_of_lost_processes_are_known(error: BaseException, expected: bool
 
 def test_every_wait_on_a_process_that_does_not_answer_fails_as_such(tmp_path: Path) -> None:
     together(wait_for_both, 2, tmp_path)
+    assert (tmp_path / "told").exists()
 
 
 def wait_for_both(rank: int, world: int, folder: str) -> None:

@@ -151,6 +151,7 @@ def test_main_rows_come_first_and_seed_by_seed(prior: ModuleType):
         (["photos=.", "only=[tones]"], "only=tones: write a setting, tone"),
         (["photos=.", "only=tone/v9"], "only=tone/v9"),
         (["photos=.", "seeds=three"], "seeds=three: write a number above 0"),
+        (["photos=.", f"results={__file__}", "only=tone/none", "seeds=1"], f"results={__file__} is no folder"),
         (["photos=.", "jobs=0", "only=tone/none", "seeds=1"], "jobs=0: write a number"),
         (["photos=.", "only=tone/none", "seeds=1", "train.stepps=3"], ""),
     ],

@@ -4,10 +4,11 @@
       [jobs=2] [budget=demo] [results=<folder>] [key=value ...]
 
 prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
-names settings, or a row of one; `seeds` is the first so many of the design's; further words are overrides of every
-training. The main rows come first, seed by seed. It may be stopped and called again. What is finished is kept in
-experiments/results/<budget>, with a list in prior/records.json, which prior_report.py reads. `results` is another place
-to keep it: experiments/results/rerun is that of rows that have been repeated.
+names settings, or a row of one; `seeds` is how many in place of the design's, or a list, seeds=[5,6]; further words are
+overrides of every training. The main rows come first, seed by seed. It may be stopped and called again. What is finished
+is kept in experiments/results/<budget>, with a list in prior/records.json, which prior_report.py reads. `results` is
+another place to keep it: experiments/results/rerun is that of rows that were repeated with other arithmetic, and
+experiments/results/fresh that of rows with other seeds and images.
 """
 
 import json
@@ -75,10 +76,10 @@ class Design:
     def rows(self) -> dict[str, Row]:
         return {name: row for rows in self.groups.values() for name, row in rows.items()}
 
-    def cells(self) -> Iterator[Cell]:
-        """In the order in which they are run."""
+    def cells(self, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
+        """In the order in which they are run; `seeds`: others than the design's."""
         for group, rows in self.groups.items():
-            for seed in range(self.seeds[group]):
+            for seed in range(self.seeds[group]) if seeds is None else seeds:
                 for setting in self.within.get(group, self.settings):
                     yield from ((seed, setting, row) for row in rows)
 
@@ -118,18 +119,24 @@ def data_of(words: Sequence[str]) -> dict[str, list[str]]:
     return {name: [text.format(root) for text in DATA[name]] for name, root in roots.items()}
 
 
-def chosen(only: str | None, seeds: int | None) -> list[Cell]:
-    """The cells to run. Raises `UserError` for a name that is no setting, and no row of one."""
-    every = list(design().cells())
+def seeds_of(text: str) -> Sequence[int]:
+    """`3` is the first three, `[5,6]` are these. Raises `UserError`: neither."""
+    if text.isdecimal() and int(text):
+        return range(int(text))
+    numbers = text[1:-1].split(",")
+    if text != f"[{','.join(numbers)}]" or not all(number.isdecimal() for number in numbers):
+        raise UserError(f"seeds={text}: write a number above 0, or a list, [5,6]")
+    return [*map(int, numbers)]
+
+
+def chosen(only: str | None, seeds: str | None) -> list[Cell]:
+    """The cells to run. Raises `UserError` for a name that is no setting and no row of one, and for no seeds."""
+    every = list(design().cells(seeds_of(seeds) if seeds else None))
     names = only.strip("[]").split(",") if only else list(design().settings)
     known = {name for _, setting, row in every for name in (setting, f"{setting}/{row}")}
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"only={unknown[0]}: write a setting, {', '.join(design().settings)}, or <setting>/<row>")
-    return [
-        (seed, setting, row)
-        for seed, setting, row in every
-        if (seeds is None or seed < seeds) and {setting, f"{setting}/{row}"} & {*names}
-    ]
+    return [cell for cell in every if {cell[1], f"{cell[1]}/{cell[2]}"} & {*names}]
 
 
 @dataclass(frozen=True)
@@ -142,16 +149,11 @@ class Request:
     runs: dict[Cell, Run]
 
 
-def count(key: str, words: Sequence[str]) -> int | None:
-    text = value_of(key, words)
-    if text is not None and (not text.isdecimal() or int(text) == 0):
-        raise UserError(f"{key}={text}: write a number above 0")
-    return None if text is None else int(text)
-
-
 def asked(words: Sequence[str]) -> Request:
     """Raises `UserError`: no data, an unknown name, a file for a folder, or an override that cannot be."""
-    budget, jobs, seeds = value_of("budget", words) or "demo", count("jobs", words) or 1, count("seeds", words)
+    budget, jobs = value_of("budget", words) or "demo", value_of("jobs", words) or "1"
+    if not jobs.isdecimal() or not int(jobs):
+        raise UserError(f"jobs={jobs}: write a number above 0")
     results = Path(value_of("results", words) or RESULTS)
     if results.exists() and not results.is_dir():
         raise UserError(f"results={results} is no folder")
@@ -159,10 +161,10 @@ def asked(words: Sequence[str]) -> Request:
     data = data_of(words)
     runs = {
         (seed, setting, row): run_of(setting, row, seed, [*data[design().settings[setting].data], *extra])
-        for seed, setting, row in chosen(value_of("only", words), seeds)
+        for seed, setting, row in chosen(value_of("only", words), value_of("seeds", words))
         if design().settings[setting].data in data
     }
-    return Request(budget, results, jobs, runs)
+    return Request(budget, results, int(jobs), runs)
 
 
 def kept_as(run: Run) -> str:

@@ -143,6 +143,16 @@ def test_main_rows_come_first_and_seed_by_seed(prior: ModuleType):
     assert all(row in main for _, _, row in cells[: len(seeds)])
 
 
+def test_seeds_are_so_many_or_those_that_are_named(prior: ModuleType):
+    def seeds(*given: str) -> list[int]:
+        return [seed for seed, _, _ in prior.asked(["photos=.", "only=tone/v3", *given]).runs]
+
+    assert seeds() == [0, 1, 2, 3, 4]
+    assert seeds("seeds=2") == [0, 1]
+    assert seeds("seeds=[7,5]") == [7, 5]
+    assert len({run.directory for run in prior.asked(["photos=.", "only=tone/v3"]).runs.values()}) == 5
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -151,6 +161,9 @@ def test_main_rows_come_first_and_seed_by_seed(prior: ModuleType):
         (["photos=.", "only=[tones]"], "only=tones: write a setting, tone"),
         (["photos=.", "only=tone/v9"], "only=tone/v9"),
         (["photos=.", "seeds=three"], "seeds=three: write a number above 0"),
+        (["photos=.", "seeds=0"], "seeds=0: write a number above 0"),
+        (["photos=.", "seeds=[5,-6]"], "seeds=[5,-6]: write a number above 0, or a list"),
+        (["photos=.", "seeds=[5"], "seeds=[5: write a number above 0, or a list"),
         (["photos=.", f"results={__file__}", "only=tone/none", "seeds=1"], f"results={__file__} is no folder"),
         (["photos=.", "jobs=0", "only=tone/none", "seeds=1"], "jobs=0: write a number"),
         (["photos=.", "only=tone/none", "seeds=1", "train.stepps=3"], ""),

@@ -23,11 +23,12 @@ from diffi2i.data.scenes import network_size
 from diffi2i.errors import Note, UserError
 from diffi2i.kinds.kind import kind_of
 from diffi2i.kinds.spec import KINDS
+from diffi2i.memory import free_memory, give_back, out_of_memory
 from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.methods.parts import bytes_per_pixel, can_stream, kept_bytes, moved, strips, tiles
 from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of, free_memory, out_of_memory, uses_bf16
+from diffi2i.run.hardware import autocast_of, device_of, uses_bf16
 from diffi2i.run.hub import located
 
 Tiling = Literal["exact", "local"]
@@ -226,6 +227,7 @@ class Restorer:
             with torch.inference_mode(), autocast_of(self.trainer):
                 part = next(found, None)
             if part is None:
+                give_back()
                 return
             yield part
 
@@ -235,7 +237,7 @@ class Restorer:
         Asked beforehand: a system that runs out of memory ends the process, without an error to go on from.
         """
         kept = kept_bytes(self.method, pixels, 2 if uses_bf16(self.trainer) else 4)
-        free = free_memory(torch.device("cpu"))
+        free = free_memory(torch.device("cpu"), kept / KEPT)
         if kept > KEPT * free:
             warnings.warn(
                 f"tiling=exact keeps {kept / 2**30:.1f} GiB of features, {free / 2**30:.1f} GiB are free: restored as "
@@ -252,7 +254,8 @@ class Restorer:
         if self.reckoned is None:
             with torch.inference_mode(), autocast_of(self.trainer):
                 self.reckoned = bytes_per_pixel(self.method)
-        most = SHARE * free_memory(self.method.device) / self.reckoned
+        wanted = height * width * self.reckoned / SHARE
+        most = SHARE * free_memory(self.method.device, wanted) / self.reckoned
         if height * width <= most:
             return None
         return max(SMALLEST, min(LARGEST, int(math.sqrt(most / 2)) // MULTIPLE * MULTIPLE))

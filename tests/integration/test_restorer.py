@@ -145,7 +145,7 @@ def test_parts_are_halved_when_memory_runs_out(runs: dict[str, Path], monkeypatc
 
 def test_little_free_memory_asks_for_parts(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert restorer.side(2000, 1500) is None
-    monkeypatch.setattr("diffi2i.restorer.free_memory", lambda _: 100 << 20)
+    monkeypatch.setattr("diffi2i.restorer.free_memory", lambda *_: 100 << 20)
     side = restorer.side(2000, 1500)
     assert side is not None
     assert 64 <= side < 1500
@@ -160,11 +160,11 @@ def test_features_that_do_not_fit_the_memory_are_not_kept(
     exact, local = (diffi2i.load(runs["sisr"], trainer=CPU, tile=64, tiling=tiling) for tiling in ("exact", "local"))
     width: Any = exact.method.network.embed.out_channels  # type: ignore[union-attr]
     needed = 2 * width * 4 * 120 * 90
-    monkeypatch.setattr("diffi2i.restorer.free_memory", lambda _: int(needed / 0.6) - 1)
+    monkeypatch.setattr("diffi2i.restorer.free_memory", lambda *_: int(needed / 0.6) - 1)
     with pytest.warns(Note, match=r"tiling=exact keeps .* GiB are free: restored as tiling=local does"):
         found = exact(pixels)
     assert (found == local(pixels)).all()
-    monkeypatch.setattr("diffi2i.restorer.free_memory", lambda _: int(needed / 0.6) + 1)
+    monkeypatch.setattr("diffi2i.restorer.free_memory", lambda *_: int(needed / 0.6) + 1)
     assert not (exact(pixels) == found).all()
 
 

@@ -19,6 +19,7 @@ PACKAGE = Path(diffi2i.__file__).parent
 ROOMS = (
     "errors",
     "files",
+    "memory",
     "kinds.spec metrics.spec",  # what a configuration must know of kinds and scores, without torch
     "config",
     "weights",

@@ -20,10 +20,10 @@ from diffi2i.data.resize import enlarge
 from diffi2i.diffusion import samplers
 from diffi2i.errors import UserError
 from diffi2i.kinds.kind import kind_of
+from diffi2i.memory import give_back, out_of_memory
 from diffi2i.methods.method import Method
 from diffi2i.methods.process import schedule_of
 from diffi2i.restorer import Restorer, Tiling, as_levels, as_tensor, load
-from diffi2i.run.hardware import out_of_memory
 from diffi2i.run.hub import located
 
 OWN = "as the run has it"
@@ -98,6 +98,7 @@ class Desk:
                     raise
                 raise UserError(too_large(file)) from error
         seconds = time.perf_counter() - begun
+        give_back()  # the page may wait for hours
         after = kind_of(restorer.task).shown(target)
         side = None if restorer.dense else restorer.side(*photo.colours.shape[:2])
         sizes = dict.fromkeys(f"{each.colours.shape[1]}x{each.colours.shape[0]}" for each in (photo, after))

@@ -19,9 +19,10 @@ from diffi2i.data.photos import FORMATS, SUFFIXES, Format, read_photo, write_pho
 from diffi2i.errors import Note, UserError
 from diffi2i.files import whole
 from diffi2i.kinds.kind import kind_of
+from diffi2i.memory import out_of_memory
 from diffi2i.restorer import Alpha, Restorer, Tiling, as_mask, load
 from diffi2i.run.directory import WEIGHTS
-from diffi2i.run.hardware import out_of_memory, prepare
+from diffi2i.run.hardware import prepare
 from diffi2i.run.hub import located
 
 

@@ -30,6 +30,7 @@ from diffi2i.data.manifest import changes, file_hash, picture_role, shared_pictu
 from diffi2i.errors import UserError
 from diffi2i.files import read_json, write_json
 from diffi2i.kinds.kind import kind_of
+from diffi2i.memory import out_of_memory
 from diffi2i.methods.build import build_method
 from diffi2i.methods.build import check as check_method
 from diffi2i.methods.method import Method
@@ -43,7 +44,6 @@ from diffi2i.run.hardware import (
     device_of,
     is_first_rank,
     new_trainer,
-    out_of_memory,
     prepare,
     with_others,
 )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffi2i.data.resize import REACH, imresize
+from diffi2i.memory import give_back
 from diffi2i.models.depth import Zeros
 from diffi2i.models.di2iformer import LEVELS, DI2Iformer, DynamicLayer, Stack
 from diffi2i.models.padding import pad_to_multiple
@@ -100,6 +101,7 @@ class Strips:
 
         A strip of `x` may be replaced as soon as it has been walked over.
         """
+        give_back()  # what the strips of the walk before have taken
         height, above = x.shape[-2], x[..., :0, :]
         for top, bottom in self.of(x):
             strip = torch.cat([above, x[..., top : min(bottom + reach, height), :]], dim=-2)

@@ -28,6 +28,7 @@ from torch.distributed import DistError
 
 from diffi2i.config.schema import TrainerConfig
 from diffi2i.errors import LostProcessError, UserError
+from diffi2i.memory import keep_freed
 from diffi2i.run import signals
 
 T = TypeVar("T")
@@ -163,26 +164,6 @@ def device_of(trainer: TrainerConfig) -> torch.device:
     return torch.device("cuda" if wanted else "cpu")
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that may still be taken on the device; 4 GiB where nothing tells."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    found = []
-    if (told := Path("/proc/meminfo")).is_file():
-        line = next(line for line in told.read_text().splitlines() if line.startswith("MemAvailable"))
-        found.append(1024 * int(line.split()[1]))
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.is_file() and (most := limit.read_text().strip()).isdecimal():
-        found.append(int(most) - int(used.read_text()))
-    return min(found, default=4 << 30)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory was wanting, on whatever device."""
-    said = r"(allocate|enough|out of) memory|bad_alloc|ALLOC_FAILED"
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(said, str(error))))
-
-
 def uses_bf16(trainer: TrainerConfig) -> bool:
     """Whether the networks run in bf16; `auto` says yes only where the processor multiplies bf16 natively."""
     if trainer.precision != "auto":
@@ -199,7 +180,8 @@ def autocast_of(trainer: TrainerConfig) -> torch.autocast:
 
 
 def prepare(trainer: TrainerConfig) -> None:
-    """Of a command, before its work: sets the threads, drops advice of Lightning's that does not apply here."""
+    """Of a command, before its work: threads, memory, and no advice of Lightning's that does not apply here."""
+    keep_freed()
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -5,9 +5,10 @@
 
 prior.yaml is the design. `photos` has the folders train and val; a setting whose data is not given is left out. `only`
 names settings, or a row of one; `seeds` is how many in place of the design's, or a list, seeds=[5,6]; further words are
-overrides of every training. The main rows come first, seed by seed. It may be stopped and called again. What is finished
-is kept in experiments/results/<budget>, with a list in prior/records.json, which prior_report.py reads. `results` is
-another place to keep it: experiments/results/rerun is that of rows that were repeated with other arithmetic, and
+overrides of every training. The main rows come first, seed by seed. It may be stopped and called again.
+
+What is finished is kept in experiments/results/<budget>, listed in prior/records.json, which prior_report.py reads.
+`results` is another place to keep it: experiments/results/rerun is that of rows repeated with other arithmetic, and
 experiments/results/fresh that of rows with other seeds and images.
 """
 

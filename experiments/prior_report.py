@@ -35,6 +35,10 @@ TEXT, KEPT = HERE / "prior.md.jinja", RESULTS / "demo" / "prior"
 PAGE, PICTURE = (HERE.parent / "docs" / name for name in ("prior.md", "prior.svg"))
 CONTRASTS = [("s1", "none"), ("s1-on", "none-on"), ("v1", "none-on"), ("v3", "none-on"), ("v3", "v1")]
 """Each a row less another of as many steps. Holm's correction is over all of them in all settings."""
+REPEATED = ("rerun", "fresh")
+"""Where rows were kept that were trained anew: with other arithmetic; with other seeds and images."""
+RATES = {"-half": "5e-4", "": "1e-3", "-twice": "2e-3"}
+"""Learning rates, by how the names of their rows end."""
 PILOTS = {
     "inpainting": "table7",
     "sisr": "small-sisr",
@@ -91,11 +95,17 @@ def as_long(row: str, other: str) -> bool:
     return (design().rows[row].init is None) == (design().rows[other].init is None)
 
 
+def told(effect: Effect, digits: int) -> str:
+    mean, low, high = (f"{value:+.{digits}f}" for value in (effect.mean, effect.low, effect.high))
+    return f"{mean} ± {effect.sd:.{digits}f} [{low}, {high}]"
+
+
 class Report:
     """What the study's records say, by setting and row."""
 
     def __init__(self) -> None:
-        self.records, self.repeated = records_of(RESULTS), records_of(RESULTS / "rerun")
+        self.records = records_of(RESULTS)
+        self.repeated = {name: records_of(RESULTS / name) for name in REPEATED}
         self.drawn: dict[tuple[str, Pair], Effect | None] = {}
         self.probes = pd.DataFrame(listed(KEPT / "probes.json").values())
 
@@ -143,11 +153,8 @@ class Report:
 
     def gain(self, setting: str, one: str, other: str) -> str:
         """`+0.312 ± 0.041 [+0.104, +0.521]`: mean, deviation over the seeds, interval."""
-        effect, digits = self.effect(setting, (one, other)), self.digits(setting)
-        if effect is None:
-            return "n/a"
-        mean, low, high = (f"{value:+.{digits}f}" for value in (effect.mean, effect.low, effect.high))
-        return f"{mean} ± {effect.sd:.{digits}f} [{low}, {high}]"
+        effect = self.effect(setting, (one, other))
+        return told(effect, self.digits(setting)) if effect else "n/a"
 
     def where(self, one: str, other: str, verdict: str) -> str:
         """The settings in which the first is better, worse, or that leave it open."""
@@ -175,25 +182,28 @@ class Report:
         """Of the means over the seeds the largest."""
         return f"{100 * self.probes[self.probes.row == row].groupby('setting').spread.mean().max():.1f} %"
 
-    def rerun(self) -> str:
-        """A table: the main contrasts of the rows that were repeated, beside what the study says of them."""
+    def again(self, name: str) -> str:
+        """A table: the main contrasts of the rows that were trained anew, beside what the study says of them."""
         labels = {name: row.label for name, row in design().rows.items()}
-        rows: list[Sequence[str]] = [("setting", "", "seeds", "the study", "repeated", "in the interval")]
+        rows: list[Sequence[str]] = [("setting", "", "seeds", "images", "the study", "again", "in the interval")]
         for setting, each in design().settings.items():
-            records = [(row, seed, record) for (of, row, seed), record in self.repeated.items() if of == setting]
+            records = [(row, seed, record) for (of, row, seed), record in self.repeated[name].items() if of == setting]
             frame = frame_of(records, each.metric)
             for one, other in CONTRASTS:
-                effect = self.effect(setting, (one, other))
-                apart = differences(frame, one, other)
+                effect, apart = self.effect(setting, (one, other)), differences(frame, one, other)
                 if apart is not None and effect is not None:
-                    again, within = apart.mean(), effect.low <= apart.mean() <= effect.high
-                    numbers = (str(len(apart)), self.gain(setting, one, other), f"{again:+.{self.digits(setting)}f}")
-                    rows.append((setting, f"{labels[one]} − {labels[other]}", *numbers, "yes" if within else "no"))
+                    found = two_way_bootstrap(apart)
+                    numbers = (str(found.seeds), str(found.images), self.gain(setting, one, other))
+                    shown = (
+                        told(found, self.digits(setting)),
+                        "yes" if effect.low <= found.mean <= effect.high else "no",
+                    )
+                    rows.append((setting, f"{labels[one]} − {labels[other]}", *numbers, *shown))
         return markdown(rows) if len(rows) > 1 else "Not run yet."
 
-    def rerun_on(self) -> str:
-        """What the repeated rows were calculated with."""
-        return "; ".join(distinct(hardware_text(record.provenance.hardware) for record in self.repeated.values()))
+    def again_on(self, name: str) -> str:
+        """What the rows that were trained anew were calculated with."""
+        return "; ".join(distinct(hardware_text(record.provenance.hardware) for record in self.repeated[name].values()))
 
     def share(self, setting: str) -> str:
         """V3's gain over no prior, in per cent of stage 1's."""
@@ -279,6 +289,28 @@ class Report:
                 gains = (self.gain(setting, row, other) if as_long(row, other) else "" for other in others)
                 rows.append((named[row].label, str(seeds), *gains))
         return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+    def rates(self) -> str:
+        """A table: what V1 and V3 gain at other learning rates, over no prior at the same one."""
+        rows: list[Sequence[str]] = [
+            (
+                "setting",
+                "learning rate",
+                "seeds",
+                "no prior, less the same at 1e-3",
+                *(f"{row} − no prior" for row in ("V1", "V3")),
+                "V3 − V1",
+            )
+        ]
+        for setting in design().within["rates"]:
+            for end, rate in RATES.items():
+                none, v1, v3 = (f"{row}{end}" for row in ("none-on", "v1", "v3"))
+                pairs = [(v1, none), (v3, none), (v3, v1)]
+                if self.effect(setting, pairs[0]):
+                    against = self.gain(setting, none, "none-on") if end else ""
+                    gains = (self.gain(setting, *pair) for pair in pairs)
+                    rows.append((setting, rate, str(len(self.of(setting, none))), against, *gains))
+        return markdown(rows)
 
     def moved(self, setting: str, better: bool) -> str:
         """The factors whose interval lies above (`better`) or below V3's score."""

@@ -82,7 +82,7 @@ def test_table7_has_the_numbers_that_version_0_1_gave_it() -> None:
     assert compared == 2 * 5 + 8 + 9 + 2 * 6
 
 
-RECORDS = sorted(file for name in ("*", "rerun/*") for file in RESULTS.glob(f"{name}/*/result.json"))
+RECORDS = sorted(file for name in ("*", "rerun/*", "fresh/*") for file in RESULTS.glob(f"{name}/*/result.json"))
 
 
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.parent.name)
@@ -230,11 +230,12 @@ def test_page_of_the_prior_is_rendered_from_the_records(study: ModuleType, repor
 
 def test_rows_of_the_study_differ_in_the_prior_alone(study: ModuleType, report: Any):
     """Each pair that is compared: the same images, inputs and steps; its gain follows from the means."""
+    groups = study.design().groups
     factors = [
         (setting, (row, other))
         for setting, row, _ in report.records
         for other in ("none", "none-on", "v3")
-        if row in study.design().groups["factors"] and study.as_long(row, other)
+        if row in {**groups["factors"], **groups["rates"]} and study.as_long(row, other)
     ]
     compared = report.effects | {key: effect for key in factors if (effect := report.effect(*key))}
     assert len(compared) > len(report.effects) > 40
@@ -272,9 +273,10 @@ def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType, report
     assert all(gain(setting, "s1-on", "none-on").low > 4 for setting in ("tone", "context"))
     assert all(abs(gain(setting, "s1-on", "none-on").mean) < 0.1 for setting in ("sisr", "deblur"))
     assert gain("tone", "v3", "big-on").low > 0  # "there the prior is the better use of that cost"
-    repeated = report.rerun().splitlines()[2:]
-    assert len(repeated) == 2
-    assert all(line.rstrip(" |").endswith("yes") for line in repeated)
+    for name, lines in (("rerun", 2),):
+        again = report.again(name).splitlines()[2:]
+        assert len(again) == lines
+        assert all(line.rstrip(" |").endswith("yes") for line in again)
     above = {setting: report.moved(setting, better=True) for setting in ("tone", "context")}
     assert above == {"tone": "none", "context": "10 L_diff"}
     for setting in study.design().within["factors"]:

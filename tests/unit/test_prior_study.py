@@ -144,13 +144,13 @@ def test_main_rows_come_first_and_seed_by_seed(prior: ModuleType):
 
 
 def test_seeds_are_so_many_or_those_that_are_named(prior: ModuleType):
-    def seeds(*given: str) -> list[int]:
-        return [seed for seed, _, _ in prior.asked(["photos=.", "only=tone/v3", *given]).runs]
+    def seeds(text: str | None) -> list[int]:
+        return [seed for seed, _, _ in prior.chosen("tone/v3", text)]
 
-    assert seeds() == [0, 1, 2, 3, 4]
-    assert seeds("seeds=2") == [0, 1]
-    assert seeds("seeds=[7,5]") == [7, 5]
-    assert len({run.directory for run in prior.asked(["photos=.", "only=tone/v3"]).runs.values()}) == 5
+    assert seeds(None) == [0, 1, 2, 3, 4]
+    assert seeds("2") == [0, 1]
+    assert seeds("[7,5]") == [7, 5]
+    assert len({prior.run_of("tone", "v3", seed, words()).directory for seed in (5, 7)}) == 2
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from interleaved import given, interleaved
+from interleaved import given
 from safetensors.torch import load_file
-from speed import CHANNELS_LAST, Ours, against, batch_of, cases, peaks
+from speed import CHANNELS_LAST, Ours, against, batch_of, measured
 
 from diffi2i.tables.markdown import markdown
 
@@ -185,14 +185,12 @@ def compiling(settings: dict[str, str], _: Path) -> Found:
 
 
 def speed(settings: dict[str, str], _: Path) -> Found:
-    """In this process: to begin one takes longer than what is timed in it."""
-    shared = {"budget": "paper" if settings["device"] == "cuda" else "smoke", "memory": "true"}
+    shared = {"budget": "paper" if settings["device"] == "cuda" else "smoke", "rounds": "9"}
     shared |= {key: settings[key] for key in ("size", "device")}
     for task in SIZES:
         for what, batch in (("inference", "1"), ("inference", settings["batch"]), ("training", settings["batch"])):
             case = shared | {"task": task, "batch": batch}
-            made = cases(what, case)
-            timings, memory = interleaved(made, rounds=9), peaks(what, case, made)
+            timings, memory = measured(what, case)
             for name, timing in timings.items():
                 facts = {"ms": round(timing.ms, 2), "peak MiB": round(memory[name])}
                 times = timing.times_faster_than(timings[against(name)])

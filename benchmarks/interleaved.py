@@ -6,8 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+T = TypeVar("T")
+A = TypeVar("A")
 
 
 def given(defaults: Mapping[str, str], words: Sequence[str]) -> dict[str, str]:
@@ -43,23 +51,53 @@ class Timing:
         return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+def timed(case: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of this process."""
+    gc.collect()
+    start, busy = time.perf_counter(), time.process_time()
+    case()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, time.process_time() - busy
+
+
+class Apart(Generic[T]):
+    """What `make` makes, in a process of its own; answers what functions of a module find out about it."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        context = get_context("forkserver")
+        self.here, there = context.Pipe()
+        context.Process(target=self.serve, args=(make, there), daemon=True).start()
+        there.close()
+
+    @staticmethod
+    def serve(make: Callable[[], T], there: "Connection") -> None:
+        made = make()
+        while True:
+            there.send(there.recv()(made))
+
+    def ask(self, question: Callable[[T], A]) -> A:
+        """Raises `EOFError` where the process has ended, which says why."""
+        self.here.send(question)
+        answer: A = self.here.recv()
+        return answer
+
+
+def interleaved(
+    cases: Mapping[str, T],
+    rounds: int,
+    seconds: Callable[[T], tuple[float, float]] = timed,  # type: ignore[assignment]
+) -> dict[str, Timing]:
     """Runs each case twice to warm up, then each once a round, in an order of chance."""
     order, chance = list(cases), random.Random(0)
     found = {name: Timing([], []) for name in order}
     for name in order:
-        cases[name]()
-        cases[name]()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # what the last of these left to do is not the first round's
+        seconds(cases[name])
+        seconds(cases[name])
     for _ in range(rounds):
         chance.shuffle(order)
         for name in order:
-            gc.collect()
-            start, busy = time.perf_counter(), time.process_time()
-            cases[name]()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            found[name].cpu.append(time.process_time() - busy)
-            found[name].wall.append(time.perf_counter() - start)
+            wall, cpu = seconds(cases[name])
+            found[name].wall.append(wall)
+            found[name].cpu.append(cpu)
     return found

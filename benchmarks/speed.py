@@ -1,36 +1,36 @@
 """How many times faster DiffI2I is than DiffIR at equal size, one prediction or one training step: `make bench`.
 
     [DIFFIR=<checkout>] python benchmarks/speed.py inference|training [task=inpainting] [budget=paper] [size=256]
-      [batch=1] [rounds=15] [device=cpu] [memory=true] [output=<file>.json]
+      [batch=1] [rounds=15] [device=cpu] [output=<file>.json]
 
-One process, the cases in turn; then for each case, in a process of its own, the peak of its memory beyond the networks.
-With DIFFIR, a checkout of the authors' code, that is what DiffI2I is compared with, else this suite's DiffIR, which
-computes the same (tests/golden/test_diffir.py), in the authors' memory layout. Random
-weights and images cost what others do. A training step is the loss, its gradients, and Adam; stage 2's at that.
+Each case in a process of its own, all in turn; then the peak of its memory beyond the networks. With DIFFIR, a checkout
+of the authors' code, that is what DiffI2I is compared with, else this suite's DiffIR, which computes the same
+(tests/golden/test_diffir.py), in the authors' memory layout. DiffI2I runs as the commands do, which keep freed memory;
+DiffIR as its own scripts do, which don't, and once more with that memory kept. Random weights and images cost what
+others do. A training step is the loss, its gradients, and Adam; stage 2's at that. On a GPU all are in one process.
 """
 
-import ctypes
 import json
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import authors
 import torch
 import torch.nn.functional as F
-from interleaved import given, interleaved
+from interleaved import Apart, Timing, given, interleaved, timed
 from torch import Tensor
 
 from diffi2i.config.compose import load
 from diffi2i.config.schema import Config, TrainerConfig
 from diffi2i.losses.pixel import L1
 from diffi2i.losses.task import TaskLoss
+from diffi2i.memory import give_back, keep_freed
 from diffi2i.methods.build import build_method
 from diffi2i.methods.method import Method
 from diffi2i.methods.optimisation import new_optimizer
@@ -45,11 +45,10 @@ DEFAULTS = {
     "batch": "1",
     "rounds": "15",
     "device": "cpu",
-    "memory": "true",
     "output": "",
 }
 CHANNELS_LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
-REFERENCE = "DiffIR, fp32"
+REFERENCE, KEPT = "DiffIR, fp32", ", memory kept"
 Case = Callable[[], object]
 
 
@@ -143,61 +142,81 @@ class Theirs:
 
 
 def cases(what: str, settings: Mapping[str, str]) -> dict[str, Case]:
-    """What takes turns, DiffIR first."""
+    """What takes turns, DiffIR first. Networks are made when they first run."""
     task, budget, device = (settings[key] for key in ("task", "budget", "device"))
-    ours = Ours("diffi2i", task, budget, device, CHANNELS_LAST)
-    batch = batch_of(ours.config, int(settings["size"]), int(settings["batch"]), device)
-    fast = partial(bf16, device)
+    checkout, fast = os.environ.get("DIFFIR"), partial(bf16, device)
+
+    @cache
+    def made(method: str = "diffi2i", *overrides: str) -> Ours:
+        layout = CONTIGUOUS if method == "diffir" else CHANNELS_LAST
+        return Ours(method, task, budget, device, layout, *overrides)
+
+    @cache
+    def theirs() -> Theirs:
+        return Theirs(Path(checkout or ""), task, device)
+
+    @cache
+    def batch() -> Any:
+        of_task = load(Config, "train", ["method=diffi2i_s1", f"task={task}", f"budget={budget}", "train.loss=l1"])
+        return batch_of(of_task, int(settings["size"]), int(settings["batch"]), device)
 
     def in_bf16() -> Tensor:
         with fast():
-            return ours.predict(batch)
+            return made().predict(batch())
 
-    if checkout := os.environ.get("DIFFIR"):
-        theirs = Theirs(Path(checkout), task, device)
-        predict: Case = lambda: theirs.predict(batch)  # noqa: E731
-        steps: list[Case] = [lambda: theirs.step(0, batch), lambda: theirs.step(1, batch)]
-    else:
-        same = Ours("diffir", task, budget, device, CONTIGUOUS)
-        predict = lambda: same.predict(batch)  # noqa: E731
-        steps = [lambda: same.step(0, batch, nullcontext), lambda: same.step(1, batch, nullcontext)]
+    def step_of_diffir(stage: int) -> None:
+        if checkout:
+            theirs().step(stage, batch())
+        else:
+            made("diffir").step(stage, batch(), nullcontext)
+
+    def step(stage: int, precision: Callable[[], AbstractContextManager[None]], *overrides: str) -> None:
+        made("diffi2i", *overrides).step(stage, batch(), precision)
+
     if what == "inference":
-        return {REFERENCE: predict, "DiffI2I, fp32": lambda: ours.predict(batch), "DiffI2I, bf16": in_bf16}
-    twice = Ours("diffi2i", task, budget, device, CHANNELS_LAST, "trainer.gradient_checkpointing=true")
+        return {
+            REFERENCE: lambda: (theirs() if checkout else made("diffir")).predict(batch()),
+            "DiffI2I, fp32": lambda: made().predict(batch()),
+            "DiffI2I, bf16": in_bf16,
+        }
     found: dict[str, Case] = {}
     for stage in (0, 1):
         name = f", stage {stage + 1}"
-        found[REFERENCE + name] = steps[stage]
-        found[f"DiffI2I, fp32{name}"] = partial(ours.step, stage, batch, nullcontext)
-        found[f"DiffI2I, bf16{name}"] = partial(ours.step, stage, batch, fast)
-        found[f"DiffI2I, bf16, blocks twice{name}"] = partial(twice.step, stage, batch, fast)
+        found[REFERENCE + name] = partial(step_of_diffir, stage)
+        found[f"DiffI2I, fp32{name}"] = partial(step, stage, nullcontext)
+        found[f"DiffI2I, bf16{name}"] = partial(step, stage, fast)
+        found[f"DiffI2I, bf16, blocks twice{name}"] = partial(step, stage, fast, "trainer.gradient_checkpointing=true")
     return found
 
 
-def peak_of(case: Case, device: str) -> float:
+def alone(what: str, settings: Mapping[str, str], name: str) -> Case:
+    """The case of that name, in a process that is its own."""
+    if not name.startswith(REFERENCE) or KEPT in name:
+        keep_freed()
+    return cases(what, settings)[name.replace(KEPT, "")]
+
+
+def peak_of(case: Case) -> float:
     """The peak of its memory in MiB, above what is there before."""
-    if device == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, else it would be used first, unseen
+        give_back()  # else it would be used first, unseen
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = peak_memory_mb()
     case()
     return peak_memory_mb() - before
 
 
-def peak_alone(what: str, settings: Mapping[str, str], name: str) -> float:
-    return peak_of(cases(what, settings)[name], settings["device"])
-
-
-def peaks(what: str, settings: Mapping[str, str], made: Mapping[str, Case]) -> dict[str, float]:
-    """Of each case; on the CPU in processes of their own, since one keeps what another has left."""
-    if settings["memory"] == "false":
-        return dict.fromkeys(made, float("nan"))
+def measured(what: str, settings: Mapping[str, str]) -> tuple[dict[str, Timing], dict[str, float]]:
+    """Of each case its times and the peak of its memory."""
+    rounds, made = int(settings["rounds"]), cases(what, settings)
     if settings["device"] == "cuda":
-        return {name: peak_of(case, "cuda") for name, case in made.items()}
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return {name: pool.apply(peak_alone, (what, settings, name)) for name in made}
+        return interleaved(made, rounds), {name: peak_of(case) for name, case in made.items()}
+    kept = [name.replace(REFERENCE, REFERENCE + KEPT) for name in made if name.startswith(REFERENCE)]
+    apart = {name: Apart(partial(alone, what, settings, name)) for name in (*made, *kept)}
+    timings = interleaved(apart, rounds, lambda case: case.ask(timed))
+    return timings, {name: case.ask(peak_of) for name, case in apart.items()}
 
 
 def against(name: str) -> str:
@@ -210,10 +229,8 @@ def main() -> None:
     if what not in ("inference", "training"):
         raise SystemExit(f"{what}: write inference or training")
     settings = given(DEFAULTS, words)
-    output, rounds = settings.pop("output"), int(settings["rounds"])
-    made = cases(what, settings)
-    found = interleaved(made, rounds)
-    memory = peaks(what, settings, made)
+    output = settings.pop("output")
+    found, memory = measured(what, settings)
     rows = [["", "ms", "processor ms", "times faster than DiffIR", "peak, MiB", "of DiffIR's"]]
     for name, timing in found.items():
         reference = against(name)
@@ -222,7 +239,7 @@ def main() -> None:
     code = "the authors' code" if os.environ.get("DIFFIR") else "this suite's"
     where = torch.cuda.get_device_name() if settings["device"] == "cuda" else f"{torch.get_num_threads()} threads"
     images = f"{settings['batch']} x {settings['size']}x{settings['size']}"
-    print(f"{settings['task']}, {what}, {images}, {where}, {rounds} rounds in turn, DiffIR: {code}\n")
+    print(f"{settings['task']}, {what}, {images}, {where}, {settings['rounds']} rounds in turn, DiffIR: {code}\n")
     print(markdown(rows))
     if output:
         timings = {name: asdict(timing) | {"peak_mb": memory[name]} for name, timing in found.items()}

@@ -3,8 +3,10 @@
 import importlib
 import json
 import math
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -124,22 +126,21 @@ def test_a_size_that_does_not_fit_is_named() -> None:
     assert "size=1x: write" in refusal(lambda: BenchConfig(size="1x"))
 
 
-@pytest.mark.parametrize("what", ["inference", "training"])
-def test_the_comparison_with_diffir_takes_turns(
-    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("what", ["inference", pytest.param("training", marks=pytest.mark.long)])
+def test_the_comparison_with_diffir_takes_turns(what: str, tmp_path: Path) -> None:
     """Without the authors' code; at sizes that take a second, of which nothing follows."""
-    monkeypatch.delenv("DIFFIR", raising=False)
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    monkeypatch.setattr(
-        sys, "argv", ["speed.py", what, "task=sisr", "budget=smoke", "size=32", "rounds=2", "memory=false"]
-    )
-    runpy.run_path(str(ROOT / "benchmarks" / "speed.py"), run_name="__main__")
-    printed = capsys.readouterr().out
-    rows = re.findall(r"^\| (Diff\S+, (?:fp32|bf16))(?:, stage \d)? .* (\S+ \[\S+, \S+\]) \|", printed, re.M)
+    script, output = str(ROOT / "benchmarks" / "speed.py"), tmp_path / "found.json"
+    words = [sys.executable, script, what, "task=sisr", "budget=smoke", "size=32", "rounds=2", f"output={output}"]
+    environment = {name: value for name, value in os.environ.items() if name != "DIFFIR"}
+    printed = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    case, times = r"(Diff\S+, (?:fp32|bf16)(?:, memory kept)?)", r"(\S+ \[\S+, \S+\])"
+    rows = re.findall(rf"^\| {case}(?:, stage \d)? .* {times} \|", printed, re.M)
     stages = 1 if what == "inference" else 2
-    assert [name for name, _ in rows] == ["DiffIR, fp32", "DiffI2I, fp32", "DiffI2I, bf16"] * stages
+    names = ["DiffIR, fp32", "DiffI2I, fp32", "DiffI2I, bf16"] * stages + ["DiffIR, fp32, memory kept"] * stages
+    assert [name for name, _ in rows] == names
     assert rows[0][1] == "1.00 [1.00, 1.00]"
+    found = json.loads(output.read_text(encoding="utf-8"))["cases"]
+    assert all(len(case["wall"]) == 2 and case["peak_mb"] >= 0 for case in found.values())
 
 
 def test_how_much_faster_kept_features_are_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -67,7 +67,8 @@ class Apart(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         context = get_context("forkserver")
         self.here, there = context.Pipe()
-        context.Process(target=self.serve, args=(make, there), daemon=True).start()
+        self.process = context.Process(target=self.serve, args=(make, there), daemon=True)
+        self.process.start()
         there.close()
 
     @staticmethod
@@ -81,6 +82,9 @@ class Apart(Generic[T]):
         self.here.send(question)
         answer: A = self.here.recv()
         return answer
+
+    def end(self) -> None:
+        self.process.kill()
 
 
 def interleaved(

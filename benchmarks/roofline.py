@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from diffi2i.config.compose import load
 from diffi2i.config.schema import Config, TrainerConfig
+from diffi2i.memory import keep_freed
 from diffi2i.methods.build import build_method
 from diffi2i.run.hardware import autocast_of, uses_bf16
 from diffi2i.tables.markdown import markdown
@@ -102,6 +103,7 @@ def layers_of(network: nn.Module, run: Callable[[], object], width: int, flops: 
 
 def main() -> None:
     settings = given(DEFAULTS, sys.argv[1:])
+    keep_freed()  # as commands do
     config = load(Config, "train", [f"task={settings['task']}", f"budget={settings['budget']}", "train.loss=l1"])
     method: Any = build_method(config, None).eval()
     batch, rounds = batch_of(config, int(settings["size"]), 1, "cpu"), int(settings["rounds"])

@@ -5,6 +5,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -74,8 +75,9 @@ class Apart(Generic[T]):
     @staticmethod
     def serve(make: Callable[[], T], there: "Connection") -> None:
         made = make()
-        while True:
-            there.send(there.recv()(made))
+        with suppress(EOFError, BrokenPipeError):  # the other end has gone
+            while True:
+                there.send(there.recv()(made))
 
     def ask(self, question: Callable[[T], A]) -> A:
         """Raises `EOFError` where the process has ended, which says why."""

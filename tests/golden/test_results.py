@@ -273,12 +273,18 @@ def test_sentences_of_the_page_are_true_of_the_records(study: ModuleType, report
     assert all(gain(setting, "s1-on", "none-on").low > 4 for setting in ("tone", "context"))
     assert all(abs(gain(setting, "s1-on", "none-on").mean) < 0.1 for setting in ("sisr", "deblur"))
     assert gain("tone", "v3", "big-on").low > 0  # "there the prior is the better use of that cost"
-    for name, lines in (("rerun", 2),):
+    for name, lines in (("rerun", 2), ("fresh", 5)):
         again = report.again(name).splitlines()[2:]
         assert len(again) == lines
         assert all(line.rstrip(" |").endswith("yes") for line in again)
     above = {setting: report.moved(setting, better=True) for setting in ("tone", "context")}
     assert above == {"tone": "none", "context": "10 L_diff"}
+    # "At no rate is a sign other", "below V1 at 1e-3 and 2e-3 ..., not told apart from it at 5e-4"
+    for end in study.RATES:
+        for setting in ("tone", "context"):
+            assert gain(setting, f"v3{end}", f"none-on{end}").low > 0
+            assert (gain(setting, f"v3{end}", f"v1{end}").high < 0) == (end != "-half")
+        assert gain("inpainting", f"v3{end}", f"none-on{end}").high < 0
     for setting in study.design().within["factors"]:
         assert gain(setting, "steps-1", "v3").low < 0 < gain(setting, "steps-1", "v3").high
     of_v3 = report.probes[report.probes.row == "v3"].groupby("setting").mean(numeric_only=True)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from interleaved import Apart, Timing, given, interleaved, timed
+from interleaved import Apart, Timing, given, interleaved, timed_warm
 from speed import CHANNELS_LAST, Case, Ours, batch_of, bf16, peak_of
 
 from diffi2i.memory import keep_freed
@@ -75,7 +75,7 @@ def main() -> None:
     for name in CASES:
         kinds = {"without": False, "with": True}
         apart = {kind: Apart(partial(made, name, keep, int(settings["threads"]))) for kind, keep in kinds.items()}
-        timings = interleaved(apart, int(settings["rounds"]), lambda case: case.ask(timed))
+        timings = interleaved(apart, int(settings["rounds"]), lambda case: case.ask(timed_warm))
         found[name] = {kind: asdict(timings[kind]) | {"peak_mb": apart[kind].ask(peak_of)} for kind in kinds}
         for case in apart.values():
             case.end()

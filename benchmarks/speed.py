@@ -23,7 +23,7 @@ from typing import Any
 import authors
 import torch
 import torch.nn.functional as F
-from interleaved import Apart, Timing, given, interleaved, timed
+from interleaved import Apart, Timing, given, interleaved, timed_warm
 from torch import Tensor
 
 from diffi2i.config.compose import load
@@ -215,7 +215,7 @@ def measured(what: str, settings: Mapping[str, str]) -> tuple[dict[str, Timing],
         return interleaved(made, rounds), {name: peak_of(case) for name, case in made.items()}
     kept = [name.replace(REFERENCE, REFERENCE + KEPT) for name in made if name.startswith(REFERENCE)]
     apart = {name: Apart(partial(alone, what, settings, name)) for name in (*made, *kept)}
-    timings = interleaved(apart, rounds, lambda case: case.ask(timed))
+    timings = interleaved(apart, rounds, lambda case: case.ask(timed_warm))
     return timings, {name: case.ask(peak_of) for name, case in apart.items()}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from interleaved import Timing
+from speed import KEPT, REFERENCE
 
 from diffi2i.tables.markdown import markdown
 
@@ -18,22 +19,20 @@ HEAD = [
 
 def row(found: dict[str, Any], stage: str) -> list[str]:
     """A line of the table: a prediction, or a training step of a stage."""
-    cases = found["cases"]
-
-    def of(name: str) -> tuple[Timing, float]:
-        case = cases[name + stage]
-        return Timing(case["wall"], case["cpu"]), case["peak_mb"]
-
-    (theirs, most), (kept, _), (fp32, in_fp32), (bf16, in_bf16) = (
-        of(name) for name in ("DiffIR, fp32", "DiffIR, fp32, memory kept", "DiffI2I, fp32", "DiffI2I, bf16")
-    )
+    names = {"theirs": REFERENCE, "kept": REFERENCE + KEPT, "fp32": "DiffI2I, fp32", "bf16": "DiffI2I, bf16"}
+    cases = {short: found["cases"].get(name + stage) for short, name in names.items()}
+    times = {short: Timing(case["wall"], case["cpu"]) for short, case in cases.items() if case}
+    ours = ("fp32", "bf16")
+    ratios = [
+        times[each].times_faster_than(times[other]) if other in times else ""
+        for other in ("theirs", "kept")
+        for each in ours
+    ]
+    memory = [f"{cases[each]['peak_mb'] / cases['theirs']['peak_mb']:.2f}" for each in ours]
     what = "prediction" if found["what"] == "inference" else f"training step{stage}"
-    return [
-        TASKS[found["task"]], f"{what}, {found['batch']} x {found['size']}x{found['size']}",
-        f"{theirs.ms:.0f}", f"{fp32.ms:.0f}", f"{bf16.ms:.0f}",
-        fp32.times_faster_than(theirs), bf16.times_faster_than(theirs),
-        fp32.times_faster_than(kept), bf16.times_faster_than(kept), f"{in_fp32 / most:.2f}", f"{in_bf16 / most:.2f}",
-    ]  # fmt: skip
+    title = f"{what}, {found['batch']} x {found['size']}x{found['size']}"
+    milliseconds = [f"{times[short].ms:.0f}" for short in ("theirs", *ours)]
+    return [TASKS[found["task"]], title, *milliseconds, *ratios, *memory]
 
 
 def table() -> str:

@@ -140,6 +140,7 @@ def test_the_page_of_performance_shows_the_kept_timings(monkeypatch: pytest.Monk
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert found.table() in page
     assert found.twice() in page
+    assert importlib.import_module("kept").table() in page
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def keep_freed() -> None:
     """Lets this process keep the memory that it frees, for what it takes next; does nothing without glibc.
 
     By itself glibc gives blocks above 32 MiB, and the end of the heap, back to the system as soon as they are freed.
-    What is taken next comes page by page, each cleared, which was up to two thirds of a prediction's time
+    What is taken next comes page by page, each cleared, which was up to half of a prediction's time
     (docs/performance.md). All threads share one heap, since no other can hold so much.
     """
     mallopt = glibc("mallopt")

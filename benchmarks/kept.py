@@ -23,16 +23,16 @@ from diffi2i.tables.markdown import markdown
 DEFAULTS = {"rounds": "9", "threads": "2", "output": ""}
 KEPT = Path(__file__).resolve().parent / "results" / "kept" / "found.json"
 CASES = {
-    "`tiny`, a training step, 8 x 64x64, fp32": ("inpainting", "model=tiny", 64, 8, "fp32", True),
-    "`tiny`, a training step, 8 x 64x64, bf16": ("inpainting", "model=tiny", 64, 8, "bf16", True),
-    "`tiny_deep`, a training step, 8 x 64x64, fp32": ("inpainting", "model=tiny_deep", 64, 8, "fp32", True),
-    "`tiny_deep`, a training step, 8 x 64x64, bf16": ("inpainting", "model=tiny_deep", 64, 8, "bf16", True),
-    "inpainting's size, a training step, 2 x 128x128, bf16": ("inpainting", "budget=paper", 128, 2, "bf16", True),
-    "deblurring's size, a training step, 2 x 128x128, bf16": ("deblur", "budget=paper", 128, 2, "bf16", True),
-    "inpainting's size, a prediction, 256x256, bf16": ("inpainting", "budget=paper", 256, 1, "bf16", False),
-    "inpainting's size, a prediction, 512x512, bf16": ("inpainting", "budget=paper", 512, 1, "bf16", False),
-    "deblurring's size, a prediction, 512x512, fp32": ("deblur", "budget=paper", 512, 1, "fp32", False),
-    "deblurring's size, a prediction, 8 x 256x256, bf16": ("deblur", "budget=paper", 256, 8, "bf16", False),
+    "`tiny`, a training step, 8 x 64x64, fp32": ("inpainting", "demo model=tiny", 64, 8, "fp32", True),
+    "`tiny`, a training step, 8 x 64x64, bf16": ("inpainting", "demo model=tiny", 64, 8, "bf16", True),
+    "`tiny_deep`, a training step, 8 x 64x64, fp32": ("inpainting", "demo model=tiny_deep", 64, 8, "fp32", True),
+    "`tiny_deep`, a training step, 8 x 64x64, bf16": ("inpainting", "demo model=tiny_deep", 64, 8, "bf16", True),
+    "inpainting's size, a training step, 2 x 128x128, bf16": ("inpainting", "paper", 128, 2, "bf16", True),
+    "deblurring's size, a training step, 2 x 128x128, bf16": ("deblur", "paper", 128, 2, "bf16", True),
+    "inpainting's size, a prediction, 256x256, bf16": ("inpainting", "paper", 256, 1, "bf16", False),
+    "inpainting's size, a prediction, 512x512, bf16": ("inpainting", "paper", 512, 1, "bf16", False),
+    "deblurring's size, a prediction, 512x512, fp32": ("deblur", "paper", 512, 1, "fp32", False),
+    "deblurring's size, a prediction, 8 x 256x256, bf16": ("deblur", "paper", 256, 8, "bf16", False),
 }
 
 
@@ -42,9 +42,8 @@ def made(name: str, keep: bool, threads: int) -> Case:
         keep_freed()
     torch.set_num_threads(threads)
     task, sizes, side, images, precision, trains = CASES[name]
-    budget = "paper" if sizes == "budget=paper" else "demo"
-    more = [] if budget == "paper" else [sizes]
-    ours = Ours("diffi2i", task, budget, "cpu", CHANNELS_LAST, *more)
+    budget, *overrides = sizes.split()
+    ours = Ours("diffi2i", task, budget, "cpu", CHANNELS_LAST, *overrides)
     batch = batch_of(ours.config, side, images, "cpu")
     within: Callable[[], AbstractContextManager[None]] = partial(bf16, "cpu") if precision == "bf16" else nullcontext
     if trains:

@@ -147,7 +147,7 @@ def cases(what: str, settings: Mapping[str, str]) -> dict[str, Case]:
     checkout, fast = os.environ.get("DIFFIR"), partial(bf16, device)
 
     @cache
-    def made(method: str = "diffi2i", *overrides: str) -> Ours:
+    def made(method: str, *overrides: str) -> Ours:
         layout = CONTIGUOUS if method == "diffir" else CHANNELS_LAST
         return Ours(method, task, budget, device, layout, *overrides)
 
@@ -162,7 +162,7 @@ def cases(what: str, settings: Mapping[str, str]) -> dict[str, Case]:
 
     def in_bf16() -> Tensor:
         with fast():
-            return made().predict(batch())
+            return made("diffi2i").predict(batch())
 
     def step_of_diffir(stage: int) -> None:
         if checkout:
@@ -176,7 +176,7 @@ def cases(what: str, settings: Mapping[str, str]) -> dict[str, Case]:
     if what == "inference":
         return {
             REFERENCE: lambda: (theirs() if checkout else made("diffir")).predict(batch()),
-            "DiffI2I, fp32": lambda: made().predict(batch()),
+            "DiffI2I, fp32": lambda: made("diffi2i").predict(batch()),
             "DiffI2I, bf16": in_bf16,
         }
     found: dict[str, Case] = {}

@@ -35,7 +35,7 @@ from diffi2i.methods.build import build_method
 from diffi2i.methods.method import Method
 from diffi2i.methods.optimisation import new_optimizer
 from diffi2i.metrics.cost import peak_memory_mb
-from diffi2i.run.hardware import autocast_of
+from diffi2i.run.hardware import autocast_of, by_onednn
 from diffi2i.tables.markdown import markdown
 
 DEFAULTS = {
@@ -91,6 +91,8 @@ class Ours:
         self.stages.append(build_method(self.config, self.stages[0]).to(device, memory_format=memory_format))
         self.optimizers = []
         for stage in self.stages:
+            if device == "cpu":
+                by_onednn(stage)
             stage.learn_from(TaskLoss({"l1": L1()}))
             learning = [each for each in stage.parameters() if each.requires_grad]
             self.optimizers.append(new_optimizer(learning, self.config))

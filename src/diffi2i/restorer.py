@@ -28,7 +28,7 @@ from diffi2i.methods.batch import Batch
 from diffi2i.methods.method import Method
 from diffi2i.methods.parts import bytes_per_pixel, can_stream, kept_bytes, moved, strips, tiles
 from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of, uses_bf16
+from diffi2i.run.hardware import autocast_of, placed, uses_bf16
 from diffi2i.run.hub import located
 
 Tiling = Literal["exact", "local"]
@@ -68,7 +68,7 @@ class Restorer:
             name = method.config.method["name"]
             raise UserError(f"the run is of method={name}, which needs the ground truth: name a run of another")
         self.trainer = trainer or TrainerConfig()
-        self.method = method.to(device_of(self.trainer)).eval()
+        self.method = placed(method, self.trainer).eval()
         self.task = method.config.task
         self.tile, self.exact = tile, tiling == "exact" and can_stream(method)
         self.reckoned: float | None = None

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diffi2i.data.resize import imresize
-from diffi2i.models.di2iformer import DI2Iformer, DynamicBlock, DynamicLayer, Modulation, Projection, local_mean
+from diffi2i.models.di2iformer import (
+    DI2Iformer,
+    DynamicBlock,
+    DynamicLayer,
+    GlobalMean,
+    Modulation,
+    Projection,
+    local_mean,
+)
 from diffi2i.models.padding import pad_to_multiple, reflect_index
 from diffi2i.models.streaming import streamed
 from tests import reference as ref
@@ -37,6 +45,17 @@ def difference(net: DI2Iformer, image: Tensor, z: Tensor) -> Tensor:
     base = image[:, :3].float()
     added: Tensor = net(image, z) - (base if net.scale == 1 else imresize(base, net.scale))
     return added
+
+
+def test_the_mean_over_all_pixels_has_a_gradient_in_its_inputs_memory_layout():
+    x = pictures64(2, 3, 5, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]], dtype=torch.float64)
+    mean = GlobalMean()(x)
+    (slope,) = torch.autograd.grad((mean * weights[:, :, None, None]).sum(), x)
+    assert mean.shape == (2, 3, 1, 1)
+    np.testing.assert_allclose(mean[:, :, 0, 0].detach(), np.asarray(x.detach()).mean(axis=(2, 3)), rtol=1e-13)
+    assert slope.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(slope, np.broadcast_to(weights[:, :, None, None] / 20, x.shape), rtol=1e-13)
 
 
 @pytest.mark.parametrize("attention", [True, False])

@@ -24,7 +24,7 @@ from diffi2i.methods.build import new_method
 from diffi2i.methods.method import Method
 from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, work
 from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of, prepare
+from diffi2i.run.hardware import autocast_of, device_of, placed, prepare
 from diffi2i.run.provenance import provenance
 from diffi2i.tables.bench import Row, write
 
@@ -129,7 +129,7 @@ def case_of(words: Sequence[str], config: BenchConfig) -> Case:
     batch: Batch = {"name": ["random"], "input": image, "target": target}
     if has_holes(task):
         batch["mask"] = torch.ones_like(image[:, :1])
-    method = method.to(device).eval()
+    method = placed(method, config.trainer).eval()
     name = " ".join(words) or " ".join(config.overrides) or method.config.method["name"]
     return Case(name, method, batch)
 

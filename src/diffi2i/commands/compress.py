@@ -33,7 +33,7 @@ from diffi2i.methods.pruning import fine_tuning
 from diffi2i.metrics.image import psnr
 from diffi2i.models.depth import DEPTH, OfDepth
 from diffi2i.run.directory import load_method
-from diffi2i.run.hardware import autocast_of, device_of, prepare
+from diffi2i.run.hardware import autocast_of, device_of, placed, prepare
 from diffi2i.run.hub import located
 from diffi2i.run.provenance import provenance
 from diffi2i.tables.markdown import markdown
@@ -118,7 +118,7 @@ def compress(config: CompressConfig) -> Path:
         raise UserError(f"output={folder} is a run: name another folder")
     prepare(config.trainer)
     crops = training_crops(method.config, config)
-    reference = Reference(method.to(device_of(config.trainer)).eval(), crops)
+    reference = Reference(placed(method, config.trainer).eval(), crops)
 
     smaller: Any = deepcopy(method)
     rows, depth = [reference.whole], depth_of(method)

@@ -33,7 +33,7 @@ from diffi2i.metrics.cost import parameters, peak_memory_mb, real_calls, timed, 
 from diffi2i.metrics.intervals import of_all_ranks
 from diffi2i.metrics.spec import METRICS
 from diffi2i.run.directory import WEIGHTS, load_method
-from diffi2i.run.hardware import autocast_of, device_of, is_first_rank, new_trainer, prepare, with_others
+from diffi2i.run.hardware import autocast_of, is_first_rank, new_trainer, placed, prepare, with_others
 from diffi2i.run.hub import located
 from diffi2i.run.provenance import provenance
 from diffi2i.run.record import Cost, DataFacts, Init, MethodFacts, Record, Training
@@ -141,7 +141,7 @@ def cost(method: Method, sample: Sample) -> Cost:
     """Parameters at inference, and what a prediction of one image takes."""
     trainer, parts = method.config.trainer, method.parts()
     # Lightning leaves the network on the CPU when its Trainer is done.
-    method.to(device_of(trainer)).eval()
+    placed(method, trainer).eval()
     images = {key: value[None].to(method.device) for key, value in sample.items() if isinstance(value, torch.Tensor)}
     batch = cast(Batch, images | {"name": [sample["name"]]})
 

@@ -41,9 +41,9 @@ from diffi2i.run.directory import SHOWN, WEIGHTS, claim, load_method, load_weigh
 from diffi2i.run.ensure import ensure_before
 from diffi2i.run.hardware import (
     autocast_of,
-    device_of,
     is_first_rank,
     new_trainer,
+    placed,
     prepare,
     with_others,
 )
@@ -144,7 +144,7 @@ def finish_training(
 def calibrated(method: Method, data: ImageDataModule) -> Checkpoint:
     """What a method without training is ready to be scored with, and what finding it took."""
     trainer, start, busy = method.config.trainer, time.perf_counter(), time.process_time()
-    method.to(device_of(trainer)).eval()
+    placed(method, trainer).eval()
     with torch.no_grad(), autocast_of(trainer):
         method.calibrate(move_data_to_device(crop, method.device) for crop in data.crops())
     return Checkpoint(0, time.perf_counter() - start, time.process_time() - busy, 0, method.state_dict())

@@ -28,6 +28,15 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class GlobalMean(nn.Module):
+    """The mean over all pixels: (B, C, H, W) -> (B, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A mean over the last two axes would have a gradient in PyTorch's own memory layout, which takes longer to add
+        # to x's other gradient in channels_last memory than both take to compute.
+        return x.permute(0, 2, 3, 1).mean(dim=(1, 2))[:, :, None, None]
+
+
 def start_small(module: nn.Module) -> None:
     """A tenth of PyTorch's initial weights, so that training starts near the identity, not by unlearning noise."""
     with torch.no_grad():
@@ -120,7 +129,7 @@ class DynamicLayer(nn.Module):
                 f"a depth-wise projection keeps its width: expansion must be 1, got {expansion}; or write "
                 "projection=pointwise"
             )
-        self.attention = attention
+        self.attention, self.pool = attention, GlobalMean()
         self.norm = LayerNorm(channels)
         self.W_c = nn.Conv2d(channels, 2 * hidden, 1)
         self.W_d = depthwise(2 * hidden)
@@ -135,7 +144,7 @@ class DynamicLayer(nn.Module):
         first, second = self.W_d(self.W_c(self.norm(x))).chunk(2, dim=1)
         gated = first * second  # SimpleGate, Eq. 6
         if self.attention:
-            pooled = gated.mean(dim=(2, 3), keepdim=True) if self.window is None else local_mean(gated, self.window)
+            pooled = self.pool(gated) if self.window is None else local_mean(gated, self.window)
             gated = gated * pooled  # Eq. 7
         return self.modulated(self.drop_path(self.project(gated)), z) + x  # Eqs. 8, 9
 

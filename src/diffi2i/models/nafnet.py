@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffi2i.data.resize import enlarge
-from diffi2i.models.di2iformer import LayerNorm, depthwise
+from diffi2i.models.di2iformer import GlobalMean, LayerNorm, depthwise
 from diffi2i.models.padding import pad_to_multiple
 from diffi2i.models.precision import at_least_float32
 
@@ -24,7 +24,7 @@ class NAFBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = LayerNorm(channels, eps=1e-6), LayerNorm(channels, eps=1e-6)
         self.convolve = nn.Sequential(nn.Conv2d(channels, 2 * channels, 1), depthwise(2 * channels))
-        self.attend = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.attend = nn.Sequential(GlobalMean(), nn.Conv2d(channels, channels, 1))
         self.project1 = nn.Conv2d(channels, channels, 1)
         self.widen = nn.Conv2d(channels, 2 * channels, 1)
         self.project2 = nn.Conv2d(channels, channels, 1)

@@ -3,8 +3,8 @@
     python benchmarks/roofline.py [task=inpainting] [budget=paper] [size=256] [precision=fp32] [rounds=9]
 
 For each kind of layer: multiply-accumulates; bytes of inputs, weights and outputs, each once; the floor, the longer of
-what they take at the machine's measured rates of a matrix product and of copying; the time of those layers alone, each
-run by itself on its own shapes; and the time that they take inside the network. Everything in one process, in turn.
+what they take at the machine's measured rates of a dense convolution and of copying; the time of those layers alone,
+each run by itself on its own shapes; and the time that they take inside the network. All in one process, in turn.
 """
 
 import statistics
@@ -29,7 +29,7 @@ from diffi2i.run.hardware import autocast_of, uses_bf16
 from diffi2i.tables.markdown import markdown
 
 DEFAULTS = {"task": "inpainting", "budget": "paper", "size": "256", "precision": "fp32", "rounds": "9"}
-SIDE, COPIED = 1024, 1 << 24
+CHANNELS, SIDE, COPIED = 256, 64, 1 << 24
 CONVOLUTIONS = ("1x1 convolution", "3x3 convolution", "depth-wise convolution")
 
 
@@ -50,10 +50,13 @@ class Kind:
     """The layers of one kind: their sums, and each one with its input."""
 
     layers: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
-    macs: int = 0
-    bytes: int = 0
-    floor: float = 0.0
+    macs: list[int] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
     inside: list[float] = field(default_factory=list)
+
+    def floor(self, flops: float, copy: float) -> float:
+        """Seconds, at `flops` and `copy` (bytes) a second."""
+        return sum(max(2 * macs / flops, moved / copy) for macs, moved in zip(self.macs, self.bytes, strict=True))
 
 
 @contextmanager
@@ -80,19 +83,16 @@ def watched(network: nn.Module, kinds: dict[str, Kind]) -> Iterator[None]:
         kinds[name].inside.append(seconds)
 
 
-def layers_of(network: nn.Module, run: Callable[[], object], width: int, flops: float, copy: float) -> dict[str, Kind]:
-    """The network's layers by kind. Of the floors: `flops` and `copy` (bytes) a second, `width` bytes a number."""
+def layers_of(network: nn.Module, run: Callable[[], object], width: int) -> dict[str, Kind]:
+    """The network's layers by kind, `width` bytes a number."""
     kinds: dict[str, Kind] = defaultdict(Kind)
 
     def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
         kind, (x, *_) = kinds[kind_of(module)], inputs
         weights: list[Tensor] = [*module.parameters()]
-        macs = output.numel() * weights[0][0].numel() if isinstance(module, nn.Conv2d | nn.Linear) else 0
-        moved = width * (x.numel() + output.numel() + sum(each.numel() for each in weights))
         kind.layers.append((module, x))
-        kind.macs += macs
-        kind.bytes += moved
-        kind.floor += max(2 * macs / flops, moved / copy)
+        kind.macs.append(output.numel() * weights[0][0].numel() if isinstance(module, nn.Conv2d | nn.Linear) else 0)
+        kind.bytes.append(width * (x.numel() + output.numel() + sum(each.numel() for each in weights)))
 
     hooks = [each.register_forward_hook(note) for each in leaves(network)]
     run()
@@ -117,11 +117,10 @@ def main() -> None:
             output: Tensor = network(image, z)
             return output
 
-        left, right = (torch.rand(SIDE, SIDE, dtype=dtype) for _ in range(2))
+        conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+        pixels = torch.rand(1, CHANNELS, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
         source, target = torch.rand(COPIED), torch.empty(COPIED)
-        peak = interleaved({"product": lambda: left @ right, "copy": lambda: target.copy_(source)}, rounds)
-        flops, copy = 2 * SIDE**3 / min(peak["product"].wall), 8 * COPIED / min(peak["copy"].wall)
-        kinds = layers_of(network, forward, dtype.itemsize, flops, copy)
+        kinds = layers_of(network, forward, dtype.itemsize)
 
         def alone(kind: Kind) -> Callable[[], None]:
             def run() -> None:
@@ -134,27 +133,29 @@ def main() -> None:
             with watched(network, kinds):
                 forward()
 
-        names = sorted(kinds, key=lambda name: -kinds[name].macs)
-        found = interleaved(
-            {"forward": forward, "inside": inside, **{name: alone(kinds[name]) for name in names}}, rounds
-        )
+        names = sorted(kinds, key=lambda name: -sum(kinds[name].macs))
+        rates = {"convolution": lambda: conv(pixels), "copy": lambda: target.copy_(source)}
+        cases = {"forward": forward, "inside": inside, **{name: alone(kinds[name]) for name in names}}
+        found = interleaved(rates | cases, rounds)
+    flops = 2 * pixels.numel() * conv.weight[0].numel() / min(found["convolution"].wall)
+    copy = 8 * COPIED / min(found["copy"].wall)
     whole = found["forward"].ms
     run = f"{settings['task']}, {settings['size']}x{settings['size']}, {settings['precision']}"
-    rates = f"matrix product {flops / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s, forward {whole:.1f} ms"
-    print(f"{run}, {torch.get_num_threads()} threads: {rates}\n")
+    told = f"a dense convolution {flops / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s, forward {whole:.1f} ms"
+    print(f"{run}, {torch.get_num_threads()} threads: {told}\n")
     rows = [["", "layers", "G MACs", "MB", "floor, ms", "alone, ms", "in the network, ms"]]
     for name in names:
         kind = kinds[name]
         own = 1e3 * statistics.median(kind.inside)
         rows.append(
-            [name, str(len(kind.layers)), f"{kind.macs / 1e9:.2f}", f"{kind.bytes / 1e6:.0f}"]
-            + [f"{value:.1f}" for value in (1e3 * kind.floor, found[name].ms, own)]
+            [name, str(len(kind.layers)), f"{sum(kind.macs) / 1e9:.2f}", f"{sum(kind.bytes) / 1e6:.0f}"]
+            + [f"{value:.1f}" for value in (1e3 * kind.floor(flops, copy), found[name].ms, own)]
         )
     sums = 1e3 * sum(statistics.median(kind.inside) for kind in kinds.values())
     rows.append(["gates, pooling, sums (the rest)", "", "", "", "", "", f"{whole - sums:.1f}"])
     print(markdown(rows))
     convolutions = sum(found[name].ms for name in names if name in CONVOLUTIONS)
-    macs = sum(kinds[name].macs for name in names)
+    macs = sum(sum(kind.macs) for kind in kinds.values())
     print(
         f"\nThe pass does {2e-6 * macs / whole:.0f} GFLOP/s, its convolutions alone {2e-6 * macs / convolutions:.0f}: "
         f"{100 * convolutions / whole:.0f} % of what this machine can do of this mix."

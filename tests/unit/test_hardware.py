@@ -14,6 +14,7 @@ from diffi2i.run.hardware import new_trainer, placed
 from tests.networks import randomise
 
 CPU = TrainerConfig(accelerator="cpu", precision="fp32")
+onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def layers() -> nn.Sequential:
     return randomise(nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(4, 4, 1, stride=2)))
 
 
+@onednn
 @pytest.mark.usefixtures("one_thread")
 def test_placed_convolutions_are_onednns_and_compute_the_same_with_the_same_gradients():
     plain, ready = layers(), placed(layers(), CPU)
@@ -52,6 +54,7 @@ def test_a_placed_convolution_equals_the_sum_over_its_channels():
     torch.testing.assert_close(conv(x), torch.einsum("oi,bihw->bohw", conv.weight[..., 0, 0], x) + bias)
 
 
+@onednn
 def test_other_kernels_are_not_dilated():
     assert [layer.dilation for layer in placed(layers(), CPU) if isinstance(layer, nn.Conv2d)] == [
         (2, 2),
@@ -60,6 +63,7 @@ def test_other_kernels_are_not_dilated():
     ]
 
 
+@onednn
 def test_lightnings_trainer_places_too():
     class Untrained(L.LightningModule):
         def __init__(self) -> None:
@@ -73,3 +77,8 @@ def test_lightnings_trainer_places_too():
     trainer = new_trainer(CPU, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.validate(module, DataLoader(TensorDataset(torch.rand(1, 4, 8, 8))), verbose=False)
     assert [layer.dilation for layer in module.layers if isinstance(layer, nn.Conv2d)] == [(2, 2), (1, 1), (2, 2)]
+
+
+def test_without_onednn_nothing_is_dilated(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert {layer.dilation for layer in placed(layers(), CPU) if isinstance(layer, nn.Conv2d)} == {(1, 1)}

@@ -186,8 +186,11 @@ def by_onednn(module: nn.Module) -> None:
     """Has oneDNN compute the 1x1 convolutions inside in float32, with one thread too; the mathematics is the same.
 
     Small batches of one thread are left to BLAS otherwise, which takes up to three times as long on some processors
-    (docs/performance.md), unless the kernel is larger, has a stride or is dilated. One pixel is the same dilated.
+    (docs/performance.md), unless the kernel is larger, has a stride or is dilated. One pixel is the same dilated. Does
+    nothing where PyTorch comes without oneDNN, as on macOS: what is dilated is slower there.
     """
+    if not torch.backends.mkldnn.is_available():
+        return
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
             layer.dilation = (2, 2)

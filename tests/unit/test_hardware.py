@@ -14,7 +14,8 @@ from diffi2i.run.hardware import new_trainer, placed
 from tests.networks import randomise
 
 CPU = TrainerConfig(accelerator="cpu", precision="fp32")
-onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch without oneDNN")
 
 
 @pytest.fixture

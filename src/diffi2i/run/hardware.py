@@ -189,7 +189,7 @@ def by_onednn(module: nn.Module) -> None:
     (docs/performance.md), unless the kernel is larger, has a stride or is dilated. One pixel is the same dilated. Does
     nothing where PyTorch comes without oneDNN, as on macOS: what is dilated is slower there.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):

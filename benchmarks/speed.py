@@ -35,7 +35,7 @@ from diffi2i.methods.build import build_method
 from diffi2i.methods.method import Method
 from diffi2i.methods.optimisation import new_optimizer
 from diffi2i.metrics.cost import peak_memory_mb
-from diffi2i.run.hardware import autocast_of, by_onednn
+from diffi2i.run.hardware import autocast_of, placed
 from diffi2i.tables.markdown import markdown
 
 DEFAULTS = {
@@ -52,8 +52,12 @@ REFERENCE, KEPT = "DiffIR, fp32", ", memory kept"
 Case = Callable[[], object]
 
 
+def trainer_on(device: str) -> TrainerConfig:
+    return TrainerConfig(accelerator="gpu" if device == "cuda" else device, precision="bf16")
+
+
 def bf16(device: str) -> torch.autocast:
-    return autocast_of(TrainerConfig(accelerator="gpu" if device == "cuda" else device, precision="bf16"))
+    return autocast_of(trainer_on(device))
 
 
 def batch_of(config: Config, size: int, images: int, device: str) -> Any:
@@ -87,12 +91,11 @@ class Ours:
         more = ["method.init=x", "method.prior_only=0"]
         first = load(Config, "train", [f"method={method}_s1", *given])
         self.config = load(Config, "train", [f"method={method}_s2", *more, *given])
-        self.stages = [build_method(first, None).to(device, memory_format=memory_format)]
-        self.stages.append(build_method(self.config, self.stages[0]).to(device, memory_format=memory_format))
+        self.stages = [build_method(first, None)]
+        self.stages.append(build_method(self.config, self.stages[0]))
         self.optimizers = []
         for stage in self.stages:
-            if device == "cpu":
-                by_onednn(stage)
+            placed(stage, trainer_on(device)).to(memory_format=memory_format)
             stage.learn_from(TaskLoss({"l1": L1()}))
             learning = [each for each in stage.parameters() if each.requires_grad]
             self.optimizers.append(new_optimizer(learning, self.config))

@@ -6,6 +6,7 @@ Symbols: C' = `channels` (64), the IPR has 4C' = 256 numbers.
 import torch
 from torch import Tensor, nn
 
+from diffi2i.models.di2iformer import GlobalMean
 from diffi2i.models.gt import DepthEmbedding, LabelEmbedding
 from diffi2i.models.padding import pad_to_multiple
 from diffi2i.models.precision import at_least_float32
@@ -52,7 +53,7 @@ def mean_of(features: nn.Module, x: Tensor, most: int = LARGE) -> Tensor:
     """
     height, width = x.shape[-2:]
     if torch.is_grad_enabled() or height * width <= most:
-        mean: Tensor = features(x).mean(dim=(2, 3))
+        mean: Tensor = GlobalMean()(features(x)).flatten(1)
         return mean
     reach = sum(isinstance(layer, nn.Conv2d) for layer in features.modules())
     rows, total = max(1, most // width), torch.zeros((), dtype=torch.float64, device=x.device)
